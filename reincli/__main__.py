@@ -1,0 +1,5 @@
+"""`python -m reincli` is `rein`."""
+
+from reincli.cli import main
+
+main()

@@ -1,0 +1,452 @@
+"""The command line: options and their help; each command imports and calls one function.
+
+Nothing heavy is imported here, so that `rein --help` answers at once: torch alone takes seconds.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reincli.errors import ReinError
+
+app = typer.Typer(
+    name="rein",
+    help="Semantic segmentation that survives a change of domain: a frozen vision foundation model, "
+    "Rein adapters and a Mask2Former head.",
+    epilog="First steps:  rein doctor,  rein demo,  rein COMMAND --help",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Precision(str, Enum):
+    """Arithmetic of the model; `auto` is what the device does well."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Mode(str, Enum):
+    """Overlapping windows, or the whole image at once."""
+
+    slide = "slide"
+    whole = "whole"
+
+
+class Style(str, Enum):
+    """How a prediction is drawn."""
+
+    overlay = "overlay"
+    side = "side"
+    mask = "mask"
+    boundary = "boundary"
+
+
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress, no remarks: only results and errors.")
+]
+Preset = Annotated[
+    str | None, typer.Option("--preset", metavar="NAME", help="A setting by name: rein presets.")
+]
+Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Own settings as TOML.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change one setting, e.g. optim.lr=6e-5. May be repeated."
+    ),
+]
+Backbone = Annotated[
+    Path | None,
+    typer.Option("--backbone", metavar="FILE", help="Weights of the foundation model, raw or converted."),
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root", metavar="DIR", help="Folder that holds the datasets. [dim]\\[default: data][/dim]"
+    ),
+]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:1.")]
+PrecisionOption = Annotated[Precision, typer.Option("--precision", help="Arithmetic; auto suits the device.")]
+ModeOption = Annotated[
+    Mode | None,
+    typer.Option("--mode", help="Overlapping windows or the whole image at once; else as the settings say."),
+]
+
+
+def main() -> None:
+    """Entry of the console script `rein`."""
+    app(prog_name="rein")
+
+
+@contextmanager
+def _command(quiet: bool) -> Iterator[None]:
+    """Run the body of a command; the one place where errors turn into a line and an exit code."""
+    from reincli.commands import console
+
+    console.configure(quiet=quiet)
+    try:
+        yield
+    except ReinError as error:
+        console.error(error.message, error.hint)
+        raise typer.Exit(2 if error.usage else 1) from None
+    except KeyboardInterrupt as interrupt:  # a command may put how far it came into the exception
+        console.problem(f"Interrupted. {interrupt}".strip())
+        raise typer.Exit(130) from None
+    except OSError as error:
+        sentence = _disk_sentence(error)
+        if sentence is None:
+            raise
+        console.error(*sentence)
+        raise typer.Exit(1) from None
+    finally:
+        console.configure(quiet=False)
+
+
+def _disk_sentence(error: OSError) -> tuple[str, str] | None:
+    """What is wrong and what to do, for the two disk errors that anyone may meet; None for others."""
+    where = f" '{error.filename}'" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"No space left on the disk{' for' + where if where else ''}.",
+            "Free some, or choose another folder.",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"No permission to read or write{where or ' a file'}.", "Check its owner and mode."
+    return None
+
+
+def _examples(*lines: str) -> str:
+    return "\n\n".join(["[bold]Examples[/bold]", *(f"[cyan]{line}[/cyan]" for line in lines)])
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            typer.echo(f"rein {version('reincli')}")
+        except PackageNotFoundError:
+            typer.echo("rein, not installed (run from its source folder)")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end."),
+    ] = False,
+) -> None:
+    """Semantic segmentation that survives a change of domain."""
+
+
+@app.command(epilog=_examples("rein demo", "rein demo --out first --iters 40"))
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where everything is written.")] = Path(
+        "rein-demo"
+    ),
+    iters: Annotated[int, typer.Option("--iters", min=1, help="Training steps.")] = 150,
+    quiet: Quiet = False,
+) -> None:
+    """Walk the whole path on generated streets: train, evaluate, draw. CPU, about two minutes."""
+    with _command(quiet):
+        from reincli.commands import demo as command
+
+        command.run(out=out, iterations=iters)
+
+
+@app.command(
+    "prepare-data",
+    epilog=_examples(
+        "rein prepare-data cityscapes",
+        "rein prepare-data gta /disk/gta --workers 8",
+        "rein prepare-data mine --config mine.toml --check",
+    ),
+)
+def prepare_data(
+    dataset: Annotated[str, typer.Argument(help="Name of the dataset.")],
+    root: Annotated[
+        Path | None,
+        typer.Argument(help="Its folder. [dim]\\[default: data/DATASET][/dim]", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Write here; else beside the originals.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes. [dim]\\[default: one a core][/dim]")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only look: report what is missing or wrong.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Do again what is already done.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    config: Config = None,
+    quiet: Quiet = False,
+) -> None:
+    """Turn a dataset's labels into class indices (trainIds), or check an own dataset."""
+    with _command(quiet):
+        from reincli.commands import prepare_data as command
+
+        command.run(
+            dataset,
+            root,
+            out=out,
+            workers=workers or os.cpu_count() or 1,
+            check=check,
+            force=force,
+            as_json=as_json,
+            config=config,
+        )
+
+
+@app.command(
+    "convert-weights",
+    epilog=_examples(
+        "rein convert-weights",
+        "rein convert-weights --height 1024",
+        "rein convert-weights sam_vit_h_4b8939.pth checkpoints/sam_converted.pth --kind sam_h",
+    ),
+)
+def convert_weights(
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Raw weights. [dim]\\[default: checkpoints/dinov2_vitl14_pretrain.pth][/dim]",
+            show_default=False,
+        ),
+    ] = None,
+    target: Annotated[
+        Path | None,
+        typer.Argument(
+            help="File to write. [dim]\\[default: named after the size][/dim]", show_default=False
+        ),
+    ] = None,
+    height: Annotated[
+        int | None,
+        typer.Option("--height", min=1, help="Image height in pixels. [dim]\\[default: 512][/dim]"),
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option("--width", min=1, help="Image width. [dim]\\[default: the height][/dim]")
+    ] = None,
+    patch: Annotated[int, typer.Option("--patch", min=1, help="Patch size to convert to.")] = 16,
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", metavar="NAME", help="Backbone family, where the file does not tell."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the target.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fit raw foundation weights to a patch and image size. (Optional: raw files are taken everywhere.)"""
+    with _command(quiet):
+        from reincli.commands import convert_weights as command
+
+        command.run(source, target, height=height, width=width, patch=patch, kind=kind, force=force)
+
+
+@app.command(
+    epilog=_examples(
+        "rein train --preset gta2citys",
+        "rein train --preset gta2citys-vit_b --set optim.lr=6e-5 --work-dir work_dirs/slow",
+        "rein train --config mine.toml --device cuda:1",
+        "rein train --resume work_dirs/gta2citys",
+    )
+)
+def train(
+    preset: Preset = None,
+    config: Config = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="RUN_DIR", help="Go on with a run that was stopped.")
+    ] = None,
+    sets: Sets = None,
+    backbone: Backbone = None,
+    work_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--work-dir", metavar="DIR", help="Folder of the run. [dim]\\[default: work_dirs/NAME][/dim]"
+        ),
+    ] = None,
+    data_root: DataRoot = None,
+    precision: Annotated[
+        Precision | None, typer.Option("--precision", help="Arithmetic; else as the settings say.")
+    ] = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Train adapters and head. Give one of --preset, --config and --resume."""
+    with _command(quiet):
+        from reincli.commands import train as command
+
+        command.run(
+            preset=preset,
+            config=config,
+            resume=resume,
+            sets=sets or [],
+            backbone=backbone,
+            work_dir=work_dir,
+            data_root=data_root,
+            precision=precision.value if precision else None,
+            device=device,
+        )
+
+
+@app.command(
+    "eval",
+    epilog=_examples(
+        "rein eval work_dirs/gta2citys/last.pth",
+        "rein eval checkpoints/dinov2_rein_and_head.pth --data cityscapes:val --size 2048x1024",
+        "rein eval work_dirs/citys2acdc/last.pth --json acdc.json --out predictions",
+    ),
+)
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of ours or of the original.")],
+    preset: Preset = None,
+    config: Config = None,
+    backbone: Backbone = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data", metavar="NAME[:SPLIT]", help="What to score on; else as the settings say. Repeatable."
+        ),
+    ] = None,
+    sets: Sets = None,
+    mode: ModeOption = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            "--size", metavar="native|WxH", help="Test size; else the setting's own for each dataset."
+        ),
+    ] = None,
+    data_root: DataRoot = None,
+    precision: PrecisionOption = Precision.auto,
+    device: Device = "auto",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Write the label maps here.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the scores as JSON.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Score a checkpoint: IoU of each class in each domain, and the means."""
+    with _command(quiet):
+        from reincli.commands import evaluate as command
+
+        command.run(
+            checkpoint,
+            preset=preset,
+            config=config,
+            backbone=backbone,
+            data=data or [],
+            sets=sets or [],
+            mode=mode.value if mode else None,
+            size=size,
+            data_root=data_root,
+            precision=precision.value,
+            device=device,
+            out=out,
+            json_file=json_file,
+        )
+
+
+@app.command(
+    epilog=_examples(
+        "rein visualize street.jpg",
+        "rein visualize drive/ --style side --out shown",
+        "rein visualize 'drive/*_rgb.png' --checkpoint work_dirs/gta2citys/last.pth --labels",
+    )
+)
+def visualize(
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images, folders or globs.")],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint", metavar="FILE", help="Whose prediction. [dim]\\[default: the newest run][/dim]"
+        ),
+    ] = None,
+    backbone: Backbone = None,
+    preset: Preset = None,
+    config: Config = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the pictures go.")] = Path(
+        "work_dirs/show"
+    ),
+    style: Annotated[Style, typer.Option("--style", help="How a prediction is drawn.")] = Style.overlay,
+    alpha: Annotated[float, typer.Option("--alpha", min=0.0, max=1.0, help="Weight of the colours.")] = 0.5,
+    legend: Annotated[
+        bool, typer.Option("--legend/--no-legend", help="Name the colours below the picture.")
+    ] = True,
+    labels: Annotated[bool, typer.Option("--labels", help="Also write NAME_labelTrainIds.png.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Draw again what is already drawn.")] = False,
+    mode: ModeOption = None,
+    size: Annotated[
+        str, typer.Option("--size", metavar="native|WxH", help="Predict at the image's own size or another.")
+    ] = "native",
+    suffix: Annotated[
+        str | None, typer.Option("--suffix", metavar="TEXT", help="From folders, only names that end so.")
+    ] = None,
+    match: Annotated[
+        str | None,
+        typer.Option("--match", metavar="GLOB", help="From folders, only paths that match, e.g. '*/fog/*'."),
+    ] = None,
+    precision: PrecisionOption = Precision.auto,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Draw predictions on images."""
+    with _command(quiet):
+        from reincli.commands import visualize as command
+
+        command.run(
+            inputs,
+            checkpoint=checkpoint,
+            backbone=backbone,
+            preset=preset,
+            config=config,
+            out=out,
+            style=style.value,
+            alpha=alpha,
+            legend=legend,
+            labels=labels,
+            force=force,
+            mode=mode.value if mode else None,
+            size=size,
+            precision=precision.value,
+            device=device,
+            suffix=suffix,
+            match=match,
+        )
+
+
+@app.command(epilog=_examples("rein presets", "rein presets gta2citys > mine.toml"))
+def presets(
+    name: Annotated[str | None, typer.Argument(help="Print this one in full, as TOML.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """List the settings with their published scores, or print one resolved."""
+    with _command(quiet):
+        from reincli.commands import presets as command
+
+        command.run(name)
+
+
+@app.command(epilog=_examples("rein doctor", "rein doctor --json"))
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show versions, devices, precision, and which data and weights are in place."""
+    with _command(quiet):
+        from reincli.commands import doctor as command
+
+        command.run(as_json=as_json)

@@ -1,0 +1,238 @@
+"""The terminal: results on stdout; notes, progress and errors on stderr; `--quiet` leaves the results alone.
+
+Whether to be quiet belongs to the command that is running, so it is kept in a context variable: `cli` opens a
+fresh context for each command and nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+PLAIN_INTERVAL = 10.0
+"""Seconds between two progress lines where stderr is no terminal."""
+PIPE_WIDTH = 200
+"""Columns where stdout is no terminal, so that a table in a file or a pipe is not cut at 80."""
+
+
+@dataclass(frozen=True)
+class _Terminal:
+    quiet: bool = False
+    live: Console | None = None  # the console of a bar that is being drawn: notes go above the bar
+
+
+_terminal: ContextVar[_Terminal] = ContextVar("rein_terminal", default=_Terminal())  # noqa: B039  # it is frozen
+
+
+class Advance(Protocol):
+    """What `progress` yields: `n` more are done; `note` replaces the remark at the end of the line."""
+
+    def __call__(self, n: int = 1, note: str = "") -> None: ...
+
+
+def configure(quiet: bool) -> None:
+    """Set for the running command whether notes and progress are shown."""
+    _terminal.set(replace(_terminal.get(), quiet=quiet))
+
+
+def output() -> Console:
+    """The console for results (stdout). Text is shown as it is: no markup, no guessing of colours."""
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    return Console(highlight=False, markup=False, emoji=False, width=width)
+
+
+def result(text: str) -> None:
+    """Print a result line on stdout, never wrapped."""
+    output().print(text, soft_wrap=True)
+
+
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    title: str = "",
+    numbers: Collection[str] = (),
+    footer: Sequence[str] | None = None,
+) -> None:
+    """Print a table of results on stdout.
+
+    Args:
+        columns: headings.
+        rows: cells, as many a row as there are columns.
+        title: line above the table.
+        numbers: headings of the columns that hold numbers; they are aligned to the right.
+        footer: a last row set off by a line, for means and totals.
+    """
+    grid = Table(title=title or None, title_justify="left", title_style="bold", header_style="bold")
+    for heading in columns:
+        grid.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(cell) for cell in row))
+    if footer is not None:
+        grid.add_section()
+        grid.add_row(*(Text(cell) for cell in footer), style="bold")
+    output().print(grid)
+
+
+def note(text: str) -> None:
+    """One remark for the user, on stderr; nothing with --quiet."""
+    terminal = _terminal.get()
+    if not terminal.quiet:
+        (terminal.live or _stderr()).print(text, soft_wrap=True)
+
+
+def problem(text: str) -> None:
+    """Something went wrong with one of many things: on stderr, with --quiet too."""
+    (_terminal.get().live or _stderr()).print(text, soft_wrap=True, style="yellow")
+
+
+def error(message: str, hint: str = "") -> None:
+    """Why the command failed, and below it what to do next."""
+    console = _stderr()
+    console.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+    if hint:
+        console.print(hint, soft_wrap=True)
+
+
+@contextmanager
+def progress(description: str, total: int) -> Iterator[Advance]:
+    """Count to `total` on stderr: a bar on a terminal, a line every ten seconds elsewhere, nothing if quiet.
+
+    Args:
+        description: what is being done, a few words.
+        total: how many there are.
+
+    Yields:
+        `advance(n=1, note="")`.
+    """
+    terminal = _terminal.get()
+    if terminal.quiet:
+        yield _say_nothing
+        return
+    console = terminal.live or _stderr()
+    if console.is_terminal and terminal.live is None:
+        with _bar(console, description, total) as advance:
+            token = _terminal.set(replace(terminal, live=console))
+            try:
+                yield advance
+            finally:
+                _terminal.reset(token)
+    else:
+        lines = _PlainLines(console, description, total)
+        try:
+            yield lines.advance
+        finally:
+            lines.close()
+
+
+@contextmanager
+def _bar(console: Console, description: str, total: int) -> Iterator[Advance]:
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _RateColumn(),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+        console=console,
+    )
+    with bar:
+        task = bar.add_task(description, total=total, note="")
+
+        def advance(n: int = 1, note: str = "") -> None:
+            bar.update(task, advance=n)
+            if note:
+                bar.update(task, note=note)
+
+        yield advance
+
+
+class _RateColumn(ProgressColumn):
+    """How many a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(_rate(speed) if speed else "", style="progress.data.speed")
+
+
+class _PlainLines:
+    """Progress for a log file: first line after ten seconds, the last one always, unless nothing was done."""
+
+    def __init__(self, console: Console, description: str, total: int) -> None:
+        self.console, self.description, self.total = console, description, total
+        self.done, self.note = 0, ""
+        self.start = self.shown_at = time.monotonic()
+        self.shown = 0
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        self.done += n
+        self.note = note or self.note
+        if time.monotonic() - self.shown_at >= PLAIN_INTERVAL:
+            self._show()
+
+    def close(self) -> None:
+        if self.done > self.shown:
+            self._show()
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        seconds = now - self.start
+        parts = [f"{self.done}/{self.total}"]
+        if seconds > 0 and self.done:
+            speed = self.done / seconds
+            parts.append(_rate(speed))
+            if self.done < self.total:
+                parts.append(f"{duration((self.total - self.done) / speed)} left")
+            else:
+                parts.append(f"took {duration(seconds)}")
+        if self.note:
+            parts.append(self.note)
+        self.console.print(f"{self.description}: " + ", ".join(parts), soft_wrap=True)
+        self.shown_at, self.shown = now, self.done
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person writes them: '0.4 s', '42 s', '3 min 05 s', '2 h 11 min'."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _rate(speed: float) -> str:
+    if speed >= 0.95:
+        return f"{speed:.0f}/s" if speed >= 20 else f"{speed:.1f}/s"
+    return f"{1 / speed:.1f} s each"
+
+
+def _stderr() -> Console:
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+def _say_nothing(n: int = 1, note: str = "") -> Any:
+    """`advance` of a quiet command."""

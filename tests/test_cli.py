@@ -1,0 +1,231 @@
+"""The command line: help without torch, one call a command, errors as one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from reincli.cli import app
+from reincli.errors import ReinError
+
+COMMANDS = ["demo", "prepare-data", "convert-weights", "train", "eval", "visualize", "presets", "doctor"]
+
+
+def rein(*args: str):
+    return CliRunner().invoke(app, list(args))
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Replace the function behind a command; what it was called with is kept."""
+    seen: dict[str, tuple] = {}
+
+    def replace(module: str, effect: BaseException | None = None):
+        fake = type(sys)(f"reincli.commands.{module}")
+
+        def run(*args, **options):
+            seen[module] = (args, options)
+            if effect is not None:
+                raise effect
+
+        fake.run = run
+        monkeypatch.setitem(sys.modules, f"reincli.commands.{module}", fake)
+        monkeypatch.setattr(importlib.import_module("reincli.commands"), module, fake, raising=False)
+        return seen
+
+    return replace
+
+
+def test_help_names_every_command():
+    result = rein("--help")
+    assert result.exit_code == 0
+    for command in COMMANDS:
+        assert command in result.output
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_examples_and_quiet(command):
+    result = rein(command, "--help")
+    assert result.exit_code == 0
+    assert "Examples" in result.output
+    assert f"rein {command}" in result.output
+    assert "--quiet" in result.output
+
+
+@pytest.mark.parametrize("args", [["--help"], ["train", "--help"], ["--version"], ["presets"]])
+def test_nothing_heavy_is_imported(args):
+    program = (
+        "import sys, json\n"
+        "from reincli.cli import app\n"
+        "try:\n    app(sys.argv[1:])\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        "heavy = {'torch', 'torchvision', 'timm', 'cv2', 'scipy'} & set(sys.modules)\n"
+        "print(json.dumps(sorted(heavy)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *args], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_importing_the_app_takes_neither_numpy_nor_rich_nor_pydantic():
+    program = "import sys, reincli.cli; print({'rich', 'numpy', 'pydantic', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_version():
+    assert rein("--version").output.startswith("rein")
+
+
+def test_python_dash_m():
+    done = subprocess.run(
+        [sys.executable, "-m", "reincli", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "rein" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "module", "positional", "options"),
+    [
+        (["demo", "--iters", "3"], "demo", (), {"out": Path("rein-demo"), "iterations": 3}),
+        (
+            ["prepare-data", "gta", "/disk/gta", "--workers", "3", "--check", "--json"],
+            "prepare_data",
+            ("gta", Path("/disk/gta")),
+            {"out": None, "workers": 3, "check": True, "force": False, "as_json": True, "config": None},
+        ),
+        (
+            ["convert-weights", "--height", "1024"],
+            "convert_weights",
+            (None, None),
+            {"height": 1024, "width": None, "patch": 16, "kind": None, "force": False},
+        ),
+        (
+            ["train", "--preset", "gta2citys", "--set", "optim.lr=6e-5", "--set", "train.seed=1"],
+            "train",
+            (),
+            {
+                "preset": "gta2citys",
+                "config": None,
+                "resume": None,
+                "sets": ["optim.lr=6e-5", "train.seed=1"],
+                "backbone": None,
+                "work_dir": None,
+                "data_root": None,
+                "precision": None,
+                "device": "auto",
+            },
+        ),
+        (
+            [
+                "eval",
+                "a.pth",
+                "--data",
+                "acdc:val",
+                "--mode",
+                "whole",
+                "--size",
+                "960x540",
+                "--precision",
+                "bf16",
+            ],
+            "evaluate",
+            (Path("a.pth"),),
+            {
+                "preset": None,
+                "config": None,
+                "backbone": None,
+                "data": ["acdc:val"],
+                "sets": [],
+                "mode": "whole",
+                "size": "960x540",
+                "data_root": None,
+                "precision": "bf16",
+                "device": "auto",
+                "out": None,
+                "json_file": None,
+            },
+        ),
+        (
+            ["visualize", "a.png", "b", "--style", "side", "--no-legend", "--alpha", "0.3"],
+            "visualize",
+            (["a.png", "b"],),
+            {
+                "checkpoint": None,
+                "backbone": None,
+                "preset": None,
+                "config": None,
+                "out": Path("work_dirs/show"),
+                "style": "side",
+                "alpha": 0.3,
+                "legend": False,
+                "labels": False,
+                "force": False,
+                "mode": None,
+                "size": "native",
+                "precision": "auto",
+                "device": "auto",
+                "suffix": None,
+                "match": None,
+            },
+        ),
+        (["presets", "demo"], "presets", ("demo",), {}),
+        (["doctor", "--json"], "doctor", (), {"as_json": True}),
+    ],
+)
+def test_each_command_calls_its_function(calls, args, module, positional, options):
+    seen = calls(module)
+    assert rein(*args).exit_code == 0
+    assert seen[module] == (positional, options)
+
+
+@pytest.mark.parametrize(
+    ("effect", "code", "line"),
+    [
+        (ReinError("No such thing 'x'.", "Try y."), 1, "error: No such thing 'x'.\nTry y.\n"),
+        (ReinError("Wrong word.", usage=True), 2, "error: Wrong word.\n"),
+        (KeyboardInterrupt(), 130, "Interrupted.\n"),
+        (KeyboardInterrupt("3 of 9 are written."), 130, "Interrupted. 3 of 9 are written.\n"),
+        (OSError(errno.ENOSPC, "No space", "a.png"), 1, "error: No space left on the disk for 'a.png'.\n"),
+        (
+            PermissionError(errno.EACCES, "denied", "a.png"),
+            1,
+            "error: No permission to read or write 'a.png'.\n",
+        ),
+    ],
+)
+def test_errors_are_a_line_and_an_exit_code(calls, effect, code, line):
+    calls("presets", effect)
+    result = rein("presets")
+    assert result.exit_code == code
+    assert result.stderr.startswith(line)
+    assert result.stdout == ""
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("effect", [ValueError("a bug"), OSError(errno.EIO, "disk on fire")])
+def test_a_bug_keeps_its_traceback(calls, effect):
+    calls("presets", effect)
+    assert rein("presets").exception is effect
+
+
+def test_quiet_reaches_the_command_and_ends_with_it(calls, capsys):
+    from reincli.commands import console
+
+    calls("presets")
+    sys.modules["reincli.commands.presets"].run = lambda name: console.note("a remark")
+    assert rein("presets", "--quiet").stderr == ""
+    assert rein("presets").stderr == "a remark\n"
+
+
+@pytest.mark.parametrize(
+    "args", [["nonsense"], ["train", "--presett", "x"], ["visualize"], ["demo", "--iters", "0"]]
+)
+def test_wrong_use_is_exit_code_2(args):
+    assert rein(*args).exit_code == 2
