@@ -176,10 +176,12 @@ def demo(
     ),
 )
 def prepare_data(
-    dataset: Annotated[str, typer.Argument(help="Name of the dataset.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name of the dataset.")],
     root: Annotated[
         Path | None,
-        typer.Argument(help="Its folder. [dim]\\[default: data/DATASET][/dim]", show_default=False),
+        typer.Argument(
+            metavar="[ROOT]", help="Its folder. [dim]\\[default: data/DATASET][/dim]", show_default=False
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Write here; else beside the originals.")
@@ -223,6 +225,7 @@ def convert_weights(
     source: Annotated[
         Path | None,
         typer.Argument(
+            metavar="[SOURCE]",
             help="Raw weights. [dim]\\[default: checkpoints/dinov2_vitl14_pretrain.pth][/dim]",
             show_default=False,
         ),
@@ -230,7 +233,9 @@ def convert_weights(
     target: Annotated[
         Path | None,
         typer.Argument(
-            help="File to write. [dim]\\[default: named after the size][/dim]", show_default=False
+            metavar="[TARGET]",
+            help="File to write. [dim]\\[default: named after the size][/dim]",
+            show_default=False,
         ),
     ] = None,
     height: Annotated[
@@ -310,7 +315,9 @@ def train(
     ),
 )
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of ours or of the original.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint of ours or of the original.")
+    ],
     preset: Preset = None,
     config: Config = None,
     backbone: Backbone = None,
@@ -430,7 +437,9 @@ def visualize(
 
 @app.command(epilog=_examples("rein presets", "rein presets gta2citys > mine.toml"))
 def presets(
-    name: Annotated[str | None, typer.Argument(help="Print this one in full, as TOML.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Print this one in full, as TOML.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """List the settings with their published scores, or print one resolved."""

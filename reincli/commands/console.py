@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -82,7 +83,13 @@ def table(
         numbers: headings of the columns that hold numbers; they are aligned to the right.
         footer: a last row set off by a line, for means and totals.
     """
-    grid = Table(title=title or None, title_justify="left", title_style="bold", header_style="bold")
+    grid = Table(
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+    )
     for heading in columns:
         grid.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
     for row in rows:

@@ -1,0 +1,28 @@
+"""`rein presets`: the settings by name, or one of them in full."""
+
+from __future__ import annotations
+
+from reincli.commands.console import note, result, table
+from reincli.config import Settings, load_settings, preset_names, to_toml
+
+
+def run(name: str | None = None) -> None:
+    """List all presets with their published scores, or print one resolved, as TOML.
+
+    Raises:
+        ReinError: no preset is named so.
+    """
+    if name is not None:
+        result(to_toml(load_settings(preset=name)).rstrip())
+        return
+    settings = [load_settings(preset=each) for each in preset_names()]
+    table(
+        ("preset", "what it is", "published mIoU"),
+        [(each.name, each.description, published(each)) for each in settings],
+    )
+    note("One in full: rein presets NAME. As a file to change: rein presets NAME > mine.toml")
+
+
+def published(settings: Settings) -> str:
+    """Published scores in one line: 'cityscapes 66.7, bdd100k 60.0'; empty where there are none."""
+    return ", ".join(f"{domain} {score:.1f}" for domain, score in settings.published.items())

@@ -1,0 +1,146 @@
+"""Every preset loads, and says what the published settings say."""
+
+from __future__ import annotations
+
+import pytest
+
+from reincli.config import Settings, build_settings, load_settings, preset_names, presets_folder, read_preset
+
+BACKBONES = {
+    "vit_s": "dinov2_s",
+    "vit_b": "dinov2_b",
+    "resnet50": "resnet50",
+    "resnet101": "resnet101",
+    "convnext_l": "convnext_l",
+    "clip_l": "clip_l",
+    "sam_h": "sam_h",
+    "eva02_l": "eva02_l",
+    "dinov3_s": "dinov3_s",
+    "dinov3_b": "dinov3_b",
+    "dinov3_l": "dinov3_l",
+}
+MAIN = [
+    "gta2citys",
+    "gta_synthia2citys",
+    "gta_synthia_urbansyn2citys",
+    "citys16th2citys",
+    "citys2acdc",
+    "citys2acdc-512",
+    "citys2citysc",
+]
+BASELINES = ["gta2citys-frozen", "gta2citys-full", "gta2citys-clip_l-frozen"]
+RECIPE_1024 = ["gta_synthia_urbansyn2citys", "citys2acdc", "citys2citysc"]
+RECIPE_512 = [
+    "gta2citys",
+    "gta_synthia2citys",
+    "citys2acdc-512",
+    *BASELINES,
+    *(f"gta2citys-{b}" for b in BACKBONES),
+]
+
+PUBLISHED = {
+    "gta2citys": {"cityscapes": 66.7, "bdd100k": 60.0, "mapillary": 66.1},
+    "gta_synthia2citys": {"cityscapes": 72.2},
+    "gta_synthia_urbansyn2citys": {"cityscapes": 78.4},
+    "citys16th2citys": {"cityscapes": 82.5},
+    "citys2acdc": {"acdc:val": 73.4, "acdc:test": 77.6},
+    "citys2citysc": {"cityscapes-c": 60.0},
+    "gta2citys-resnet50": {"cityscapes": 49.1},
+    "gta2citys-resnet101": {"cityscapes": 45.9},
+    "gta2citys-convnext_l": {"cityscapes": 57.9},
+    "gta2citys-vit_s": {"cityscapes": 55.3},
+    "gta2citys-vit_b": {"cityscapes": 64.3},
+    "gta2citys-clip_l": {"cityscapes": 58.1},
+    "gta2citys-sam_h": {"cityscapes": 59.2},
+}
+
+
+@pytest.fixture(params=preset_names())
+def preset(request) -> Settings:
+    return load_settings(preset=request.param)
+
+
+def test_all_are_there():
+    expected = {*MAIN, *BASELINES, *(f"gta2citys-{b}" for b in BACKBONES), "demo"}
+    assert set(preset_names()) == expected
+    assert len(list(presets_folder().glob("*.toml"))) == 22
+
+
+def test_each_states_what_it_is_about(preset):
+    raw = read_preset(preset.name)
+    assert raw["description"]
+    assert raw["model"]["backbone"]["name"]
+    assert raw["data"]["train"]
+    assert raw["data"]["val"]
+    assert raw["data"]["augment"]["crop"]
+    assert raw["test"]["window"] == preset.data.augment.crop
+
+
+def test_published_scores(preset):
+    assert preset.published == PUBLISHED.get(preset.name, {})
+
+
+@pytest.mark.parametrize("name", RECIPE_512)
+def test_512_recipe_is_the_defaults(name):
+    """Apart from what a setting is about, nothing differs from the defaults."""
+    preset, default = load_settings(preset=name), build_settings({})
+    assert preset.data.augment == default.data.augment
+    assert (preset.optim, preset.train) == (default.optim, default.train)
+    assert preset.test == default.test
+    assert preset.model.head == default.model.head
+
+
+@pytest.mark.parametrize("name", RECIPE_1024)
+def test_1024_recipe(name):
+    preset = load_settings(preset=name)
+    augment = preset.data.augment
+    assert (augment.short_side, augment.long_side_max, augment.crop) == (1024, 4096, 1024)
+    assert (preset.optim.lr, preset.optim.warmup_iterations, preset.optim.warmup_factor) == (
+        6e-5,
+        10_000,
+        1e-6,
+    )
+    assert (preset.train.iterations, preset.train.batch_size) == (40_000, 8)
+    assert (preset.test.mode, preset.test.window, preset.test.stride) == ("slide", 1024, 683)
+
+
+def test_a_sixteenth_of_cityscapes():
+    preset = load_settings(preset="citys16th2citys")
+    augment = preset.data.augment
+    assert preset.data.train == ("cityscapes:train_16th",)
+    assert (augment.resize, augment.size, augment.ratio, augment.crop) == (
+        "range",
+        (2048, 1024),
+        (0.5, 2.0),
+        1024,
+    )
+    assert (preset.optim.lr, preset.optim.warmup_iterations) == (1e-5, 0)
+    assert (preset.train.iterations, preset.train.batch_size, preset.train.validate_every) == (4_000, 4, 400)
+    assert preset.train.start_from
+    assert preset.train.start_from.endswith("gta_synthia_urbansyn2citys/last.pth")
+
+
+@pytest.mark.parametrize(("suffix", "backbone"), BACKBONES.items())
+def test_backbones(suffix, backbone):
+    model = load_settings(preset=f"gta2citys-{suffix}").model
+    assert model.backbone.name == backbone
+    assert model.adapter.link_features == (suffix not in ("clip_l", "sam_h"))
+    assert model.tune == "rein"
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone", "tune"),
+    [
+        ("gta2citys-frozen", "dinov2_l", "frozen"),
+        ("gta2citys-full", "dinov2_l", "full"),
+        ("gta2citys-clip_l-frozen", "clip_l", "frozen"),
+    ],
+)
+def test_baselines(name, backbone, tune):
+    model = load_settings(preset=name).model
+    assert (model.backbone.name, model.tune) == (backbone, tune)
+
+
+@pytest.mark.parametrize("name", MAIN)
+def test_a_preset_without_a_backbone_in_its_name_is_dinov2_l(name):
+    assert load_settings(preset=name).model.backbone.name == "dinov2_l"
