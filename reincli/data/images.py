@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import zlib
 from pathlib import Path
 
 import cv2
@@ -11,24 +12,58 @@ import numpy as np
 
 from reincli.errors import ReinError
 
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PALETTE = 3  # colour type of a palette PNG; 0 is grey
 
-def _decode(path: Path, flags: int, what: str) -> np.ndarray:
+
+def _decode(path: Path, flags: int, what: str, *, indices: bool = False) -> np.ndarray:
     try:
         data = np.fromfile(path, np.uint8)  # numpy opens any path name; OpenCV does not on every system
     except FileNotFoundError:
         raise ReinError(f"There is no {what} at '{path}'.", "Check the path.") from None
     except OSError as error:
-        raise ReinError(f"Cannot read the {what} '{path}': {error.strerror}.", "Check path and permission.") from None
+        raise ReinError(
+            f"Cannot read the {what} '{path}': {error.strerror}.", "Check path and permission."
+        ) from None
+    bits = _palette_bits(data) if indices else 0
     try:
-        array = cv2.imdecode(data, flags) if data.size else None
-    except cv2.error:
+        array = cv2.imdecode(_palette_to_grey(data) if bits else data, flags) if data.size else None
+    except (cv2.error, ValueError):
         array = None
+    if array is not None and 0 < bits < 8:
+        array = array // (255 // (2**bits - 1))  # OpenCV stretches grey of few bits to 0-255
     if array is None:
         raise ReinError(
             f"Cannot decode the {what} '{path}' ({data.size} bytes).",
             "The file is damaged, cut short or no image: fetch it again or remove it.",
         )
     return array
+
+
+def _palette_bits(data: np.ndarray) -> int:
+    """Bits an index of a palette PNG takes; 0 for every other file."""
+    header = data[:26].tobytes()
+    return header[24] if header[:8] == _PNG_SIGNATURE and len(header) == 26 and header[25] == _PALETTE else 0
+
+
+def _palette_to_grey(data: np.ndarray) -> np.ndarray:
+    """A palette PNG declared as a grey one: OpenCV would decode the colours, not the indices.
+
+    The compressed pixels are the same bytes in both kinds; header and checksum change, the palette goes.
+    """
+    raw = data.tobytes()
+    chunks = [_PNG_SIGNATURE]
+    start = len(_PNG_SIGNATURE)
+    while start + 12 <= len(raw):
+        stop = start + 12 + int.from_bytes(raw[start : start + 4], "big")
+        kind = raw[start + 4 : start + 8]
+        if kind == b"IHDR":
+            header = kind + raw[start + 8 : start + 17] + b"\x00" + raw[start + 18 : start + 21]
+            chunks.append(raw[start : start + 4] + header + zlib.crc32(header).to_bytes(4, "big"))
+        elif kind in (b"IDAT", b"IEND"):
+            chunks.append(raw[start:stop])
+        start = stop
+    return np.frombuffer(b"".join(chunks), np.uint8)
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -40,13 +75,24 @@ def read_image(path: Path) -> np.ndarray:
     return cv2.cvtColor(_decode(path, cv2.IMREAD_COLOR, "image"), cv2.COLOR_BGR2RGB)
 
 
+def read_stored(path: Path) -> np.ndarray:
+    """A label file as stored: (H, W) or (H, W, channels), uint8 or uint16, channels in OpenCV's order.
+
+    Palette PNGs give their indices, not their colours.
+
+    Raises:
+        ReinError: no such file, no permission, or not decodable.
+    """
+    return _decode(path, cv2.IMREAD_UNCHANGED, "label", indices=True)
+
+
 def read_label(path: Path) -> np.ndarray:
     """A label map as (H, W) uint8, values as stored (palette indices of palette PNGs).
 
     Raises:
         ReinError: not readable, more than one channel (a colour picture, no label map), or values over 255.
     """
-    label = _decode(path, cv2.IMREAD_UNCHANGED, "label")
+    label = read_stored(path)
     if label.ndim != 2:
         raise ReinError(
             f"The label '{path}' has {label.shape[2]} channels; expected one channel of class indices.",
@@ -88,7 +134,8 @@ def write_bytes(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         raise ReinError(
-            f"Cannot write '{path}': {error.strerror}.", "Check free space and permission, or choose another folder."
+            f"Cannot write '{path}': {error.strerror}.",
+            "Check free space and permission, or choose another folder.",
         ) from None
     finally:
         with contextlib.suppress(OSError):

@@ -1,0 +1,251 @@
+"""Training draws and test images as PyTorch datasets, and the check of label values before training.
+
+A training item is decided by the run's seed and the number of the draw alone: neither the number of workers
+nor an interruption changes what a run sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from reincli.config import AugmentSettings, Settings, parse_size, test_size
+from reincli.data import transforms
+from reincli.data.images import read_image, read_label
+from reincli.data.labels import IGNORE
+from reincli.data.layouts import DATASETS
+from reincli.data.sources import UNDECLARED, Sample
+from reincli.errors import ReinError
+
+CHECK_LIMIT = 3
+"""Files at fault after which a check stops reading."""
+
+
+def init_worker(_worker: int) -> None:
+    """For `DataLoader(worker_init_fn=…)`: one thread a process, else OpenCV's threads fight for the cores."""
+    cv2.setNumThreads(0)
+
+
+def load_label(sample: Sample, table: np.ndarray) -> np.ndarray:
+    """The label of a sample as (h, w) uint8 class indices, 255 ignored.
+
+    Args:
+        sample: with a label file.
+        table: (256,) int16 of `sources.label_table`.
+
+    Raises:
+        ReinError: unreadable, or with values that the dataset does not declare.
+    """
+    if sample.label is None:
+        raise ReinError(f"The image '{sample.image}' has no label.", "Choose a split with labels.")
+    stored = read_label(sample.label)
+    undeclared = _undeclared(stored, table)
+    if undeclared:
+        raise ReinError(_complaint(sample, undeclared, table) + ".", _value_hint(sample))
+    return cv2.LUT(stored, np.where(table == UNDECLARED, IGNORE, table).astype(np.uint8))
+
+
+def _undeclared(stored: np.ndarray, table: np.ndarray) -> list[int]:
+    """Stored values that the table does not know, ascending."""
+    present = np.flatnonzero(cv2.calcHist([stored], [0], None, [256], [0, 256]).ravel())
+    return [int(value) for value in present if table[value] == UNDECLARED]
+
+
+def _complaint(sample: Sample, values: Sequence[int], table: np.ndarray) -> str:
+    declared = [int(v) for v in np.flatnonzero(table != UNDECLARED)]
+    found = f"{'value' if len(values) == 1 else 'values'} {_ranges(values)}"
+    return f"The label '{sample.label}' has {found}; '{sample.dataset}' declares {_ranges(declared)}"
+
+
+def _ranges(values: Sequence[int]) -> str:
+    """[0, 1, 2, 7, 255] -> '0-2, 7, 255'."""
+    parts: list[list[int]] = []
+    for value in values:
+        if parts and value == parts[-1][-1] + 1:
+            parts[-1].append(value)
+        else:
+            parts.append([value])
+    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
+
+
+def _value_hint(sample: Sample) -> str:
+    if sample.dataset in DATASETS:
+        return f"Prepare the labels again: rein prepare-data {sample.dataset} --force"
+    return f"Declare the values under data.own.{sample.dataset} (classes, ignore, map), or mend the files."
+
+
+def to_tensor(image: np.ndarray) -> torch.Tensor:
+    """(H, W, 3) uint8 -> (3, H, W) uint8, contiguous."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+class TrainDataset(Dataset[dict[str, Any]]):
+    """Augmented crops by the number of the draw in the whole run.
+
+    Args:
+        samples: images with labels, of all sources together.
+        tables: label table by dataset (`sources.label_tables`).
+        augment: sizes and probabilities.
+        seed: of the run.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], tables: Mapping[str, np.ndarray], augment: AugmentSettings, seed: int
+    ) -> None:
+        if not samples:
+            raise ValueError("no sample to train on")
+        self.samples = list(samples)
+        self.tables = dict(tables)
+        self.augment = augment
+        self.seed = seed
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.intp))
+
+    def __len__(self) -> int:
+        """Samples in one pass; draws go on beyond it."""
+        return len(self.samples)
+
+    def sample_of(self, draw: int) -> Sample:
+        """The sample behind a draw: every pass over the data is a new order."""
+        epoch, place = divmod(draw, len(self.samples))
+        if self._order[0] != epoch:
+            self._order = (epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.samples)))
+        return self.samples[int(self._order[1][place])]
+
+    def __getitem__(self, draw: int) -> dict[str, Any]:
+        """One augmented, padded crop.
+
+        Returns:
+            image: (3, crop, crop) uint8 RGB, 0 where padded (the model zeroes padding after normalisation).
+            label: (crop, crop) uint8 class indices, 255 where ignored or padded.
+            size: (2,) int64, height and width before padding.
+            name: of the sample.
+        """
+        sample = self.sample_of(draw)
+        image = read_image(sample.image)
+        label = load_label(sample, self.tables[sample.dataset])
+        rng = np.random.default_rng([self.seed, 1, draw])
+        image, label = transforms.augment_pair(image, label, self.augment, rng)
+        crop = self.augment.crop
+        return {
+            "image": to_tensor(transforms.pad(image, crop, 0)),
+            "label": torch.from_numpy(transforms.pad(label, crop, IGNORE)),
+            "size": torch.tensor(image.shape[:2]),
+            "name": sample.name,
+        }
+
+
+def eval_size(height: int, width: int, size: str) -> tuple[int, int]:
+    """The (height, width) at which an image is predicted, `size` being 'WxH' (ratio kept) or 'native'."""
+    target = parse_size(size)
+    if target is None:
+        return height, width
+    return transforms.keep_ratio_size(height, width, max(target), min(target))
+
+
+class EvalDataset(Dataset[dict[str, Any]]):
+    """Whole images at the test size of their dataset, with labels at their own size.
+
+    Args:
+        samples: images, with or without labels.
+        tables: label table by dataset.
+        settings: of the run; `config.test_size` gives the size for each dataset.
+        size: one size, 'WxH' or 'native', for all of them instead.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        tables: Mapping[str, np.ndarray],
+        settings: Settings,
+        size: str | None = None,
+    ) -> None:
+        self.samples = list(samples)
+        self.tables = dict(tables)
+        self.sizes = {s.dataset: size or test_size(settings, s.dataset) for s in self.samples}
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One test image.
+
+        Returns:
+            image: (3, H, W) uint8 RGB tensor at the test size.
+            label: (h, w) uint8 class indices (numpy) at the size of the label file, or None.
+            original_size: (h, w) of the image file.
+            sample: the sample.
+        """
+        sample = self.samples[index]
+        image = read_image(sample.image)
+        height, width = image.shape[:2]
+        resized = transforms.resize_image(image, eval_size(height, width, self.sizes[sample.dataset]))
+        label = None if sample.label is None else load_label(sample, self.tables[sample.dataset])
+        return {
+            "image": to_tensor(resized),
+            "label": label,
+            "original_size": (height, width),
+            "sample": sample,
+        }
+
+
+def check_labels(
+    samples: Sequence[Sample],
+    tables: Mapping[str, np.ndarray],
+    *,
+    on_file: Callable[[], None] | None = None,
+    threads: int = 4,
+) -> None:
+    """Read all labels and raise for values that are not declared, sizes unlike the image's, unreadable files.
+
+    Args:
+        samples: with labels.
+        tables: label table by dataset.
+        on_file: called after every file, in this thread.
+        threads: files read at a time (decoding runs outside of the interpreter's lock).
+
+    Raises:
+        ReinError: naming the first files at fault.
+    """
+    faults: list[str] = []
+    hint = ""
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            found = pool.map(lambda sample: _fault(sample, tables[sample.dataset]), samples)
+            for sample, fault in zip(samples, found, strict=True):
+                if fault:
+                    hint = hint or _value_hint(sample)
+                    faults.append(fault)
+                if on_file is not None:
+                    on_file()
+                if len(faults) == CHECK_LIMIT:
+                    break
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    if faults:
+        raise ReinError("; ".join(faults) + ".", hint)
+
+
+def _fault(sample: Sample, table: np.ndarray) -> str | None:
+    """What is wrong with a sample's label, or None."""
+    try:
+        if sample.label is None:
+            return f"The image '{sample.image}' has no label"
+        stored = read_label(sample.label)
+        undeclared = _undeclared(stored, table)
+        if undeclared:
+            return _complaint(sample, undeclared, table)
+        size = read_image(sample.image).shape[:2]
+    except ReinError as error:
+        return error.message.removesuffix(".")
+    if size != stored.shape:
+        return (
+            f"The label '{sample.label}' is {stored.shape[1]}x{stored.shape[0]}, "
+            f"its image is {size[1]}x{size[0]}"
+        )
+    return None

@@ -1,0 +1,130 @@
+"""The folders of each dataset, by split, and the domain under which the images of a folder are scored.
+
+They are those of the downloads (and of the original implementation); labels are class indices as
+`rein prepare-data` leaves them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from reincli.config import OwnDataset
+
+DATASETS = ("cityscapes", "gta", "synthia", "urbansyn", "mapillary", "bdd100k", "acdc", "cityscapes-c")
+"""Names of the built-in datasets."""
+TRAINING_ONLY = ("gta", "synthia", "urbansyn")
+CONDITIONS = ("night", "fog", "rain", "snow")
+"""Conditions of ACDC, in the order in which they are reported."""
+CORRUPTIONS = (
+    "motion_blur", "defocus_blur", "glass_blur", "gaussian_blur",
+    "gaussian_noise", "impulse_noise", "shot_noise", "speckle_noise",
+    "brightness", "contrast", "saturate", "jpeg_compression",
+    "snow", "spatter", "fog", "frost",
+)  # fmt: skip
+
+HOMES = {
+    "cityscapes": "https://www.cityscapes-dataset.com (leftImg8bit_ and gtFine_trainvaltest.zip)",
+    "gta": "https://download.visinf.tu-darmstadt.de/data/from_games/",
+    "synthia": "https://synthia-dataset.net/downloads/ (SYNTHIA-RAND-CITYSCAPES)",
+    "urbansyn": "https://www.urbansyn.org",
+    "mapillary": "https://www.mapillary.com/dataset/vistas (version 1.2)",
+    "bdd100k": "http://bdd-data.berkeley.edu (10K Images, Segmentation)",
+    "acdc": "https://acdc.vision.ee.ethz.ch (rgb_anon_trainvaltest.zip, gt_trainval.zip)",
+}
+
+
+@dataclass(frozen=True)
+class Folders:
+    """One pair of folders of a split, relative to the dataset's root.
+
+    Attributes:
+        images, labels: the two trees; a label lies where its image lies. labels None: there are none.
+        image_suffix: what every image's name ends with.
+        label_suffixes: what takes its place in the label's name; the first that exists counts.
+        domain: name under which the images are scored.
+        prefixes: what the names of images and of labels begin with, where that differs.
+        base: leading part of `images` that is kept in the names of the samples.
+        listed: a text file of image names a line; only those are taken.
+    """
+
+    images: str
+    labels: str | None
+    image_suffix: str
+    label_suffixes: tuple[str, ...]
+    domain: str
+    prefixes: tuple[str, str] = ("", "")
+    base: str = ""
+    listed: str | None = None
+
+
+def split_folders(root: Path) -> dict[str, dict[str, tuple[Folders, ...]]]:
+    """Folders by dataset and split; `root` is the dataset's own (Mapillary may have a half-size copy)."""
+
+    def cityscapes(split: str, listed: str | None = None) -> tuple[Folders, ...]:
+        images, labels = f"leftImg8bit/{split}", None if split == "test" else f"gtFine/{split}"
+        suffixes = "_leftImg8bit.png", ("_gtFine_labelTrainIds.png",)
+        return (Folders(images, labels, *suffixes, "cityscapes", listed=listed),)
+
+    def bdd(split: str) -> tuple[Folders, ...]:
+        labels = None if split == "test" else f"labels/sem_seg/masks/{split}"
+        return (Folders(f"images/10k/{split}", labels, ".jpg", ("_train_id.png", ".png"), "bdd100k"),)
+
+    def acdc(split: str) -> tuple[Folders, ...]:
+        return tuple(
+            Folders(
+                f"rgb_anon/{condition}/{split}",
+                None if split == "test" else f"gt/{condition}/{split}",
+                "_rgb_anon.png",
+                ("_gt_labelTrainIds.png",),
+                condition,
+                base=f"{condition}/{split}/",
+            )
+            for condition in CONDITIONS
+        )
+
+    def corrupted(severity: int) -> tuple[Folders, ...]:
+        return tuple(
+            Folders(
+                f"{corruption}/{severity}",
+                "../cityscapes/gtFine/val",
+                "_leftImg8bit.png",
+                ("_gtFine_labelTrainIds.png",),
+                corruption,
+                base=f"{corruption}/{severity}/",
+            )
+            for corruption in CORRUPTIONS
+        )
+
+    def mapillary(images: str, labels: str) -> tuple[Folders, ...]:
+        return (Folders(images, labels, ".jpg", (".png",), "mapillary"),)
+
+    trained = "cityscapes_trainIdLabel"
+    half = (root / "half" / "val_img").is_dir()
+    train_ids = ("_labelTrainIds.png",)
+    return {
+        "cityscapes": {s: cityscapes(s) for s in ("train", "val", "test")}
+        | {"train_16th": cityscapes("train", "train_16th.txt")},
+        "gta": {"train": (Folders("images", "labels", ".png", train_ids, "gta"),)},
+        "synthia": {"train": (Folders("RGB", "GT/LABELS", ".png", train_ids, "synthia"),)},
+        "urbansyn": {
+            "train": (Folders("rgb", "ss", ".png", (".png",), "urbansyn", prefixes=("rgb_", "ss_")),)
+        },
+        "mapillary": {
+            "train": mapillary("training/images", f"{trained}/train/label"),
+            "val": mapillary("half/val_img", "half/val_label")
+            if half
+            else mapillary("validation/images", f"{trained}/val/label"),
+        },
+        "bdd100k": {s: bdd(s) for s in ("train", "val", "test")},
+        "acdc": {s: acdc(s) for s in ("train", "val", "test")},
+        "cityscapes-c": {"val": corrupted(5)} | {f"severity{n}": corrupted(n) for n in range(1, 6)},
+    }
+
+
+def own_folders(own: OwnDataset) -> dict[str, tuple[Folders, ...]]:
+    """Folders of a dataset described in TOML, by split."""
+    return {
+        split: (Folders(s.images, s.labels, s.image_suffix, (s.label_suffix,), s.domain or split),)
+        for split, s in own.splits.items()
+    }

@@ -1,0 +1,307 @@
+"""Finding the images and labels of a source, its classes, and what its stored label values mean.
+
+A source is written NAME or NAME:SPLIT; the folders are in `layouts`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from reincli.config import DataSettings
+from reincli.data.labels import CITYSCAPES, IGNORE, Classes
+from reincli.data.layouts import DATASETS, HOMES, TRAINING_ONLY, Folders, own_folders, split_folders
+from reincli.errors import ReinError, nearest
+
+UNDECLARED = -1
+"""Entry of a label table for stored values that must not occur."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and its label.
+
+    Attributes:
+        image: the image file.
+        label: its label file, or None.
+        dataset: name of the dataset, which decides its label table and test size.
+        domain: name under which it is scored.
+        name: posix path relative to the dataset's image folder.
+    """
+
+    image: Path
+    label: Path | None
+    dataset: str
+    domain: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What lies in a pair of folders: samples (label None where missing), and names without a partner."""
+
+    samples: tuple[Sample, ...]
+    without_label: tuple[str, ...]
+    without_image: tuple[str, ...]
+
+
+# --- names and folders -------------------------------------------------------------------------------------
+
+
+def dataset_root(dataset: str, data: DataSettings) -> Path:
+    """The folder of a dataset: `<data.root>/<name>`, or what an own dataset's description says."""
+    own = data.own.get(dataset)
+    return Path(own.root) if own is not None and own.root else Path(data.root) / dataset
+
+
+def splits_of(dataset: str, data: DataSettings) -> dict[str, tuple[Folders, ...]]:
+    """The splits of a dataset. ReinError for a name that does not exist."""
+    if dataset in data.own:
+        return own_folders(data.own[dataset])
+    known = split_folders(dataset_root(dataset, data))
+    if dataset not in known:
+        hint = f"{nearest(dataset, [*known, *data.own])} Own data: describe it in TOML."
+        raise ReinError(f"No dataset is named '{dataset}'.", hint, usage=True)
+    return known[dataset]
+
+
+def parse_source(source: str, data: DataSettings) -> tuple[str, str]:
+    """'acdc:val' -> ('acdc', 'val'). Without a split: `train` of training-only sets, else `val`.
+
+    Raises:
+        ReinError: no such dataset or split; the nearest names are told.
+    """
+    dataset, colon, split = source.partition(":")
+    splits = splits_of(dataset, data)
+    if not colon:
+        split = "train" if dataset in TRAINING_ONLY else "val"
+        if split not in splits and len(splits) == 1:
+            split = next(iter(splits))
+    if split not in splits:
+        hint = f"{nearest(split, splits)} Write it as {dataset}:SPLIT."
+        raise ReinError(f"Dataset '{dataset}' has no split '{split}'.", hint, usage=True)
+    return dataset, split
+
+
+# --- listing -----------------------------------------------------------------------------------------------
+
+
+def list_files(folder: Path, suffix: str) -> list[str]:
+    """Posix paths, relative to a folder and sorted, of the files below it that end with `suffix`."""
+    return sorted(_walk(str(folder), "", suffix))
+
+
+def _walk(folder: str, prefix: str, suffix: str) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue  # unfinished files and system droppings
+            if entry.name.endswith(suffix) and not entry.is_dir():
+                yield prefix + entry.name
+            elif entry.is_dir():
+                yield from _walk(entry.path, f"{prefix}{entry.name}/", suffix)
+
+
+def find_pairs(folders: Folders, root: Path, dataset: str, *, with_labels: bool = True) -> Pairs:
+    """List one pair of folders; nothing but a missing folder is an error.
+
+    Raises:
+        ReinError: a folder is missing; the hint says what brings it.
+    """
+    images = root / folders.images
+    if not images.is_dir():
+        raise _missing_folder(folders.images, root, dataset)
+    names = list_files(images, folders.image_suffix)
+    if folders.labels == folders.images:  # in one folder the images' suffix may end the labels' names too
+        own = folders.image_suffix
+        longer = tuple(s for s in folders.label_suffixes if s != own and s.endswith(own))
+        names = [name for name in names if not (longer and name.endswith(longer))]
+    if folders.listed is not None:
+        names = _only_listed(names, root / folders.listed, folders.image_suffix)
+    labels = _labels(folders, root, dataset) if with_labels and folders.labels is not None else {}
+    samples, without_label = [], []
+    for name in names:
+        key = _key(name, folders.image_suffix, folders.prefixes[0])
+        label = labels.get(key)
+        if label is None:
+            without_label.append(name)
+        path = None if label is None else root / str(folders.labels) / label
+        samples.append(Sample(images / name, path, dataset, folders.domain, folders.base + name))
+    keys = {_key(name, folders.image_suffix, folders.prefixes[0]) for name in names}
+    without_image = [] if folders.listed else [label for key, label in labels.items() if key not in keys]
+    return Pairs(tuple(samples), tuple(without_label), tuple(sorted(without_image)))
+
+
+def _key(name: str, suffix: str, prefix: str) -> str:
+    """What image and label have in common: the path without suffix and prefix."""
+    folder, slash, stem = name.removesuffix(suffix).rpartition("/")
+    return folder + slash + (stem.removeprefix(prefix) if prefix else stem)
+
+
+def _labels(folders: Folders, root: Path, dataset: str) -> dict[str, str]:
+    """Labels by key; of two suffixes the first wins."""
+    tree = root / str(folders.labels)
+    if not tree.is_dir():
+        raise _missing_folder(str(folders.labels), root, dataset)
+    found: dict[str, str] = {}
+    for suffix in folders.label_suffixes:
+        others = tuple(s for s in folders.label_suffixes if s != suffix and s.endswith(suffix))
+        for name in list_files(tree, suffix):
+            if not (others and name.endswith(others)):
+                found.setdefault(_key(name, suffix, folders.prefixes[1]), name)
+    return found
+
+
+def _only_listed(names: list[str], listing: Path, suffix: str) -> list[str]:
+    """The images that a list file names by stem or by relative path, one a line."""
+    try:
+        lines = [line.strip() for line in listing.read_text("utf-8").splitlines()]
+    except OSError:
+        hint = "It holds one image a line: its name without suffix, or its path below the image folder."
+        raise ReinError(f"There is no list of images at '{listing}'.", hint) from None
+    wanted = {line.removesuffix(suffix) for line in lines if line and not line.startswith("#")}
+    taken = {}
+    for name in names:
+        stem = name.removesuffix(suffix)
+        match = stem if stem in wanted else stem.rpartition("/")[2]
+        if match in wanted:
+            taken[name] = match
+    missing = sorted(wanted - set(taken.values()))
+    if missing:
+        message = f"'{listing}' names {len(missing)} images that are not there: {some(missing)}."
+        raise ReinError(message, "Mend the list, or bring the images.")
+    return list(taken)
+
+
+def some(names: Iterable[str]) -> str:
+    """The first three names, and dots for more."""
+    shown = list(names)
+    return ", ".join(shown[:3]) + (", …" if len(shown) > 3 else "")
+
+
+def find_samples(source: str, data: DataSettings, *, need_labels: bool = True) -> list[Sample]:
+    """Images of a source with their labels, sorted by domain and path.
+
+    Args:
+        source: NAME or NAME:SPLIT.
+        data: the data root and the own datasets.
+        need_labels: False: labels are taken where they are, and nothing is said where they are not.
+
+    Raises:
+        ReinError: unknown source; folder missing or empty; images without label or labels without image.
+    """
+    dataset, split = parse_source(source, data)
+    root = dataset_root(dataset, data)
+    samples: list[Sample] = []
+    for folders in splits_of(dataset, data)[split]:
+        has_labels = folders.labels is not None
+        if need_labels and not has_labels:
+            message = f"The split '{dataset}:{split}' has no labels."
+            raise ReinError(message, "Choose a split with labels.", usage=True)
+        present = has_labels and (need_labels or (root / str(folders.labels)).is_dir())
+        pairs = find_pairs(folders, root, dataset, with_labels=present)
+        if not pairs.samples:
+            where = root / folders.images
+            raise ReinError(f"No image '*{folders.image_suffix}' is in '{where}'.", _hint(dataset, root))
+        if need_labels:
+            _require_partners(pairs, folders, root, dataset)
+        samples += pairs.samples
+    return samples
+
+
+def _require_partners(pairs: Pairs, folders: Folders, root: Path, dataset: str) -> None:
+    where = root / str(folders.labels)
+    if pairs.without_label:
+        count, total = len(pairs.without_label), len(pairs.samples)
+        message = f"{count} of {total} images of '{dataset}' have no label in '{where}'"
+        names = f"{some(pairs.without_label)} (expected: *{folders.label_suffixes[-1]})"
+        raise ReinError(f"{message}: {names}.", _hint(dataset, root, prepare=True))
+    if pairs.without_image:
+        count = len(pairs.without_image)
+        message = f"{count} labels in '{where}' have no image in '{root / folders.images}'"
+        raise ReinError(
+            f"{message}: {some(pairs.without_image)}.", "Bring the images, or remove these labels."
+        )
+
+
+def _hint(dataset: str, root: Path, *, prepare: bool = False) -> str:
+    """What brings a dataset that is missing or not prepared."""
+    if dataset not in DATASETS:
+        return "Check the folders and suffixes of its description; they are relative to its root."
+    command = f"rein prepare-data {dataset}" + (f" {root}" if root.parts[-2:-1] != ("data",) else "")
+    if prepare and dataset not in ("bdd100k", "urbansyn"):
+        return f"Prepare the labels: {command}"
+    if dataset == "cityscapes-c":
+        return f"Make it from the Cityscapes validation images: {command}"
+    return f"Get it from {HOMES[dataset]}, unpack it to '{root}', then: {command}"
+
+
+def _missing_folder(folder: str, root: Path, dataset: str) -> ReinError:
+    """The error for a folder that is not there; a root one level too high or too low is recognised."""
+    message = f"'{dataset}' is not in place: there is no folder '{root / folder}'."
+    if root.is_dir():
+        with os.scandir(root) as entries:
+            below = next((e.name for e in entries if e.is_dir() and (Path(e.path) / folder).is_dir()), None)
+        if below is not None:
+            return ReinError(
+                message, f"It lies one level deeper, in '{root / below}': move it up or link it."
+            )
+    if (root.parent / folder).is_dir():
+        hint = f"It lies one level higher: give the folder above '{root.parent}' as data root, or link it."
+        return ReinError(message, hint)
+    prepared = folder.startswith(("cityscapes_trainIdLabel", "half"))
+    return ReinError(message, _hint(dataset, root, prepare=prepared))
+
+
+# --- classes and label values ------------------------------------------------------------------------------
+
+
+def classes_of(data: DataSettings) -> Classes:
+    """The classes of a run: those of its own datasets if it uses any, else the 19 of Cityscapes.
+
+    Raises:
+        ReinError: an own dataset is mixed with a built-in one of other classes.
+    """
+    used = [parse_source(source, data)[0] for source in (*data.train, *data.val)]
+    own = next((data.own[name] for name in used if name in data.own), None)
+    if own is None:
+        return CITYSCAPES
+    classes = Classes(tuple(c.name for c in own.classes), tuple(c.color for c in own.classes))
+    builtin = next((name for name in used if name not in data.own), None)
+    if builtin is not None and classes.names != CITYSCAPES.names:
+        message = f"'{builtin}' has the 19 Cityscapes classes, the own dataset has {len(classes)} others."
+        raise ReinError(message, "Train and validate on datasets of the same classes.", usage=True)
+    return classes
+
+
+def label_table(dataset: str, data: DataSettings) -> np.ndarray:
+    """(256,) int16 from a stored value to its class index; 255 ignored, -1 a value that must not occur."""
+    table = np.full(256, UNDECLARED, np.int16)
+    if dataset not in data.own:
+        splits_of(dataset, data)  # an unknown name is an error here too
+        table[: len(CITYSCAPES)] = np.arange(len(CITYSCAPES))
+        if dataset == "urbansyn":
+            table[19] = IGNORE
+        table[IGNORE] = IGNORE
+        return table
+    own = data.own[dataset]
+    table[own.ignore] = IGNORE
+    if not own.map:
+        indices = [i for i in range(len(own.classes)) if i != own.ignore]
+        table[indices] = indices
+    for stored, index in own.map.items():  # after `ignore`: masks of 0 and 255 may map 255 to a class
+        if not (stored.isdigit() and int(stored) <= 255):
+            message = f"data.own.{dataset}.map has the stored value '{stored}'; expected 0 to 255."
+            raise ReinError(message, 'For example: map = { "7" = 0 }', usage=True)
+        table[int(stored)] = index
+    return table
+
+
+def label_tables(sources: Iterable[str], data: DataSettings) -> Mapping[str, np.ndarray]:
+    """The label table of every dataset among the sources, by its name."""
+    names = {parse_source(source, data)[0] for source in sources}
+    return {name: label_table(name, data) for name in sorted(names)}
