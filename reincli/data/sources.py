@@ -232,7 +232,7 @@ def _hint(dataset: str, root: Path, *, prepare: bool = False) -> str:
     """What brings a dataset that is missing or not prepared."""
     if dataset not in DATASETS:
         return "Check the folders and suffixes of its description; they are relative to its root."
-    command = f"rein prepare-data {dataset}" + (f" {root}" if root.parts[-2:-1] != ("data",) else "")
+    command = f"rein prepare-data {dataset}" + ("" if root == Path("data") / dataset else f" {root}")
     if prepare and dataset not in ("bdd100k", "urbansyn"):
         return f"Prepare the labels: {command}"
     if dataset == "cityscapes-c":
