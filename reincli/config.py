@@ -47,7 +47,6 @@ class BackboneSettings(Strict):
     """Blocks whose outputs the head reads; None: at 1/3, 1/2, 2/3 and the end, or what the family is known for."""
     weights: str | None = None
     """Backbone file, raw or converted; None: the family's usual names under `checkpoints/`. 'random': none."""
-    attention: Literal["sdpa", "xformers"] = "sdpa"
 
 
 class AdapterSettings(Strict):

@@ -1,0 +1,203 @@
+"""Pixel decoder of Mask2Former (arXiv 2112.01527, section 3.2): multi-scale deformable attention over three levels.
+
+Shapes: B images, D channels, L = 3 levels from coarse to fine (strides 32, 16, 8), N = sum of h*w over them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reincli.ops.deformable import deformable_attention
+
+LEVELS = 3
+GROUPS = 32
+"""Groups of every GroupNorm in the decoder."""
+
+
+def sine_positions(height: int, width: int, channels: int, device: torch.device) -> Tensor:
+    """Sine and cosine of row and column, (height*width, channels), rows first (arXiv 2005.12872, appendix A.4).
+
+    Positions run from 1/size to 1 (times 2 pi); half the channels encode y, half x; temperature 10000.
+    """
+    half = channels // 2
+    exponent = 2 * torch.div(torch.arange(half, device=device), 2, rounding_mode="floor") / half
+    frequency = 10000.0**exponent
+
+    def encode(length: int) -> Tensor:
+        position = torch.arange(1, length + 1, device=device, dtype=torch.float32)
+        angle = (position / (length + 1e-6) * (2 * math.pi))[:, None] / frequency
+        return torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], dim=2).flatten(1)  # (length, half)
+
+    rows, columns = encode(height), encode(width)
+    both = [rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)]
+    return torch.cat(both, dim=-1).reshape(height * width, channels)
+
+
+def reference_points(shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+    """Centres of all pixels of all levels as x, y in 0..1: (N, 2)."""
+    points = []
+    for height, width in shapes:
+        y = (torch.arange(height, device=device) + 0.5) / height
+        x = (torch.arange(width, device=device) + 0.5) / width
+        points.append(
+            torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], dim=-1).reshape(-1, 2)
+        )
+    return torch.cat(points)
+
+
+def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resize of (B, D, h, w), half-pixel, without antialiasing."""
+    if tuple(maps.shape[2:]) == size:
+        return maps
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+class DeformableSelfAttention(nn.Module):
+    """Each position attends to `points` learned places on every level."""
+
+    def __init__(self, channels: int, heads: int, levels: int, points: int) -> None:
+        super().__init__()
+        self.heads, self.levels, self.points = heads, levels, points
+        self.sampling_offsets = nn.Linear(channels, heads * levels * points * 2)
+        self.attention_weights = nn.Linear(channels, heads * levels * points)
+        self.value_proj = nn.Linear(channels, channels)
+        self.output_proj = nn.Linear(channels, channels)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Offsets start on rays, one direction a head, further out point by point; attention starts even."""
+        angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        ray = torch.stack([angle.cos(), angle.sin()], dim=-1)
+        ray = ray / ray.abs().amax(-1, keepdim=True)
+        star = ray[:, None, None] * torch.arange(1, self.points + 1).view(1, 1, -1, 1)  # (H, 1, P, 2)
+        self.sampling_offsets.bias.copy_(star.expand(-1, self.levels, -1, -1).reshape(-1))
+        nn.init.zeros_(self.sampling_offsets.weight)
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for layer in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, features: Tensor, positions: Tensor, references: Tensor, shapes: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """(B, N, D) features, (N, D) or (B, N, D) positions, (…, N, 1 or L, 2) references -> (B, N, D)."""
+        batch, total, _ = features.shape
+        queries = features + positions
+        value = self.value_proj(features).view(batch, total, self.heads, -1)
+        layout = (batch, total, self.heads, self.levels, self.points)
+        offsets = self.sampling_offsets(queries).float().view(*layout, 2)
+        weights = self.attention_weights(queries).float().view(batch, total, self.heads, -1).softmax(-1)
+        extent = offsets.new_tensor([[w, h] for h, w in shapes])[:, None]  # (L, 1, 2): offsets are in pixels
+        locations = references[..., :, None, :, None, :] + offsets / extent
+        return self.output_proj(deformable_attention(value, shapes, locations, weights.view(layout)))
+
+
+class PixelDecoderLayer(nn.Module):
+    """Deformable self-attention and a feed-forward network, each followed by a norm."""
+
+    def __init__(self, channels: int, heads: int, points: int, ffn: int) -> None:
+        super().__init__()
+        self.attention = DeformableSelfAttention(channels, heads, LEVELS, points)
+        self.norm1 = nn.LayerNorm(channels)
+        self.fc1 = nn.Linear(channels, ffn)
+        self.fc2 = nn.Linear(ffn, channels)
+        self.norm2 = nn.LayerNorm(channels)
+        for layer in (self.fc1, self.fc2):
+            nn.init.xavier_normal_(layer.weight)
+
+    def forward(
+        self, features: Tensor, positions: Tensor, references: Tensor, shapes: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        features = self.norm1(features + self.attention(features, positions, references, shapes))
+        return self.norm2(features + self.fc2(F.relu(self.fc1(features))))
+
+
+@dataclass(frozen=True)
+class PixelFeatures:
+    """What the mask decoder reads.
+
+    Attributes:
+        mask_features: (B, D, H/4, W/4), multiplied with mask embeddings to give mask logits.
+        memories: three (B, h*w, D), coarse to fine. shapes: their (h, w).
+    """
+
+    mask_features: Tensor
+    memories: list[Tensor]
+    shapes: list[tuple[int, int]]
+
+
+class PixelDecoder(nn.Module):
+    """From four backbone maps to `PixelFeatures`.
+
+    Args:
+        in_channels: of the four maps, fine to coarse (strides 4, 8, 16, 32).
+        channels: D. heads, points, layers, ffn: of the deformable encoder.
+    """
+
+    def __init__(
+        self, in_channels: Sequence[int], channels: int, *, heads: int, points: int, layers: int, ffn: int
+    ) -> None:
+        super().__init__()
+        coarse_to_fine = list(in_channels)[:0:-1]
+        self.input_convs = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in coarse_to_fine)
+        self.input_norms = nn.ModuleList(nn.GroupNorm(GROUPS, channels) for _ in coarse_to_fine)
+        self.layers = nn.ModuleList(PixelDecoderLayer(channels, heads, points, ffn) for _ in range(layers))
+        self.level_encoding = nn.Parameter(torch.empty(LEVELS, channels))
+        self.lateral_conv = nn.Conv2d(in_channels[0], channels, 1, bias=False)
+        self.lateral_norm = nn.GroupNorm(GROUPS, channels)
+        self.output_conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.output_norm = nn.GroupNorm(GROUPS, channels)
+        self.mask_feature = nn.Conv2d(channels, channels, 1)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise convolutions and level encoding as the original does."""
+        for conv in self.input_convs:
+            nn.init.xavier_uniform_(conv.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        for conv in (self.lateral_conv, self.output_conv, self.mask_feature):
+            nn.init.kaiming_uniform_(conv.weight, a=1)  # "Caffe2 Xavier": bound sqrt(3 / fan_in)
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
+        nn.init.normal_(self.level_encoding)
+
+    def forward(self, maps: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> PixelFeatures:
+        """Decode.
+
+        Args:
+            maps: four backbone maps (B, C_i, h, w), fine to coarse; those of a ViT all have its own grid.
+            sizes: (h, w) that each map is meant to have. A 1x1 convolution and a bilinear resize commute, so
+                the maps are projected first and resized after: the wide enlarged maps are never built.
+        """
+        flat, shapes = [], []
+        for conv, norm, level in zip(self.input_convs, self.input_norms, (3, 2, 1), strict=True):
+            projected = norm(resize(conv(maps[level]), sizes[level]))
+            flat.append(projected.flatten(2).transpose(1, 2))
+            shapes.append(sizes[level])
+        features = torch.cat(flat, dim=1)  # (B, N, D)
+        device, channels = features.device, features.shape[-1]
+        positions = torch.cat(
+            [
+                sine_positions(*shape, channels, device) + encoding
+                for shape, encoding in zip(shapes, self.level_encoding, strict=True)
+            ]
+        )
+        references = reference_points(shapes, device)[:, None]  # the same on every level
+        for layer in self.layers:
+            features = layer(features, positions, references, shapes)
+
+        memories = list(features.split([h * w for h, w in shapes], dim=1))
+        finest = memories[-1].transpose(1, 2).unflatten(2, shapes[-1])
+        lateral = self.lateral_norm(resize(self.lateral_conv(maps[0]), sizes[0]))
+        merged = F.relu(self.output_norm(self.output_conv(lateral + resize(finest, sizes[0]))))
+        return PixelFeatures(self.mask_feature(merged), memories, shapes)

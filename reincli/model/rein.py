@@ -1,0 +1,140 @@
+"""Rein: learned tokens that refine a frozen ViT's patch features, block by block (arXiv 2312.04265, section 3).
+
+Shapes: B images, N patches, C backbone width, L blocks, M tokens, R token rank, D query width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def refinement(patches: Tensor, tokens: Tensor, values: Tensor) -> Tensor:
+    """Mix token values into each patch by similarity: (B,N,C), (M,C), (M-1,C) -> (B,N,C).
+
+    Token 0 is a sink: it takes part in the softmax and has no value.
+    """
+    similarity = patches @ tokens.T * patches.shape[-1] ** -0.5  # (B, N, M)
+    return F.softmax(similarity, dim=-1)[..., 1:] @ values
+
+
+class ReinAdapter(nn.Module):
+    """One token bank a block, low-rank or whole; both projections and the scale are shared by all blocks.
+
+    Args:
+        blocks: L. width: C. tokens: M.
+        rank: R; None keeps whole token tables (M, C) instead of a product.
+        patch_size: of the backbone; it enters the released initialisation only.
+        query_width: D; None where the head does not take its queries from the tokens.
+    """
+
+    undecayed = ("tokens", "tokens_a", "tokens_b", "scale")
+
+    def __init__(
+        self,
+        blocks: int,
+        width: int,
+        *,
+        tokens: int,
+        rank: int | None,
+        patch_size: int,
+        query_width: int | None,
+    ) -> None:
+        super().__init__()
+        self.blocks = blocks
+        fan_out = width if rank is None else math.sqrt(width * rank)
+        bound = math.sqrt(6 / (3 * patch_size**2 + fan_out))  # as released; other published forms differ
+        if rank is None:
+            self.tokens = nn.Parameter(torch.empty(blocks, tokens, width).uniform_(-bound, bound))
+        else:
+            self.tokens_a = nn.Parameter(torch.empty(blocks, tokens, rank).uniform_(-bound, bound))
+            self.tokens_b = nn.Parameter(torch.empty(blocks, rank, width).uniform_(-bound, bound))
+        self.rank = rank
+        self.to_value = nn.Linear(width, width)
+        self.to_delta = nn.Linear(width, width)
+        for layer in (self.to_value, self.to_delta):
+            nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5))
+        self.scale = nn.Parameter(torch.tensor(1e-3))  # starts close to the frozen backbone
+        self.to_query = nn.Linear(width, query_width) if query_width else None
+        self.merge = nn.Linear(3 * query_width, query_width) if query_width else None
+
+    def token_bank(self) -> Tensor:
+        """The tokens of all blocks, (L, M, C)."""
+        return self.tokens if self.rank is None else self.tokens_a @ self.tokens_b
+
+    def forward(self, features: Tensor, block: int, prefix: int = 1) -> Tensor:
+        """Refine the output of one block.
+
+        Args:
+            features: (B, prefix + N, C), class and register tokens first.
+            block: which block produced them, 0 <= block < L.
+            prefix: how many leading tokens pass through unchanged.
+
+        Returns:
+            (B, prefix + N, C).
+        """
+        tokens = self.tokens[block] if self.rank is None else self.tokens_a[block] @ self.tokens_b[block]
+        patches = features[:, prefix:]
+        mixed = refinement(patches, tokens, self.to_value(tokens[1:]))
+        refined = patches + self.scale * self.to_delta(patches + mixed)
+        return torch.cat([features[:, :prefix], refined], dim=1) if prefix else refined
+
+    def queries(self) -> Tensor:
+        """Link to the head: (M, D), the same for every image.
+
+        Per token and channel the maximum over blocks, the mean, and the last block, interleaved channel by
+        channel (channel 0 max, mean, last, channel 1 max, ...) as the merging layer was trained.
+        """
+        if self.to_query is None or self.merge is None:
+            raise ValueError("this adapter was built without a link to queries")
+        projected = self.to_query(self.token_bank())  # (L, M, D)
+        views = torch.stack([projected.amax(0), projected.mean(0), projected[-1]], dim=-1)  # (M, D, 3)
+        return self.merge(views.flatten(1))
+
+    @torch.no_grad()
+    def fold(self, dtype: torch.dtype = torch.float32) -> FoldedRein:
+        """The same refinement with everything that does not depend on the image worked out once.
+
+        scale * W_d(m + x) + scale * b = x (scale W_d)^T + s (V (scale W_d)^T) + scale * b, where m = s V.
+        """
+        bank = self.token_bank().double()  # once a run: exact, so that folding adds next to no rounding
+        value, change = self.to_value, self.to_delta
+        delta = (self.scale * change.weight.double()).T
+        values = bank[:, 1:] @ value.weight.double().T + value.bias.double()
+        return FoldedRein(
+            keys=(bank * bank.shape[-1] ** -0.5).transpose(1, 2).contiguous().to(dtype),
+            values=(values @ delta).to(dtype),
+            delta=delta.contiguous().to(dtype),
+            bias=(self.scale * change.bias.double()).to(dtype),
+            link=self.queries() if self.to_query is not None else None,
+        )
+
+
+@dataclass(frozen=True)
+class FoldedRein:
+    """Constants of `ReinAdapter` for inference: keys (L,C,M), values (L,M-1,C), delta (C,C), bias (C,), link (M,D)."""
+
+    keys: Tensor
+    values: Tensor
+    delta: Tensor
+    bias: Tensor
+    link: Tensor | None
+
+    def __call__(self, features: Tensor, block: int, prefix: int = 1) -> Tensor:
+        """As `ReinAdapter.forward`. Products in the folded type, the sum in the type of `features`."""
+        patches = features[:, prefix:]
+        narrow = patches.to(self.keys.dtype)
+        similarity = F.softmax(narrow @ self.keys[block], dim=-1)[..., 1:]
+        change = torch.addmm(self.bias, narrow.flatten(0, 1), self.delta)
+        change = change.addmm(similarity.flatten(0, 1), self.values[block]).view_as(patches)
+        return torch.cat([features[:, :prefix], patches + change], dim=1) if prefix else patches + change
+
+    def queries(self) -> Tensor:
+        """(M, D), worked out once."""
+        if self.link is None:
+            raise ValueError("this adapter was built without a link to queries")
+        return self.link

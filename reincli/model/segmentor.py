@@ -1,0 +1,192 @@
+"""The whole model: frozen backbone, Rein adapters, pixel decoder, mask decoder.
+
+Shapes: B images, (H, W) input, Q queries, K classes, C backbone width, D decoder channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from reincli.config import ModelSettings
+from reincli.model.backbones import ViT
+from reincli.model.mask_decoder import MaskDecoder, Predictions
+from reincli.model.pixel_decoder import PixelDecoder
+from reincli.model.rein import FoldedRein, ReinAdapter
+from reincli.ops.resample import resized_bands
+
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+"""ImageNet mean and standard deviation, RGB 0-255, for every backbone."""
+
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
+
+
+class Segmentor(nn.Module):
+    """Images in, query predictions out.
+
+    What trains is declared here once, by `trained_modules`: freezing, what a checkpoint holds, the optimiser's
+    groups and the printed counts all follow from it.
+
+    Args:
+        settings: what to build.
+        classes: K.
+        grid: patches along a side of the training crop.
+    """
+
+    def __init__(self, settings: ModelSettings, classes: int, grid: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.classes = classes
+        self.backbone = ViT(settings.backbone, grid)
+        head, adapter = settings.head, settings.adapter
+        self.rein: ReinAdapter | None = None
+        if settings.tune == "rein":
+            self.rein = ReinAdapter(
+                self.backbone.depth,
+                self.backbone.width,
+                tokens=adapter.tokens,
+                rank=adapter.rank,
+                patch_size=settings.backbone.patch_size,
+                query_width=head.channels,
+            )
+        self.pixel_decoder = PixelDecoder(
+            [self.backbone.width] * 4,
+            head.channels,
+            heads=head.heads,
+            points=head.points,
+            layers=head.pixel_layers,
+            ffn=head.pixel_ffn,
+        )
+        self.mask_decoder = MaskDecoder(
+            classes,
+            head.channels,
+            queries=adapter.tokens if self.rein is not None else head.queries,
+            heads=head.heads,
+            layers=head.decoder_layers,
+            ffn=head.decoder_ffn,
+            own_positions=self.rein is None,
+            own_features=self.rein is None or not adapter.link_features,
+        )
+        self.freeze()
+
+    # --- what trains ---------------------------------------------------------------------------------------
+
+    @property
+    def backbone_trains(self) -> bool:
+        """Whether the backbone's own weights are trained too."""
+        return self.settings.tune == "full" or self.settings.train_backbone
+
+    def trained_modules(self) -> dict[str, nn.Module]:
+        """The parts that train, by their name in this model. Everything else is frozen, in evaluation mode."""
+        parts: dict[str, nn.Module] = {"pixel_decoder": self.pixel_decoder, "mask_decoder": self.mask_decoder}
+        if self.rein is not None:
+            parts["rein"] = self.rein
+        if self.backbone_trains:
+            parts["backbone"] = self.backbone
+        return parts
+
+    def freeze(self) -> None:
+        """Let exactly the declared parts receive gradients."""
+        self.requires_grad_(False)
+        for module in self.trained_modules().values():
+            module.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> Segmentor:
+        """Training mode for the declared parts only: dropped paths and batch statistics of a frozen part never act."""
+        super().train(False)
+        for module in self.trained_modules().values() if mode else ():
+            module.train(True)
+        self.training = mode
+        return self
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """Parameters and buffers of the declared parts: what a checkpoint holds."""
+        return {
+            f"{part}.{name}": value
+            for part, module in self.trained_modules().items()
+            for name, value in module.state_dict().items()
+        }
+
+    def decays(self) -> Iterator[tuple[str, nn.Parameter, bool]]:
+        """(name, parameter, whether weight decay acts) of everything that trains.
+
+        Norms do not decay, nor what a module names in its `undecayed`. As in the original, a head that learns
+        its own query features decays them under full training and not under a frozen backbone.
+        """
+        for path, module in self.named_modules():
+            undecayed = set(getattr(module, "undecayed", ()))
+            if module is self.mask_decoder and not self.backbone_trains:
+                undecayed.add("query_features")
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter.requires_grad:
+                    decays = not isinstance(module, NORMS) and name not in undecayed
+                    yield f"{path}.{name}", parameter, decays
+
+    # --- forward -------------------------------------------------------------------------------------------
+
+    def normalise(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """Images as the backbone takes them.
+
+        Args:
+            images: (B, 3, H, W) uint8 or float, RGB 0-255.
+            sizes: (B, 2) valid height and width of each image; what lies right of or below it becomes the mean
+                colour (0 after normalising). None: all of it is valid.
+
+        Returns:
+            (B, 3, H, W) float32.
+        """
+        mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1)
+        std = torch.tensor(STD, device=images.device).view(3, 1, 1)
+        normal = (images.float() - mean) / std
+        if sizes is not None:
+            rows = torch.arange(images.shape[2], device=images.device) < sizes[:, :1]
+            columns = torch.arange(images.shape[3], device=images.device) < sizes[:, 1:]
+            normal = normal * (rows[:, None, :, None] & columns[:, None, None, :])
+        return normal
+
+    def forward(
+        self, images: Tensor, folded: FoldedRein | None = None, *, every_round: bool | None = None
+    ) -> Predictions:
+        """Predict queries.
+
+        Args:
+            images: (B, 3, H, W) normalised, sides multiples of the patch size.
+            folded: the adapters with their constants worked out (inference); None: as they are.
+            every_round: predictions of all rounds; None: in training only.
+        """
+        rein = folded or self.rein
+        maps = self.backbone(images, rein)
+        height, width = maps[0].shape[2:]
+        sizes = [(int(height * zoom), int(width * zoom)) for zoom in self.backbone.zooms]
+        link = rein.queries() if rein is not None else None
+        rounds = self.training if every_round is None else every_round
+        return self.mask_decoder(self.pixel_decoder(maps, sizes), link, rounds)
+
+    def fold(self, dtype: torch.dtype = torch.float32) -> FoldedRein | None:
+        """Constants of the adapters for inference; None where there are no adapters."""
+        return self.rein.fold(dtype) if self.rein is not None else None
+
+
+def class_maps(predictions: Predictions, size: tuple[int, int], rows: int = 64) -> Tensor:
+    """Per-class scores at a size: sum over queries of class probability x mask probability.
+
+    The mask logits are resized bilinearly, THEN squashed, as the method does. A band of rows at a time, so that
+    no (Q, H, W) tensor is kept.
+
+    Args:
+        predictions: the last round is read.
+        size: (H, W).
+        rows: height of a band.
+
+    Returns:
+        (B, K, H, W) float32, sums over queries (not probabilities: they reach tens).
+    """
+    logits = predictions.mask_logits(-1).float()
+    shares = predictions.class_logits[-1].float().softmax(-1)[..., :-1]  # (B, Q, K)
+    result = logits.new_empty(len(logits), shares.shape[-1], *size)
+    for part, band in resized_bands(logits, size, rows):
+        result[:, :, part] = torch.einsum("bqk,bqhw->bkhw", shares, band.sigmoid())
+    return result

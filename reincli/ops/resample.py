@@ -1,0 +1,74 @@
+"""Resampling: position grids and patch kernels (bicubic), and maps too large to resize at once (bilinear).
+
+All of it half-pixel and never antialiased, as the method does; other libraries antialias positions or rescale
+kernels, which gives other numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def resize_grid(grid: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bicubic resize of (h, w, C) to (size[0], size[1], C)."""
+    if tuple(grid.shape[:2]) == size:
+        return grid
+    resized = F.interpolate(
+        grid.float().permute(2, 0, 1)[None], size=size, mode="bicubic", align_corners=False
+    )
+    return resized[0].permute(1, 2, 0).contiguous()
+
+
+def stretch_grid(grid: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bicubic resize of (h, w, C) by the factors (n + 0.1) / n_stored, as DINOv2 does for inputs of another size.
+
+    The factor, not the size, decides where is sampled, so the result differs a little from `resize_grid`.
+    """
+    factors = [(n + 0.1) / stored for n, stored in zip(size, grid.shape[:2], strict=True)]
+    resized = F.interpolate(
+        grid.permute(2, 0, 1)[None], scale_factor=factors, mode="bicubic", recompute_scale_factor=False
+    )
+    assert resized.shape[2:] == size, f"{tuple(resized.shape[2:])} is not {size}"
+    return resized[0].permute(1, 2, 0).contiguous()
+
+
+def resize_kernel(kernel: Tensor, patch: int) -> Tensor:
+    """Bicubic resize of a patch embedding (C, 3, p, p) to (C, 3, patch, patch)."""
+    if kernel.shape[-1] == patch and kernel.shape[-2] == patch:
+        return kernel
+    return F.interpolate(kernel.float(), size=(patch, patch), mode="bicubic", align_corners=False)
+
+
+def resize_positions(
+    positions: Tensor, prefix: int, stored: tuple[int, int], size: tuple[int, int]
+) -> Tensor:
+    """Resize the grid part of (1, prefix + h*w, C) position embeddings from `stored` to `size`; prefix kept."""
+    if stored == size:
+        return positions
+    head, body = positions[:, :prefix], positions[0, prefix:]
+    grid = resize_grid(body.reshape(*stored, -1), size)
+    return torch.cat([head, grid.reshape(1, size[0] * size[1], -1).to(head.dtype)], dim=1)
+
+
+def resized_bands(maps: Tensor, size: tuple[int, int], rows: int) -> Iterator[tuple[slice, Tensor]]:
+    """Bilinear resize of (..., h, w) to (..., H, W), a band of rows at a time.
+
+    Yields:
+        (which rows of the result, (..., up to `rows`, W)); put together they equal `F.interpolate` at once.
+    """
+    source, width = maps.shape[-2], size[1]
+    wide = F.interpolate(
+        maps.reshape(1, -1, *maps.shape[-2:]), size=(source, width), mode="bilinear", align_corners=False
+    ).view(*maps.shape[:-1], width)
+    centre = (torch.arange(size[0], device=maps.device) + 0.5) * (source / size[0]) - 0.5
+    centre = centre.clamp(min=0)
+    above = centre.floor().long().clamp(max=source - 1)
+    below = (above + 1).clamp(max=source - 1)
+    share = (centre - above).to(maps.dtype)[:, None]
+    for top in range(0, size[0], rows):
+        part = slice(top, min(top + rows, size[0]))
+        yield part, torch.lerp(wide[..., above[part], :], wide[..., below[part], :], share[part])

@@ -1,0 +1,65 @@
+"""Sliding-window inference: where the windows lie, and how their maps become one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from reincli.ops.resample import resized_bands
+
+
+def window_boxes(height: int, width: int, window: int, stride: int) -> list[tuple[int, int, int, int]]:
+    """Windows that cover an image, row by row; the last one of a row or column is shifted back inside.
+
+    Args:
+        height, width: of the image; a side shorter than the window gets one window of that length.
+        window, stride: in pixels.
+
+    Returns:
+        (top, bottom, left, right) of each window.
+    """
+
+    def starts(length: int) -> list[int]:
+        last = max(length - window, 0)
+        count = -(-last // stride) + 1
+        return [min(i * stride, last) for i in range(count)]
+
+    return [
+        (top, min(top + window, height), left, min(left + window, width))
+        for top in starts(height)
+        for left in starts(width)
+    ]
+
+
+class WindowAverage:
+    """Adds up overlapping windows of one image and divides by how many covered each pixel."""
+
+    def __init__(self, channels: int, height: int, width: int, device: torch.device) -> None:
+        self.total = torch.zeros(channels, height, width, device=device)
+        self.count = torch.zeros(height, width, device=device)
+
+    def add(self, maps: Tensor, box: tuple[int, int, int, int]) -> None:
+        """Add the (K, bottom-top, right-left) maps of one window."""
+        top, bottom, left, right = box
+        self.total[:, top:bottom, left:right] += maps
+        self.count[top:bottom, left:right] += 1
+
+    def mean(self) -> Tensor:
+        """(K, H, W) average."""
+        return self.total.div_(self.count)
+
+
+def resized_argmax(maps: Tensor, size: tuple[int, int], rows: int = 256) -> Tensor:
+    """Resize class maps bilinearly and take the best class, a band of rows at a time.
+
+    Args:
+        maps: (K, h, w) scores.
+        size: (H, W) of the result.
+        rows: height of a band; bounds the memory at K * rows * W.
+
+    Returns:
+        (H, W) uint8 class indices, equal to resizing at once followed by argmax.
+    """
+    if size == tuple(maps.shape[1:]):
+        return maps.argmax(0).to(torch.uint8)
+    return torch.cat([band.argmax(0).to(torch.uint8) for _, band in resized_bands(maps, size, rows)])
