@@ -50,11 +50,11 @@ class Attention(nn.Module):
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None = None) -> Tensor:
         """(B, Q, D), (B, N, D), (B, N, D), and (B, 1, Q, N) true where a query may look -> (B, Q, D)."""
         weights, biases = self.in_proj.weight.chunk(3), self.in_proj.bias.chunk(3)
-        split = [
+        query, key, value = (
             F.linear(source, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for source, weight, bias in zip((queries, keys, values), weights, biases, strict=True)
-        ]
-        mixed = F.scaled_dot_product_attention(*split, attn_mask=allowed)
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
 

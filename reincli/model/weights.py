@@ -41,15 +41,20 @@ NAMES: dict[str, str] = {
     "pixel_decoder.output_conv.": "decode_head.pixel_decoder.output_convs.0.conv.",
     "pixel_decoder.output_norm.": "decode_head.pixel_decoder.output_convs.0.gn.",
     "pixel_decoder.mask_feature.": "decode_head.pixel_decoder.mask_feature.",
-    "mask_decoder.layers.#.cross_attention.in_proj.": "decode_head.transformer_decoder.layers.#.cross_attn.attn.in_proj_",
-    "mask_decoder.layers.#.cross_attention.out_proj.": "decode_head.transformer_decoder.layers.#.cross_attn.attn.out_proj.",
-    "mask_decoder.layers.#.self_attention.in_proj.": "decode_head.transformer_decoder.layers.#.self_attn.attn.in_proj_",
-    "mask_decoder.layers.#.self_attention.out_proj.": "decode_head.transformer_decoder.layers.#.self_attn.attn.out_proj.",
-    "mask_decoder.layers.#.norm1.": "decode_head.transformer_decoder.layers.#.norms.0.",
-    "mask_decoder.layers.#.norm2.": "decode_head.transformer_decoder.layers.#.norms.1.",
-    "mask_decoder.layers.#.norm3.": "decode_head.transformer_decoder.layers.#.norms.2.",
-    "mask_decoder.layers.#.fc1.": "decode_head.transformer_decoder.layers.#.ffn.layers.0.0.",
-    "mask_decoder.layers.#.fc2.": "decode_head.transformer_decoder.layers.#.ffn.layers.1.",
+    **{
+        f"mask_decoder.layers.#.{ours}": f"decode_head.transformer_decoder.layers.#.{original}"
+        for ours, original in {
+            "cross_attention.in_proj.": "cross_attn.attn.in_proj_",
+            "cross_attention.out_proj.": "cross_attn.attn.out_proj.",
+            "self_attention.in_proj.": "self_attn.attn.in_proj_",
+            "self_attention.out_proj.": "self_attn.attn.out_proj.",
+            "norm1.": "norms.0.",
+            "norm2.": "norms.1.",
+            "norm3.": "norms.2.",
+            "fc1.": "ffn.layers.0.0.",
+            "fc2.": "ffn.layers.1.",
+        }.items()
+    },
     "mask_decoder.post_norm.": "decode_head.transformer_decoder.post_norm.",
     "mask_decoder.level_embed": "decode_head.level_embed.weight",
     "mask_decoder.class_head.": "decode_head.cls_embed.",
@@ -69,7 +74,8 @@ def _rename(name: str, table: Mapping[str, str]) -> str | None:
         pattern = re.escape(source).replace(r"\#", r"(\d+)")
         found = re.match(pattern + ("" if source[-1] in "._" else "$"), name)
         if found:
-            return re.sub("#", lambda _: found.group(1), target) + name[found.end() :]
+            number = found.group(1) if "#" in target else ""
+            return target.replace("#", number) + name[found.end() :]
     return None
 
 

@@ -1,0 +1,22 @@
+"""Semantic segmentation that survives a change of domain: Rein adapters on a frozen foundation model.
+
+The Python API is loaded when it is used: importing this package imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reincli.engine.predict import Predictor, load_predictor
+
+__version__ = "0.1.0"
+__all__ = ["Predictor", "__version__", "load_predictor"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Predictor", "load_predictor"):
+        from reincli.engine import predict
+
+        return getattr(predict, name)
+    raise AttributeError(f"module 'reincli' has no attribute '{name}'")

@@ -1,0 +1,320 @@
+"""Weights in files: read safely, written whole; the model built from them.
+
+A checkpoint has the form of the original's, with more beside it: {"meta": {...}, "state_dict": {...}} in the
+original's names, holding what was trained (the backbone is a separate file), and "rein": {"settings": ...}. So a
+model trained here runs in the original, and the original's checkpoints are read as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reincli.config import BackboneSettings, Settings, build_settings, preset_names, read_preset
+from reincli.data.labels import CITYSCAPES, Classes
+from reincli.errors import ReinError
+from reincli.model import weights
+from reincli.model.backbones import FAMILIES, family_of
+from reincli.model.segmentor import Segmentor
+
+CHECKPOINTS = Path("checkpoints")
+
+
+# --- files -------------------------------------------------------------------------------------------------
+
+
+def read_file(path: Path) -> Any:
+    """Content of a `.pth`/`.pt` or `.safetensors` file. No code in it is ever run.
+
+    Raises:
+        ReinError: no such file, cut short, no weights at all, or a pickle that asks for more than tensors.
+    """
+    if path.is_dir():
+        raise ReinError(
+            f"'{path}' is a folder; a weights file was expected.", "Give a .pth or .safetensors file."
+        )
+    if not path.exists():
+        raise ReinError(f"There is no weights file at '{path}'.", "Check the path.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _refused(path, error) from None
+    except PermissionError:
+        raise ReinError(f"No permission to read '{path}'.", "Check its owner and mode.") from None
+    except Exception as error:  # every library names a damaged file in its own way
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise ReinError(
+            f"'{path}' ({path.stat().st_size:,} bytes) cannot be read as weights: {reason}.",
+            "It is cut short, damaged, or another kind of file: fetch it again and compare its size.",
+        ) from None
+
+
+def _refused(path: Path, error: Exception) -> ReinError:
+    with open(path, "rb") as file:
+        start = file.read(4)
+    if not start.startswith(b"PK") and not start.startswith(b"\x80"):
+        return ReinError(
+            f"'{path}' is not a weights file (it starts with {start!r}).", "Give a .pth or .safetensors file."
+        )
+    names: list[str] = []
+    with contextlib.suppress(Exception):
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    found = f": {', '.join(names[:3])}" if names else ""
+    return ReinError(
+        f"'{path}' asks to run code while loading{found}; it was refused and nothing was run.",
+        "Save its tensors alone where you trust it: "
+        "torch.save({'state_dict': checkpoint['state_dict']}, 'weights.pth'), or use safetensors.",
+    )
+
+
+def write_file(path: Path, content: Any) -> None:
+    """Save `.pth` or `.safetensors` (a flat dict of tensors): temporary name, flush, rename.
+
+    Raises:
+        ReinError: no space or no permission; what was there before is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            if path.suffix == ".safetensors":
+                from safetensors.torch import save
+
+                file.write(save({name: tensor.contiguous() for name, tensor in content.items()}))
+            else:
+                torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise
+        reason = getattr(error, "strerror", None) or "the disk is full or not writable"
+        raise ReinError(f"Cannot write '{path}': {reason}.", "Check free space and permission.") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+# --- backbones ---------------------------------------------------------------------------------------------
+
+
+def backbone_candidates(settings: BackboneSettings, crop: int) -> list[Path]:
+    """Where the weights of a backbone usually lie: converted for this crop, converted for 512, raw."""
+    family = FAMILIES.get(settings.name)
+    if family is None:
+        return []
+    stem = "dinov2_converted" if settings.name == "dinov2_l" else f"{settings.name}_converted"
+    names = [f"{stem}.pth", family.file]
+    if crop != 512:
+        names.insert(0, f"{stem}_{crop}x{crop}.pth")
+    return [CHECKPOINTS / name for name in names]
+
+
+def find_backbone(settings: Settings, given: Path | None) -> Path | None:
+    """The backbone file to load: as given, as set, or the first usual one there; None for random weights.
+
+    Raises:
+        ReinError: there is none, with where it can be had.
+    """
+    chosen = str(given) if given is not None else settings.model.backbone.weights
+    if chosen == "random":
+        return None
+    if chosen is not None:
+        return Path(chosen)
+    candidates = backbone_candidates(settings.model.backbone, settings.data.augment.crop)
+    found = next((path for path in candidates if path.exists()), None)
+    if found is None:
+        family = family_of(settings.model.backbone)
+        wanted = candidates[-1] if candidates else Path("FILE")
+        raise ReinError(
+            f"No weights of the backbone '{settings.model.backbone.name}' were found "
+            f"(looked for {', '.join(str(path) for path in candidates) or 'none: this backbone has no usual file'}).",
+            f"Download {family.address} to {wanted}, or give --backbone FILE."
+            if family.address
+            else "Give --backbone FILE.",
+        )
+    return found
+
+
+def load_backbone(model: Segmentor, path: Path) -> list[str]:
+    """Load a raw or converted backbone, resampling it where its grid or patch size differs.
+
+    Returns:
+        Remarks worth showing.
+
+    Raises:
+        ReinError: another family or size, or tensors that do not fit.
+    """
+    backbone = model.backbone
+    state = weights.plain_backbone(weights.unwrap(read_file(path)))
+    facts = weights.recognise_backbone(state, str(path))
+    if (facts.width, facts.depth) != (backbone.width, backbone.depth):
+        raise ReinError(
+            f"'{path}' is {facts.name} ({facts.depth} blocks of width {facts.width}), but the model needs "
+            f"{backbone.settings.name} ({backbone.depth} blocks of width {backbone.width}).",
+            f"Give the weights of {backbone.settings.name}, or a preset for {facts.name}.",
+        )
+    notes = []
+    stored = weights.grid_of(state["pos_embed"].shape[1] - 1, str(path), prefer=backbone.grid)
+    if stored != backbone.grid or facts.patch != backbone.patch_size:
+        state = weights.convert_backbone(state, backbone.grid, backbone.patch_size, stored)
+        size = "x".join(str(side * backbone.patch_size) for side in backbone.grid)
+        notes.append(
+            f"'{path}' holds {stored[0]}x{stored[1]} positions and patches of {facts.patch}: resampled to "
+            f"{backbone.grid[0]}x{backbone.grid[1]} and {backbone.patch_size} (input {size})."
+        )
+    hint = "Convert it again from the raw file: rein convert-weights"
+    weights.load_strict(backbone.body, state, f"The backbone '{path}'", hint)
+    return notes
+
+
+# --- checkpoints -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in memory.
+
+    Attributes:
+        path: where it was read. state: what was trained, in our names.
+        settings: of the run, or None for one of the original's. classes: names and colours, or None.
+        training: state of the run for resuming, or None.
+    """
+
+    path: Path
+    state: dict[str, Tensor]
+    settings: Settings | None
+    classes: Classes | None
+    training: dict[str, Any] | None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read one of our checkpoints or of the original's. ReinError where it is neither."""
+    content = read_file(path)
+    state = weights.from_original(weights.unwrap(content))
+    weights.recognise_head(state, str(path))
+    own = content.get("rein") if isinstance(content, Mapping) else None
+    settings = build_settings(own["settings"]) if own else None
+    classes = None
+    if own:
+        classes = Classes(
+            tuple(own["classes"]["names"]),
+            tuple((int(r), int(g), int(b)) for r, g, b in own["classes"]["colors"]),
+        )
+    training = content.get("training") if isinstance(content, Mapping) else None
+    return Checkpoint(path, state, settings, classes, training)
+
+
+def checkpoint_content(
+    model: Segmentor, settings: Settings, classes: Classes, iteration: int, training: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What a checkpoint file holds; see the top of this file."""
+    state = {weights.to_original(name): value.detach().cpu() for name, value in model.trained_state().items()}
+    if model.settings.tune == "full":  # the original expects it, though nothing ever reads it
+        state["backbone.mask_token"] = torch.zeros(1, model.backbone.width)
+    names, colors = list(classes.names), [list(color) for color in classes.colors]
+    content: dict[str, Any] = {
+        "meta": {"iter": iteration, "dataset_meta": {"classes": names, "palette": colors}},
+        "state_dict": state,
+        "rein": {"settings": settings.model_dump(mode="json"), "classes": {"names": names, "colors": colors}},
+    }
+    if training is not None:
+        content["training"] = dict(training)
+    return content
+
+
+def settings_for(checkpoint: Checkpoint, given: Settings | None) -> Settings:
+    """Settings to use with a checkpoint: as given, its own, or those of the one preset that fits.
+
+    Raises:
+        ReinError: an original checkpoint that several presets fit, or none, lists them.
+    """
+    if given is not None:
+        return given
+    if checkpoint.settings is not None:
+        return checkpoint.settings
+    facts = weights.recognise_head(checkpoint.state, str(checkpoint.path))
+    fitting = [name for name in preset_names() if _fits(build_settings(read_preset(name)), facts)]
+    if not fitting:
+        raise ReinError(
+            f"'{checkpoint.path}' ({facts.tune}, width {facts.width}, {facts.depth} adapted blocks, "
+            f"{facts.classes} classes) fits no preset.",
+            "Give the settings it was trained with: --config FILE.toml",
+        )
+    candidates = {_model_facts(build_settings(read_preset(name))) for name in fitting}
+    if len(candidates) > 1:
+        raise ReinError(
+            f"'{checkpoint.path}' does not say which setting it was trained in; it fits {', '.join(fitting)}.",
+            "Say which: --preset NAME",
+            usage=True,
+        )
+    return build_settings(read_preset(fitting[0]))
+
+
+def _model_facts(settings: Settings) -> tuple[Any, ...]:
+    return settings.model, settings.data.augment.crop, settings.test
+
+
+def _fits(settings: Settings, facts: weights.HeadFacts) -> bool:
+    model = settings.model
+    if model.backbone.name not in FAMILIES and model.backbone.name != "vit":
+        return False
+    family = family_of(model.backbone)
+    rein = model.tune == "rein"
+    return (
+        model.tune == facts.tune
+        and family.width == facts.width
+        and facts.classes == len(CITYSCAPES)
+        and (not rein or (family.depth == facts.depth and model.adapter.rank == facts.rank))
+        and (not rein or model.adapter.link_features == facts.link_features)
+        and model.head.channels == facts.channels
+    )
+
+
+def load_trained(model: Segmentor, checkpoint: Checkpoint) -> None:
+    """Load adapters and head (and a trained backbone), strictly.
+
+    Raises:
+        ReinError: another number of classes, another backbone, or tensors that do not fit.
+    """
+    path, facts = checkpoint.path, weights.recognise_head(checkpoint.state, str(checkpoint.path))
+    if facts.classes != model.classes:
+        raise ReinError(
+            f"'{path}' was trained for {facts.classes} classes, but the settings have {model.classes}.",
+            "Give the settings it was trained with (--preset or --config).",
+        )
+    if facts.width != model.backbone.width:
+        raise ReinError(
+            f"'{path}' was trained on a backbone of width {facts.width}, but '{model.backbone.settings.name}' "
+            f"has {model.backbone.width}.",
+            "Give the preset it was trained with.",
+        )
+    hint = "Give the preset it was trained with; see: rein presets"
+    parts = model.trained_modules()
+    expected = torch.nn.ModuleDict(parts)  # what is expected is what the model declares as trained, no more
+    weights.load_strict(expected, checkpoint.state, f"The checkpoint '{path}'", hint)
+
+
+def build_model(settings: Settings, classes: int) -> Segmentor:
+    """The model of these settings, with fresh weights."""
+    patch, crop = settings.model.backbone.patch_size, settings.data.augment.crop
+    if crop % patch:
+        raise ReinError(
+            f"data.augment.crop {crop} is not a multiple of the patch size {patch}.",
+            "Choose a multiple.",
+            usage=True,
+        )
+    return Segmentor(settings.model, classes, crop // patch)

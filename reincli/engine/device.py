@@ -1,0 +1,74 @@
+"""Devices and arithmetic."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from reincli.errors import ReinError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_device(name: str) -> torch.device:
+    """'auto', 'cpu', 'cuda' or 'cuda:1' -> a device that is there.
+
+    Raises:
+        ReinError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise ReinError(f"No device is called '{name}'.", "Use auto, cpu, cuda or cuda:1.", usage=True)
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ReinError(
+            f"Device '{name}' was asked for, but PyTorch {torch.__version__} sees no CUDA device.",
+            "Use --device cpu, or install a CUDA build of PyTorch and check nvidia-smi.",
+        )
+    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
+        raise ReinError(
+            f"Device '{name}' was asked for, but there are {torch.cuda.device_count()} CUDA devices (from 0)."
+        )
+    return torch.device(name)
+
+
+def has_amx() -> bool:
+    """Whether this CPU multiplies bf16 matrices in tiles (AMX): there bf16 is several times as fast as fp32."""
+    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(probe and probe())
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """'auto' -> what the device does well: bf16 on CUDA (fp16 before Ampere) and on CPUs with AMX, else fp32.
+
+    Raises:
+        ReinError: the device cannot do what was asked for.
+    """
+    if name == "auto":
+        if device.type == "cuda":
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        return "bf16" if has_amx() else "fp32"
+    if name not in DTYPES:
+        raise ReinError(f"No precision is called '{name}'.", "Use auto, fp32, bf16 or fp16.", usage=True)
+    if name == "fp16" and device.type == "cpu":
+        raise ReinError("Precision fp16 needs a GPU.", "Use --precision bf16 or fp32 on the CPU.", usage=True)
+    return name
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Mixed precision around a forward pass; nothing for fp32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+def peak_memory(device: torch.device) -> int:
+    """Largest memory use so far in bytes: of the device, or of this process on the CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
