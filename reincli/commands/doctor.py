@@ -1,0 +1,177 @@
+"""`rein doctor`: what this machine has, and which data and weights are in place."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from reincli.commands.console import note, result, table
+from reincli.config import DataSettings
+from reincli.errors import ReinError
+
+PACKAGES = (
+    "reincli",
+    "torch",
+    "torchvision",
+    "timm",
+    "opencv-python-headless",
+    "opencv-python",
+    "numpy",
+    "safetensors",
+    "xformers",
+)
+MAIN_SPLITS = ("train", "val")
+"""A dataset is ready where those of its splits that exist in its layout are complete."""
+
+
+@dataclass(frozen=True)
+class DatasetState:
+    """One dataset: images by complete split, and what is wrong with the first that is not."""
+
+    name: str
+    ready: bool
+    splits: dict[str, int]
+    problem: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class WeightState:
+    """One weights file: how large it is, None where it is not there, and what brings it."""
+
+    what: str
+    file: str
+    size: int | None
+    remedy: str
+
+
+def run(*, as_json: bool = False) -> None:
+    """Print versions, devices, precision, datasets and weights, as tables or as one JSON object."""
+    report: dict[str, Any] = {"versions": versions(), **devices()}
+    data, weights = datasets(Path(DataSettings().root)), weight_files(Path("checkpoints"))
+    if as_json:
+        report |= {"datasets": [asdict(each) for each in data], "weights": [asdict(each) for each in weights]}
+        result(json.dumps(report, indent=2))
+        return
+    table(("package", "version"), report["versions"].items(), title="Versions")
+    rows = [(each["name"], each["is"], each["precision"]) for each in report["devices"]]
+    table(("device", "what it is", "auto precision"), rows, title="Devices")
+    result(f"--device auto takes {report['device']}, --precision auto takes {report['precision']}.\n")
+    _listing("Datasets under data/", [(each.name, *_dataset_lines(each)) for each in data])
+    _listing("Weights", [(each.what, *_weights_lines(each)) for each in weights])
+    note("A dataset or file that no job of yours needs may be missing.")
+
+
+def versions() -> dict[str, str]:
+    """Python, the packages that are installed, and what torch was built for; name -> version."""
+    import torch
+
+    found = {"python": platform.python_version(), "platform": platform.platform(terse=True)}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    found["torch"] = torch.__version__  # with the build, for example 2.13.0+cpu
+    found["cuda"] = torch.version.cuda or "none (a CPU build of torch)"
+    return found
+
+
+def devices() -> dict[str, Any]:
+    """`devices`: each with name, description and the precision that `auto` picks on it; what `auto` picks."""
+    import torch
+
+    from reincli.engine.device import pick_device, pick_precision
+
+    names = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    found = []
+    for name in names:
+        device = pick_device(name)
+        found.append({"name": name, "is": _describe(device), "precision": pick_precision("auto", device)})
+    chosen = pick_device("auto")
+    return {"devices": found, "device": str(chosen), "precision": pick_precision("auto", chosen)}
+
+
+def _describe(device: Any) -> str:
+    import torch
+
+    if device.type == "cuda":
+        facts = torch.cuda.get_device_properties(device)
+        return f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB"
+    from reincli.engine.device import has_amx
+
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{usable} cores, {torch.get_num_threads()} threads{', AMX' if has_amx() else ''}"
+
+
+def datasets(root: Path) -> list[DatasetState]:
+    """State of each built-in dataset under the data root."""
+    from reincli.data.sources import DATASETS
+
+    return [dataset_state(name, DataSettings(root=str(root))) for name in DATASETS]
+
+
+def dataset_state(name: str, data: DataSettings) -> DatasetState:
+    """Which labelled splits of one dataset are complete."""
+    from reincli.data.sources import find_samples, splits_of
+
+    complete, trouble = {}, None
+    for split, folders in splits_of(name, data).items():
+        if any(each.labels is None for each in folders):
+            continue  # without labels there is nothing to train or score on
+        try:
+            complete[split] = len(find_samples(f"{name}:{split}", data))
+        except ReinError as error:
+            if split in MAIN_SPLITS:
+                trouble = trouble or error
+    message, hint = (trouble.message, trouble.hint) if trouble else ("", "")
+    return DatasetState(name, trouble is None, complete, message, hint)
+
+
+def weight_files(folder: Path) -> list[WeightState]:
+    """The usual weights: raw backbones, converted ones that are there, and the released adapters and head."""
+    from reincli.model.backbones import FAMILIES
+
+    found = []
+    for name, family in FAMILIES.items():
+        path = folder / family.file
+        found.append(WeightState(f"{name}, raw", str(path), _size(path), f"Download {family.address}"))
+    for path in sorted(folder.glob("*_converted*.pth")):
+        found.append(WeightState("converted", str(path), _size(path), ""))
+    path = folder / "dinov2_rein_and_head.pth"
+    remedy = "Put the released checkpoint here, or train one: rein train --preset gta2citys"
+    found.append(WeightState("adapters and head", str(path), _size(path), remedy))
+    return found
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
+
+
+def _dataset_lines(state: DatasetState) -> list[str]:
+    complete = ", ".join(f"{split} {count:,}" for split, count in state.splits.items())
+    if state.ready:
+        return [f"{complete} images"]
+    return [f"{complete} images, but not all: {state.problem}" if complete else state.problem, state.remedy]
+
+
+def _weights_lines(state: WeightState) -> list[str]:
+    if state.size is None:
+        return [f"not there: {state.file}", state.remedy]
+    return [f"{state.file}, {state.size / 1e6:,.0f} MB"]
+
+
+def _listing(title: str, entries: list[tuple[str, ...]]) -> None:
+    """Names at the left, lines of text at the right; too long for the cells of a table."""
+    indent = max(len(name) for name, *_ in entries) + 4
+    result(title)
+    for name, first, *more in entries:
+        result(f"  {name:{indent - 2}}{first}")
+        for line in more:
+            result(" " * indent + line)
+    result("")

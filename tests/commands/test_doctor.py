@@ -1,0 +1,70 @@
+"""`rein doctor`: tells what is there and what brings the rest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reincli.commands import doctor
+from reincli.config import DataSettings
+from reincli.data.images import write_png
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def gta_pair(name, *, labelled=True):
+    write_png(Path("data/gta/images", f"{name}.png"), np.zeros((4, 6, 3), np.uint8))
+    if labelled:
+        write_png(Path("data/gta/labels", f"{name}_labelTrainIds.png"), np.zeros((4, 6), np.uint8))
+
+
+def test_a_bare_machine(capsys):
+    doctor.run()
+    out = capsys.readouterr().out
+    for expected in (
+        "torch",
+        "cpu",
+        "cityscapes",
+        "rein prepare-data gta",
+        "dinov2_vitl14_pretrain.pth",
+        "https://",
+    ):
+        assert expected in out
+    assert "--precision auto takes" in out
+
+
+def test_json_says_the_same(capsys):
+    gta_pair("00001")
+    Path("checkpoints").mkdir()
+    Path("checkpoints/dinov2_converted.pth").write_bytes(b"123")
+    doctor.run(as_json=True)
+    report = json.loads(capsys.readouterr().out)
+    assert report["versions"]["python"].startswith("3.")
+    assert report["devices"][0]["name"] == "cpu"
+    assert report["devices"][0]["precision"] in ("fp32", "bf16")
+    assert report["device"]
+    by_name = {each["name"]: each for each in report["datasets"]}
+    assert by_name["gta"]["ready"]
+    assert by_name["gta"]["splits"] == {"train": 1}
+    assert not by_name["cityscapes"]["ready"]
+    assert "cityscapes" in by_name["cityscapes"]["problem"]
+    files = {each["file"]: each for each in report["weights"]}
+    assert files["checkpoints/dinov2_converted.pth"]["size"] == 3
+    assert files["checkpoints/dinov2_vitl14_pretrain.pth"]["size"] is None
+    assert "https://" in files["checkpoints/dinov2_vitl14_pretrain.pth"]["remedy"]
+
+
+def test_an_unprepared_dataset_names_the_command_that_prepares_it():
+    gta_pair("00001")
+    gta_pair("00002", labelled=False)
+    state = doctor.dataset_state("gta", DataSettings())
+    assert not state.ready
+    assert "1 of 2 images" in state.problem
+    assert "rein prepare-data gta" in state.remedy
