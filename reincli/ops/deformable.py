@@ -138,7 +138,7 @@ class _SparseProduct(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         values, *entries = ctx.saved_tensors
         grad = grads[0].contiguous()
         values_turned = values.t().contiguous()

@@ -1,0 +1,78 @@
+"""`rein convert-weights`: fit raw foundation weights to a patch and image size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reincli.commands import console
+from reincli.engine.checkpoint import CHECKPOINTS, read_file, write_file
+from reincli.errors import ReinError, nearest
+from reincli.model import weights
+from reincli.model.backbones import FAMILIES
+
+DEFAULT_SOURCE = FAMILIES["dinov2_l"]
+
+
+def run(
+    source: Path | None,
+    target: Path | None,
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    patch: int = 16,
+    kind: str | None = None,
+    force: bool = False,
+) -> None:
+    """Read, resample, write.
+
+    Raises:
+        ReinError: source missing or not what it should be, sizes that the patch does not divide, target there.
+    """
+    source = source or CHECKPOINTS / DEFAULT_SOURCE.file
+    height = height or 512
+    width = width or height
+
+    def nearest_multiple(side: int) -> int:
+        return max(1, round(side / patch)) * patch
+
+    if height % patch or width % patch:
+        raise ReinError(
+            f"A size of {width}x{height} (width x height) does not divide into patches of {patch}.",
+            f"Take multiples of {patch}, for example {nearest_multiple(width)}x{nearest_multiple(height)}.",
+            usage=True,
+        )
+    if not source.exists():
+        raise ReinError(
+            f"There are no raw weights at '{source}'.",
+            f"Download {DEFAULT_SOURCE.address} to {CHECKPOINTS / DEFAULT_SOURCE.file}, or name your file.",
+        )
+    state = weights.plain_backbone(weights.unwrap(read_file(source)))
+    facts = weights.recognise_backbone(state, str(source))
+    if kind is not None and kind not in (facts.name, *(["vit"] if kind == "vit" else [])):
+        raise ReinError(
+            f"'{source}' is {facts.name}, not {kind}.",
+            "Leave --kind out: the file tells." if kind in FAMILIES else nearest(kind, FAMILIES),
+            usage=True,
+        )
+    target = target or CHECKPOINTS / default_name(facts.name, height, width)
+    if target.resolve() == source.resolve():
+        raise ReinError(
+            f"Source and target are the same file, '{source}'.", "Name another target.", usage=True
+        )
+    if target.exists() and not force:
+        raise ReinError(
+            f"'{target}' is there already.", "Overwrite it with --force, or name another.", usage=True
+        )
+    grid = (height // patch, width // patch)
+    converted = weights.convert_backbone(state, grid, patch, facts.grid)
+    write_file(target, converted)
+    console.result(
+        f"{target}: {facts.name}, patch {facts.patch} -> {patch}, positions {facts.grid[0]}x{facts.grid[1]} -> "
+        f"{grid[0]}x{grid[1]} (input {width}x{height})"
+    )
+
+
+def default_name(kind: str, height: int, width: int) -> str:
+    """File name of converted weights: the original's for the large model, else named after the family."""
+    stem = "dinov2_converted" if kind == "dinov2_l" else f"{kind}_converted"
+    return f"{stem}.pth" if (height, width) == (512, 512) else f"{stem}_{height}x{width}.pth"
