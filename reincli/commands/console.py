@@ -163,6 +163,7 @@ def _bar(console: Console, description: str, total: int) -> Iterator[Advance]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
         console=console,
+        redirect_stdout=sys.stdout.isatty(),  # results that go to a file or a pipe stay out of the bar
     )
     with bar:
         task = bar.add_task(description, total=total, note="")

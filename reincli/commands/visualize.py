@@ -18,6 +18,7 @@ from reincli.errors import ReinError
 
 if TYPE_CHECKING:
     import numpy as np
+
     from reincli.engine.predict import Predictor
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
