@@ -7,7 +7,6 @@ nor an interruption changes what a run sees.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cv2
@@ -17,6 +16,7 @@ from torch.utils.data import Dataset
 
 from reincli.config import AugmentSettings, Settings, parse_size, test_size
 from reincli.data import transforms
+from reincli.data.check import FileReport, count_values, inspect_all, undeclared_values
 from reincli.data.images import read_image, read_label
 from reincli.data.labels import IGNORE
 from reincli.data.layouts import DATASETS
@@ -45,16 +45,10 @@ def load_label(sample: Sample, table: np.ndarray) -> np.ndarray:
     if sample.label is None:
         raise ReinError(f"The image '{sample.image}' has no label.", "Choose a split with labels.")
     stored = read_label(sample.label)
-    undeclared = _undeclared(stored, table)
+    undeclared = undeclared_values(count_values(stored), table)
     if undeclared:
         raise ReinError(_complaint(sample, undeclared, table) + ".", _value_hint(sample))
     return cv2.LUT(stored, np.where(table == UNDECLARED, IGNORE, table).astype(np.uint8))
-
-
-def _undeclared(stored: np.ndarray, table: np.ndarray) -> list[int]:
-    """Stored values that the table does not know, ascending."""
-    present = np.flatnonzero(cv2.calcHist([stored], [0], None, [256], [0, 256]).ravel())
-    return [int(value) for value in present if table[value] == UNDECLARED]
 
 
 def _complaint(sample: Sample, values: Sequence[int], table: np.ndarray) -> str:
@@ -214,38 +208,28 @@ def check_labels(
     """
     faults: list[str] = []
     hint = ""
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            found = pool.map(lambda sample: _fault(sample, tables[sample.dataset]), samples)
-            for sample, fault in zip(samples, found, strict=True):
-                if fault:
-                    hint = hint or _value_hint(sample)
-                    faults.append(fault)
-                if on_file is not None:
-                    on_file()
-                if len(faults) == CHECK_LIMIT:
-                    break
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    reports = inspect_all(samples, tables, threads=threads)
+    for report in reports:
+        fault = _fault(report, tables[report.sample.dataset])
+        if fault:
+            hint = hint or _value_hint(report.sample)
+            faults.append(fault)
+        if on_file is not None:
+            on_file()
+        if len(faults) == CHECK_LIMIT:
+            break
+    reports.close()
     if faults:
         raise ReinError("; ".join(faults) + ".", hint)
 
 
-def _fault(sample: Sample, table: np.ndarray) -> str | None:
-    """What is wrong with a sample's label, or None."""
-    try:
-        if sample.label is None:
-            return f"The image '{sample.image}' has no label"
-        stored = read_label(sample.label)
-        undeclared = _undeclared(stored, table)
-        if undeclared:
-            return _complaint(sample, undeclared, table)
-        size = read_image(sample.image).shape[:2]
-    except ReinError as error:
-        return error.message.removesuffix(".")
-    if size != stored.shape:
-        return (
-            f"The label '{sample.label}' is {stored.shape[1]}x{stored.shape[0]}, "
-            f"its image is {size[1]}x{size[0]}"
-        )
+def _fault(report: FileReport, table: np.ndarray) -> str | None:
+    """What is wrong with a pair, or None."""
+    if report.unreadable:
+        return report.unreadable
+    if report.undeclared:
+        return _complaint(report.sample, report.undeclared, table)
+    if report.mismatched:
+        (height, width), (label_height, label_width) = report.image_size, report.label_size
+        return f"The label '{report.sample.label}' is {label_width}x{label_height}, its image is {width}x{height}"
     return None

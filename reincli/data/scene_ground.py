@@ -37,7 +37,7 @@ def draw_street(rng: Rng) -> Street:
     left = -(own + 0.5) * LANE - rng.uniform(0, 2.2)
     right = (lanes - own - 0.5) * LANE + rng.uniform(0, 2.2)
     rails = None
-    if rng.random() < 0.3:
+    if rng.random() < 0.42:
         rails = (left - 3.4, left) if rng.random() < 0.5 else (right, right + 3.4)
     return Street(
         left=left - (3.4 if rails and rails[1] == left else 0),

@@ -106,15 +106,29 @@ def _walk(folder: str, prefix: str, suffix: str) -> Iterator[str]:
                 yield from _walk(entry.path, f"{prefix}{entry.name}/", suffix)
 
 
-def find_pairs(folders: Folders, root: Path, dataset: str, *, with_labels: bool = True) -> Pairs:
+def find_pairs(
+    folders: Folders,
+    root: Path,
+    dataset: str,
+    *,
+    with_labels: bool = True,
+    labels_root: Path | None = None,
+) -> Pairs:
     """List one pair of folders; nothing but a missing folder is an error.
+
+    Args:
+        folders: the pair.
+        root: what their images, and labels, are relative to.
+        dataset: name for samples and errors.
+        with_labels: False: the label folder is not looked at.
+        labels_root: what the labels are relative to, if not `root`.
 
     Raises:
         ReinError: a folder is missing; the hint says what brings it.
     """
     images = root / folders.images
     if not images.is_dir():
-        raise _missing_folder(folders.images, root, dataset)
+        raise missing_folder(folders.images, root, dataset)
     names = list_files(images, folders.image_suffix)
     if folders.labels == folders.images:  # in one folder the images' suffix may end the labels' names too
         own = folders.image_suffix
@@ -122,14 +136,15 @@ def find_pairs(folders: Folders, root: Path, dataset: str, *, with_labels: bool 
         names = [name for name in names if not (longer and name.endswith(longer))]
     if folders.listed is not None:
         names = _only_listed(names, root / folders.listed, folders.image_suffix)
-    labels = _labels(folders, root, dataset) if with_labels and folders.labels is not None else {}
+    labels_at = labels_root or root
+    labels = _labels(folders, labels_at, dataset) if with_labels and folders.labels is not None else {}
     samples, without_label = [], []
     for name in names:
         key = _key(name, folders.image_suffix, folders.prefixes[0])
         label = labels.get(key)
         if label is None:
             without_label.append(name)
-        path = None if label is None else root / str(folders.labels) / label
+        path = None if label is None else labels_at / str(folders.labels) / label
         samples.append(Sample(images / name, path, dataset, folders.domain, folders.base + name))
     keys = {_key(name, folders.image_suffix, folders.prefixes[0]) for name in names}
     without_image = [] if folders.listed else [label for key, label in labels.items() if key not in keys]
@@ -146,7 +161,7 @@ def _labels(folders: Folders, root: Path, dataset: str) -> dict[str, str]:
     """Labels by key; of two suffixes the first wins."""
     tree = root / str(folders.labels)
     if not tree.is_dir():
-        raise _missing_folder(str(folders.labels), root, dataset)
+        raise missing_folder(str(folders.labels), root, dataset)
     found: dict[str, str] = {}
     for suffix in folders.label_suffixes:
         others = tuple(s for s in folders.label_suffixes if s != suffix and s.endswith(suffix))
@@ -240,7 +255,7 @@ def _hint(dataset: str, root: Path, *, prepare: bool = False) -> str:
     return f"Get it from {HOMES[dataset]}, unpack it to '{root}', then: {command}"
 
 
-def _missing_folder(folder: str, root: Path, dataset: str) -> ReinError:
+def missing_folder(folder: str, root: Path, dataset: str) -> ReinError:
     """The error for a folder that is not there; a root one level too high or too low is recognised."""
     message = f"'{dataset}' is not in place: there is no folder '{root / folder}'."
     if root.is_dir():
@@ -248,10 +263,10 @@ def _missing_folder(folder: str, root: Path, dataset: str) -> ReinError:
             below = next((e.name for e in entries if e.is_dir() and (Path(e.path) / folder).is_dir()), None)
         if below is not None:
             return ReinError(
-                message, f"It lies one level deeper, in '{root / below}': move it up or link it."
+                message, f"It lies one level deeper, in '{root / below}': give that folder, or move it up."
             )
     if (root.parent / folder).is_dir():
-        hint = f"It lies one level higher: give the folder above '{root.parent}' as data root, or link it."
+        hint = f"It lies one level higher, in '{root.parent}': that is the dataset's folder."
         return ReinError(message, hint)
     prepared = folder.startswith(("cityscapes_trainIdLabel", "half"))
     return ReinError(message, _hint(dataset, root, prepare=prepared))
