@@ -133,12 +133,9 @@ def _examples(*lines: str) -> str:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import PackageNotFoundError, version
+        from reincli import __version__
 
-        try:
-            typer.echo(f"rein {version('reincli')}")
-        except PackageNotFoundError:
-            typer.echo("rein, not installed (run from its source folder)")
+        typer.echo(f"rein {__version__}")
         raise typer.Exit
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import reincli
 from reincli.cli import app
 from reincli.errors import ReinError
 
@@ -80,7 +81,7 @@ def test_importing_the_app_takes_neither_numpy_nor_rich_nor_pydantic():
 
 
 def test_version():
-    assert rein("--version").output.startswith("rein")
+    assert rein("--version").output == f"rein {reincli.__version__}\n"
 
 
 def test_python_dash_m():

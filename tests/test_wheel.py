@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from reincli import __version__
 from reincli.config import preset_names
 
 SOURCE = Path(__file__).parents[1]
@@ -60,7 +61,8 @@ def test_runs_from_where_it_was_installed(wheel, tmp_path):
     listed = rein("presets")
     assert all(name in listed for name in preset_names())
     assert 'name = "gta2citys"' in rein("presets", "gta2citys")
-    assert rein("--version").startswith("rein 0.")
+    assert rein("--version") == f"rein {__version__}\n"
+    assert wheel.name.startswith(f"reincli-{__version__}-")
 
 
 def test_licence_is_the_unmodified_text():

@@ -171,9 +171,11 @@ def find_pictures(
         for file, name in images:
             found.setdefault(file.resolve(), (file, name))
     if not found:
-        what = f"'*{suffix}'" if suffix else "image"
+        limits = "".join(
+            f" {word} '{value}'" for word, value in (("ending with", suffix), ("matching", match)) if value
+        )
         raise ReinError(
-            f"No {what} was found at {', '.join(repr(text) for text in inputs)}.",
+            f"No image{limits} was found at {', '.join(repr(text) for text in inputs)}.",
             f"Expected an image, a folder or a glob; images end with {', '.join(IMAGE_SUFFIXES)}.",
             usage=True,
         )

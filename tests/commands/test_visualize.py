@@ -88,8 +88,8 @@ def test_suffix_and_match_choose_within_folders():
     assert targets(["drive"], suffix="_rgb.png") == ["fog/a_rgb.png", "night/b_rgb.png"]
     assert targets(["drive"], match="fog/*") == ["fog/a_depth.png", "fog/a_rgb.png"]
     assert targets(["drive"], match="b_*") == ["night/b_rgb.png"]
-    with pytest.raises(ReinError, match=r"_left\.png"):
-        targets(["drive"], suffix="_left.png")
+    with pytest.raises(ReinError, match=r"ending with '_left\.png' matching 'fog\*' was found at 'drive'"):
+        targets(["drive"], suffix="_left.png", match="fog*")
 
 
 def test_globs_keep_what_is_below_the_fixed_part():
