@@ -23,8 +23,6 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -157,31 +155,31 @@ def _bar(console: Console, description: str, total: int) -> Iterator[Advance]:
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        _RateColumn(),
-        TimeElapsedColumn(),
-        TextColumn("eta"),
-        TimeRemainingColumn(),
+        _PaceColumn(),
         TextColumn("{task.fields[note]}", markup=False),
         console=console,
+        refresh_per_second=4,
         redirect_stdout=sys.stdout.isatty(),  # results that go to a file or a pipe stay out of the bar
     )
     with bar:
-        task = bar.add_task(description, total=total, note="")
+        task = bar.add_task(description, total=total, note="", at=0.0)
 
         def advance(n: int = 1, note: str = "") -> None:
-            bar.update(task, advance=n)
+            bar.update(task, advance=n, at=bar.tasks[0].elapsed)
             if note:
                 bar.update(task, note=note)
 
         yield advance
 
 
-class _RateColumn(ProgressColumn):
-    """How many a second."""
+class _PaceColumn(ProgressColumn):
+    """Rate and time left over the whole of the task: steady, and known from the first one done."""
 
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(_rate(speed) if speed else "", style="progress.data.speed")
+        seconds = (
+            task.fields["at"] if task.completed else task.elapsed
+        )  # at the last advance: steady between two
+        return Text(_pace(int(task.completed), int(task.total or 0), seconds or 0.0), style="cyan")
 
 
 class _PlainLines:
@@ -205,18 +203,10 @@ class _PlainLines:
 
     def _show(self) -> None:
         now = time.monotonic()
-        seconds = now - self.start
-        parts = [f"{self.done}/{self.total}"]
-        if seconds > 0 and self.done:
-            speed = self.done / seconds
-            parts.append(_rate(speed))
-            if self.done < self.total:
-                parts.append(f"{duration((self.total - self.done) / speed)} left")
-            else:
-                parts.append(f"took {duration(seconds)}")
+        parts = [f"{self.done}/{self.total}", _pace(self.done, self.total, now - self.start)]
         if self.note:
             parts.append(self.note)
-        self.console.print(f"{self.description}: " + ", ".join(parts), soft_wrap=True)
+        self.console.print(f"{self.description}: " + ", ".join(filter(None, parts)), soft_wrap=True)
         self.shown_at, self.shown = now, self.done
 
 
@@ -230,6 +220,15 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _pace(done: int, total: int, seconds: float) -> str:
+    """'3.2/s, 42 s left'; at the end '3.2/s, took 1 min 05 s'; while nothing is done, how long it has been."""
+    if not done or seconds <= 0:
+        return duration(seconds) if seconds >= 1 else ""
+    speed = done / seconds
+    rest = f"{duration((total - done) / speed)} left" if done < total else f"took {duration(seconds)}"
+    return f"{_rate(speed)}, {rest}"
 
 
 def _rate(speed: float) -> str:

@@ -88,6 +88,7 @@ def test_bar_on_a_terminal_with_notes_above(monkeypatch):
         advance()
     text = screen.getvalue()
     assert "2/2" in text
+    assert "took" in text
     assert "mIoU [41]" in text
     assert "a remark\n" in text
 
@@ -114,3 +115,18 @@ def test_duration_never_shows_sixty(seconds):
 )
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+@given(st.integers(0, 500), st.integers(0, 500), st.floats(0, 1e5))
+def test_pace_at_any_moment(done, more, seconds):
+    text = console._pace(done, done + more, seconds)
+    assert ("left" in text) == bool(done and more and seconds)
+    assert ("took" in text) == bool(done and not more and seconds)
+
+
+def test_pace_reads_well():
+    assert console._pace(0, 9, 0.2) == ""
+    assert console._pace(0, 9, 12) == "12 s"
+    assert console._pace(1, 9, 5) == "5.0 s each, 40 s left"
+    assert console._pace(90, 100, 3) == "30/s, 0.3 s left"
+    assert console._pace(100, 100, 65) == "1.5/s, took 1 min 05 s"
