@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from reincli.errors import ReinError
 
 NOTHING_TO_CONVERT = ("urbansyn", "bdd100k")
 """Datasets whose labels are class indices as they come."""
+WORTH_PROCESSES = 200
+"""Polygon files from which on new processes are worth their start of a second or two."""
 POLYGONS, LABEL_IDS, TRAIN_IDS = "_gtFine_polygons.json", "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
 _PNG_END, _JPEG_END = b"IEND\xae\x42\x60\x82", b"\xff\xd9"
 
@@ -166,7 +168,7 @@ def run_jobs(jobs: Sequence[Job], *, workers: int = 1, force: bool = False) -> I
 
     Args:
         jobs: of `plan`.
-        workers: processes; 1: this one.
+        workers: files worked on at a time.
         force: write also what is there.
 
     Raises:
@@ -178,15 +180,22 @@ def run_jobs(jobs: Sequence[Job], *, workers: int = 1, force: bool = False) -> I
             yield Outcome(job, "kept")
         else:
             todo.append(job)
-    if workers <= 1 or len(todo) < 2 * workers:
+    if workers <= 1:
         yield from map(_do, todo)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
+    with _pool(todo, workers) as pool:
         try:
-            yield from pool.map(_do, todo, chunksize=max(1, min(16, len(todo) // (4 * workers))))
+            yield from pool.map(_do, todo, chunksize=8)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _pool(jobs: Sequence[Job], workers: int) -> Executor:
+    """Threads, as OpenCV decodes and encodes outside of the interpreter's lock; processes for many polygons."""
+    if sum(job.form == "polygons" for job in jobs) < WORTH_PROCESSES:
+        return ThreadPoolExecutor(workers)
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, context, initializer=_one_thread)
 
 
 def _one_thread() -> None:

@@ -220,7 +220,10 @@ def test_a_label_cut_short_is_written_again_and_force_writes_all(tmp_path: Path)
     assert not is_whole(tmp_path / "nowhere.png")
 
 
-def test_workers_do_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [False, True])
+def test_workers_do_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: bool) -> None:
+    if processes:
+        monkeypatch.setattr("reincli.data.prepare.WORTH_PROCESSES", 0)
     for i in range(8):
         palette_png(tmp_path / f"labels/{i}.png", np.roll(ids(35), i))
     outcomes = list(run_jobs(plan("gta", tmp_path), workers=2))
