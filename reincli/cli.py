@@ -6,7 +6,6 @@ Nothing heavy is imported here, so that `rein --help` answers at once: torch alo
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -202,7 +201,7 @@ def prepare_data(
             dataset,
             root,
             out=out,
-            workers=workers or os.cpu_count() or 1,
+            workers=workers,
             check=check,
             force=force,
             as_json=as_json,

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from reincli.cli import app
 from reincli.commands.presets import published
 from reincli.config import build_settings, load_settings, preset_names, tomllib
+from reincli.data.layouts import DATASETS
 from reincli.model import backbones
 
 SOURCE = Path(__file__).parents[1]
@@ -48,7 +49,9 @@ def rein_commands() -> list[tuple[str, str]]:
 
 
 def score_table() -> dict[str, list[str]]:
-    rows = re.findall(r"^\| `([^`]+)` \|(.*)\|$", (SOURCE / "README.md").read_text("utf-8"), re.M)
+    """Cells of the table of settings, by preset."""
+    section = (SOURCE / "README.md").read_text("utf-8").split("## Settings")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `([^`]+)` \|(.*)\|$", section, re.M)
     return {name: [cell.strip() for cell in cells.split("|")] for name, cells in rows}
 
 
@@ -68,6 +71,11 @@ def _no_command_runs(monkeypatch):
 def test_every_command_parses(page, line):
     result = CliRunner().invoke(app, shlex.split(line)[1:])
     assert result.exit_code == 0, f"{page}: {line}\n{result.output}"
+
+
+def test_every_dataset_is_listed():
+    section = (SOURCE / "README.md").read_text("utf-8").split("## Data")[1].split("\n## ")[0]
+    assert re.findall(r"^\| `([^`]+)` \|", section, re.M) == list(DATASETS)
 
 
 def test_each_command_is_shown():
