@@ -176,6 +176,7 @@ def load_backbone(model: Segmentor, path: Path) -> list[str]:
             f"'{path}' holds {stored[0]}x{stored[1]} positions and patches of {facts.patch}: resampled to "
             f"{backbone.grid[0]}x{backbone.grid[1]} and {backbone.patch_size} (input {size})."
         )
+    state.pop("mask_token", None)  # for pretraining alone: nothing ever reads it here
     hint = "Convert it again from the raw file: rein convert-weights"
     weights.load_strict(backbone.body, state, f"The backbone '{path}'", hint)
     return notes
@@ -223,8 +224,6 @@ def checkpoint_content(
 ) -> dict[str, Any]:
     """What a checkpoint file holds; see the top of this file."""
     state = {weights.to_original(name): value.detach().cpu() for name, value in model.trained_state().items()}
-    if model.settings.tune == "full":  # the original expects it, though nothing ever reads it
-        state["backbone.mask_token"] = torch.zeros(1, model.backbone.width)
     names, colors = list(classes.names), [list(color) for color in classes.colors]
     content: dict[str, Any] = {
         "meta": {"iter": iteration, "dataset_meta": {"classes": names, "palette": colors}},
@@ -234,6 +233,23 @@ def checkpoint_content(
     if training is not None:
         content["training"] = dict(training)
     return content
+
+
+def original_content(model: Segmentor, classes: Classes, iteration: int) -> dict[str, Any]:
+    """A checkpoint with exactly the tensors that the original's has for this setting.
+
+    With adapters that is what was trained; without them the backbone is there too, and a mask token that
+    nothing reads.
+    """
+    state = model.trained_state()
+    if model.rein is None:
+        state |= {f"backbone.{name}": value for name, value in model.backbone.state_dict().items()}
+    renamed = {weights.to_original(name): value.detach().float().cpu() for name, value in state.items()}
+    if model.rein is None:
+        renamed["backbone.mask_token"] = torch.zeros(1, model.backbone.width)
+    colors = [list(color) for color in classes.colors]
+    meta = {"iter": iteration, "dataset_meta": {"classes": list(classes.names), "palette": colors}}
+    return {"meta": meta, "state_dict": renamed}
 
 
 def settings_for(checkpoint: Checkpoint, given: Settings | None) -> Settings:
@@ -254,8 +270,7 @@ def settings_for(checkpoint: Checkpoint, given: Settings | None) -> Settings:
             f"{facts.classes} classes) fits no preset.",
             "Give the settings it was trained with: --config FILE.toml",
         )
-    candidates = {_model_facts(build_settings(read_preset(name))) for name in fitting}
-    if len(candidates) > 1:
+    if len({_model_facts(build_settings(read_preset(name))) for name in fitting}) > 1:
         raise ReinError(
             f"'{checkpoint.path}' does not say which setting it was trained in; it fits {', '.join(fitting)}.",
             "Say which: --preset NAME",
@@ -264,8 +279,10 @@ def settings_for(checkpoint: Checkpoint, given: Settings | None) -> Settings:
     return build_settings(read_preset(fitting[0]))
 
 
-def _model_facts(settings: Settings) -> tuple[Any, ...]:
-    return settings.model, settings.data.augment.crop, settings.test
+def _model_facts(settings: Settings) -> str:
+    """What decides how a checkpoint is used; how it was trained does not."""
+    model, crop = settings.model, settings.data.augment.crop
+    return f"{model.backbone!r} {model.adapter!r} {model.head!r} {crop} {settings.test!r}"
 
 
 def _fits(settings: Settings, facts: weights.HeadFacts) -> bool:
@@ -275,7 +292,7 @@ def _fits(settings: Settings, facts: weights.HeadFacts) -> bool:
     family = family_of(model.backbone)
     rein = model.tune == "rein"
     return (
-        model.tune == facts.tune
+        model.tune in ((facts.tune, "frozen") if facts.tune == "full" else (facts.tune,))
         and family.width == facts.width
         and facts.classes == len(CITYSCAPES)
         and (not rein or (family.depth == facts.depth and model.adapter.rank == facts.rank))
@@ -285,7 +302,7 @@ def _fits(settings: Settings, facts: weights.HeadFacts) -> bool:
 
 
 def load_trained(model: Segmentor, checkpoint: Checkpoint) -> None:
-    """Load adapters and head (and a trained backbone), strictly.
+    """Load adapters and head, and the backbone where the checkpoint brings it, strictly.
 
     Raises:
         ReinError: another number of classes, another backbone, or tensors that do not fit.
@@ -303,8 +320,10 @@ def load_trained(model: Segmentor, checkpoint: Checkpoint) -> None:
             "Give the preset it was trained with.",
         )
     hint = "Give the preset it was trained with; see: rein presets"
-    parts = model.trained_modules()
-    expected = torch.nn.ModuleDict(parts)  # what is expected is what the model declares as trained, no more
+    parts = model.trained_modules()  # what is expected is what the model declares as trained, no more
+    if weights.holds_backbone(checkpoint.state):
+        parts["backbone"] = model.backbone
+    expected = torch.nn.ModuleDict(parts)
     weights.load_strict(expected, checkpoint.state, f"The checkpoint '{path}'", hint)
 
 

@@ -21,7 +21,7 @@ from reincli.engine import checkpoint as checkpoints
 from reincli.engine.device import DTYPES, autocast, pick_device, pick_precision
 from reincli.errors import ReinError
 from reincli.model.segmentor import Segmentor, class_maps
-from reincli.model.weights import half_precision
+from reincli.model.weights import half_precision, holds_backbone
 from reincli.ops.window import WindowAverage, resized_argmax, window_boxes
 
 
@@ -136,7 +136,7 @@ def load_predictor(
     classes = read.classes or classes_of(settings.data)
     model = checkpoints.build_model(settings, len(classes))
     notes = []
-    if not model.backbone_trains:
+    if not holds_backbone(read.state):
         path = checkpoints.find_backbone(settings, Path(backbone) if backbone else None)
         if path is None:
             raise ReinError(

@@ -248,6 +248,11 @@ def _looks_like(state: State) -> str:
     return f"its first tensor is '{first}'"
 
 
+def holds_backbone(state: State) -> bool:
+    """Whether a checkpoint (our names) brings the backbone along: the original's frozen and full ones do."""
+    return any(name.startswith("backbone.") for name in state)
+
+
 def grid_of(count: int, path: str = "", prefer: tuple[int, int] | None = None) -> tuple[int, int]:
     """The (h, w) of a position grid from the number of its cells: `prefer` if it fits, a square, or twice as wide.
 
@@ -292,8 +297,9 @@ class HeadFacts:
     """What a checkpoint of adapters and head was trained as, read from names and shapes (ours).
 
     Attributes:
-        tune: 'rein', 'frozen' or 'full'. classes: K. width: of the backbone it needs. depth: adapted blocks
-            (0 without adapters). tokens, rank: of the adapters. link_features: whether they give query features.
+        tune: 'rein', 'frozen' (head alone) or 'full' (with the backbone, trained or not).
+        classes: K. width: of the backbone it needs. depth: adapted blocks (0 without adapters).
+        tokens, rank: of the adapters. link_features: whether they give query features.
         channels: of the decoder. pixel_layers, decoder_layers: depths.
     """
 
@@ -324,9 +330,8 @@ def recognise_head(state: State, path: str) -> HeadFacts:
     bank = state.get("rein.tokens_a", state.get("rein.tokens"))
     queries = bank if bank is not None else state["mask_decoder.query_positions"]
     rank = state["rein.tokens_a"].shape[2] if "rein.tokens_a" in state else None
-    has_backbone = any(name.startswith("backbone.") for name in state)
     return HeadFacts(
-        tune="rein" if bank is not None else "full" if has_backbone else "frozen",
+        tune="rein" if bank is not None else "full" if holds_backbone(state) else "frozen",
         classes=state["mask_decoder.class_head.weight"].shape[0] - 1,
         width=state["pixel_decoder.lateral_conv.weight"].shape[1],
         depth=0 if bank is None else bank.shape[0],

@@ -1,0 +1,207 @@
+"""Reading and writing weights: safe, strict, whole; each way it can go wrong has its own words."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from reincli.engine import checkpoint as checkpoints
+from reincli.engine.predict import load_predictor
+from reincli.errors import ReinError
+from reincli.model import weights
+
+
+@pytest.fixture
+def files(tmp_path) -> Path:
+    chosen = tiny.settings()
+    tiny.write_backbone(tmp_path / "backbone.pth", chosen)
+    tiny.write_checkpoint(tmp_path / "head.pth", chosen)
+    return tmp_path
+
+
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (70, 90, 3), np.uint8)
+
+
+def test_a_checkpoint_and_its_backbone_predict(files):
+    predictor = load_predictor(
+        files / "head.pth", backbone=files / "backbone.pth", device="cpu", precision="fp32"
+    )
+    label = predictor.predict(image())
+    assert label.shape == (70, 90)
+    assert label.dtype == np.uint8
+    assert predictor.notes == []
+
+
+def test_safetensors_and_wrapped_backbones_are_the_same(files):
+    expected = load_predictor(files / "head.pth", backbone=files / "backbone.pth", device="cpu").predict(
+        image()
+    )
+    state = torch.load(files / "backbone.pth", weights_only=True)
+    checkpoints.write_file(files / "b.safetensors", state)
+    checkpoints.write_file(files / "wrapped.pth", {"model": {f"backbone.{k}": v for k, v in state.items()}})
+    for name in ("b.safetensors", "wrapped.pth"):
+        predictor = load_predictor(files / "head.pth", backbone=files / name, device="cpu")
+        np.testing.assert_array_equal(predictor.predict(image()), expected)
+
+
+def test_the_originals_form_is_read(files):
+    content = torch.load(files / "head.pth", weights_only=True)
+    del content["rein"]
+    checkpoints.write_file(files / "original.pth", content)
+    read = checkpoints.read_checkpoint(files / "original.pth")
+    assert read.settings is None
+    predictor = load_predictor(
+        files / "original.pth", backbone=files / "backbone.pth", settings=tiny.settings(), device="cpu"
+    )
+    assert predictor.predict(image()).shape == (70, 90)
+    with pytest.raises(ReinError, match="fits no preset"):
+        load_predictor(files / "original.pth", backbone=files / "backbone.pth", device="cpu")
+
+
+def test_backbone_missing(files):
+    with pytest.raises(ReinError, match=r"no weights file at '.*nowhere.pth'"):
+        load_predictor(files / "head.pth", backbone=files / "nowhere.pth", device="cpu")
+    with pytest.raises(ReinError, match="No weights of the backbone 'vit'"):
+        load_predictor(files / "head.pth", device="cpu")
+
+
+def test_backbone_of_another_size(files):
+    tiny.write_backbone(files / "wide.pth", tiny.settings("model.backbone.width=48"))
+    with pytest.raises(ReinError, match=r"width 48.*needs vit \(4 blocks of width 32\)"):
+        load_predictor(files / "head.pth", backbone=files / "wide.pth", device="cpu")
+
+
+def test_backbone_of_another_family(files):
+    checkpoints.write_file(files / "sam.pth", {"image_encoder.pos_embed": torch.zeros(1, 4, 4, 8)})
+    with pytest.raises(ReinError, match="looks like SAM"):
+        load_predictor(files / "head.pth", backbone=files / "sam.pth", device="cpu")
+
+
+def test_head_given_as_backbone_and_backbone_as_head(files):
+    content = torch.load(files / "head.pth", weights_only=True)["state_dict"]
+    checkpoints.write_file(
+        files / "h.pth", {k: v for k, v in content.items() if k.startswith("decode_head.")}
+    )
+    with pytest.raises(ReinError, match="adapters and head, not a backbone"):
+        load_predictor(files / "head.pth", backbone=files / "h.pth", device="cpu")
+    with pytest.raises(ReinError, match="no segmentation head"):
+        load_predictor(files / "backbone.pth", backbone=files / "backbone.pth", device="cpu")
+
+
+def test_head_with_another_number_of_classes(files, tmp_path):
+    own = tiny.settings(data=tiny.own_data(tmp_path))
+    read, model = checkpoints.read_checkpoint(files / "head.pth"), tiny.model(own)
+    with pytest.raises(ReinError, match="trained for 19 classes, but the settings have 3"):
+        checkpoints.load_trained(model, read)
+
+
+@pytest.mark.parametrize("side", [128, 32])
+def test_backbone_for_another_input_size_is_resampled_and_says_so(files, side):
+    tiny.write_backbone(files / "other.pth", tiny.settings(f"data.augment.crop={side}"))
+    predictor = load_predictor(files / "head.pth", backbone=files / "other.pth", device="cpu")
+    assert len(predictor.notes) == 1
+    assert f"{side // 16}x{side // 16} positions" in predictor.notes[0]
+    assert "resampled to 4x4" in predictor.notes[0]
+
+
+def test_conversion_on_load_equals_converting_first(files):
+    raw = tiny.settings("data.augment.crop=126", "model.backbone.patch_size=14")
+    tiny.write_backbone(files / "raw.pth", raw)
+    direct = tiny.model(tiny.settings())
+    checkpoints.load_backbone(direct, files / "raw.pth")
+    state = torch.load(files / "raw.pth", weights_only=True)
+    facts = weights.recognise_backbone(state, "raw.pth")
+    assert (facts.patch, facts.grid) == (14, (9, 9))
+    checkpoints.write_file(files / "converted.pth", weights.convert_backbone(state, (4, 4), 16, facts.grid))
+    converted = tiny.model(tiny.settings())
+    assert checkpoints.load_backbone(converted, files / "converted.pth") == []
+    for name, value in direct.backbone.state_dict().items():
+        assert torch.equal(value, converted.backbone.state_dict()[name]), name
+
+
+def test_names_left_over_and_missing_are_listed(files):
+    content = torch.load(files / "head.pth", weights_only=True)
+    moved = content["state_dict"].pop("decode_head.cls_embed.bias")
+    content["state_dict"]["decode_head.extra.bias"] = moved
+    checkpoints.write_file(files / "odd.pth", content)
+    with pytest.raises(ReinError) as caught:
+        load_predictor(files / "odd.pth", backbone=files / "backbone.pth", device="cpu")
+    assert "1 missing: mask_decoder.class_head.bias" in str(caught.value)
+    assert "1 left over: decode_head.extra.bias" in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_file_cut_short(files, suffix):
+    whole = files / f"whole{suffix}"
+    checkpoints.write_file(whole, torch.load(files / "backbone.pth", weights_only=True))
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(ReinError, match="cannot be read as weights") as caught:
+        checkpoints.read_file(whole)
+    assert "fetch it again" in caught.value.hint
+
+
+@pytest.mark.parametrize("content", [b"", b"hello, I am text\n", b"\x89PNG\r\n\x1a\n" + bytes(50)])
+def test_a_file_that_is_no_weights(tmp_path, content):
+    path = tmp_path / "x.pth"
+    path.write_bytes(content)
+    with pytest.raises(ReinError, match=r"x\.pth"):
+        checkpoints.read_file(path)
+
+
+class Bomb:
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("form", ["torch", "pickle"])
+def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, form):
+    path, trace = tmp_path / "bomb.pth", tmp_path / "it-ran"
+    content = {"state_dict": {"a": torch.zeros(1)}, "bomb": Bomb(str(trace))}
+    if form == "torch":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    with pytest.raises(ReinError, match="refused and nothing was run"):
+        checkpoints.read_file(path)
+    assert not trace.exists()
+
+
+def test_a_folder_and_a_missing_file(tmp_path):
+    with pytest.raises(ReinError, match="is a folder"):
+        checkpoints.read_file(tmp_path)
+    with pytest.raises(ReinError, match="no weights file"):
+        checkpoints.read_file(tmp_path / "none.pth")
+
+
+def test_a_full_disk_leaves_the_old_file(files, monkeypatch):
+    before = (files / "head.pth").read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ReinError, match="No space left"):
+        checkpoints.write_file(files / "head.pth", {"a": torch.zeros(1000)})
+    assert (files / "head.pth").read_bytes() == before
+    assert sorted(path.name for path in files.iterdir()) == ["backbone.pth", "head.pth"]
+
+
+def test_an_original_checkpoint_with_its_backbone_needs_no_file(files):
+    chosen = tiny.settings("model.tune=frozen")
+    model = tiny.model(chosen)
+    from reincli.data.labels import CITYSCAPES
+
+    checkpoints.write_file(files / "frozen.pth", checkpoints.original_content(model, CITYSCAPES, 5))
+    predictor = load_predictor(files / "frozen.pth", settings=chosen, device="cpu")
+    state, ours = predictor.model.state_dict(), model.state_dict()
+    assert all(torch.equal(state[name], ours[name]) for name in ours)

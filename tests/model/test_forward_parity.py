@@ -1,0 +1,88 @@
+"""The whole forward pass against the reference figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import reference
+import torch
+import torch.nn.functional as F
+
+from reincli.model.segmentor import class_maps
+
+BOUND = 1e-5
+
+QUICK = [("rein_dinov2_s_512", 256, 256), ("rein_dinov2_s_512", 256, 384)]
+FULL_SIZE = [
+    ("rein_dinov2_s_512", 512, 512),
+    ("rein_dinov2_b_512", 512, 512),
+    ("rein_dinov2_l_512", 512, 512),
+    ("frozen_dinov2_l_512", 512, 512),
+    ("rein_dinov2_l_1024", 1024, 1024),
+]
+
+
+def forward(variant: str, height: int, width: int, folded: bool) -> dict[str, torch.Tensor]:
+    """Every tensor that the figures name."""
+    model = reference.build(variant).eval()
+    seen: dict = {}
+    model.pixel_decoder.register_forward_hook(
+        lambda module, given, out: seen.update(maps=given[0], pixels=out)
+    )
+    with torch.inference_mode():
+        images = model.normalise(reference.image(height, width, 12345)[None])
+        predictions = model(images, model.fold() if folded else None, every_round=True)
+        result = {
+            "input_normalised": images,
+            "mask_features": predictions.mask_features,
+            "seg_logits": class_maps(predictions, (height, width)),
+        }
+        if model.rein is not None:
+            result["link_queries"] = model.rein.queries()
+        pixels = seen["pixels"]
+        for level, (memory, shape) in enumerate(zip(pixels.memories, pixels.shapes, strict=True)):
+            result[f"memory{level}"] = memory.transpose(1, 2).unflatten(2, shape)
+        for level, (maps, zoom) in enumerate(zip(seen["maps"], model.backbone.zooms, strict=True)):
+            scaled = F.interpolate(maps, scale_factor=zoom, mode="bilinear", align_corners=False)
+            result[f"backbone_feat{level}"] = maps if zoom == 1 else scaled
+        for index in range(len(predictions.class_logits)):
+            result[f"cls_logits{index}"] = predictions.class_logits[index]
+            result[f"mask_logits{index}"] = predictions.mask_logits(index)
+    return result
+
+
+def compare(oracle: Path, variant: str, height: int, width: int, folded: bool) -> None:
+    name = f"fwd_{variant}_in{height}x{width}"
+    stored, notes = reference.load(oracle, name)
+    ours = forward(variant, height, width, folded)
+    errors = {}
+    for key, facts in notes["tensors"].items():
+        full = ours[key].numpy()
+        assert list(full.shape) == facts["shape"], key
+        errors[key] = reference.relative_error(reference.cut(full, facts["slice"]), stored[key])
+    print(
+        f"{name}{' folded' if folded else ''}: largest relative error {max(errors.values()):.1e} of {len(errors)}"
+    )
+    assert max(errors.values()) < BOUND, {key: error for key, error in errors.items() if error >= BOUND}
+    labels = ours["seg_logits"][0].argmax(0).numpy()
+    expected = cv2.imread(str(oracle / f"{name}_argmax.png"), cv2.IMREAD_UNCHANGED)
+    assert (labels != expected).mean() <= 1e-4
+    centred = ours["seg_logits"][0] - ours["seg_logits"][0].mean((1, 2), keepdim=True)
+    varied = cv2.imread(str(oracle / f"{name}_argmax_centred.png"), cv2.IMREAD_UNCHANGED)
+    assert (centred.argmax(0).numpy() != varied).mean() <= 1e-4
+    assert len(np.unique(varied)) > 3
+
+
+@pytest.mark.parametrize("folded", [False, True], ids=["plain", "folded"])
+@pytest.mark.parametrize(("variant", "height", "width"), QUICK)
+def test_every_tensor_of_the_forward_pass(oracle, variant, height, width, folded):
+    compare(oracle, variant, height, width, folded)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("variant", "height", "width"), FULL_SIZE)
+def test_every_tensor_at_full_size(oracle, variant, height, width):
+    compare(oracle, variant, height, width, folded=True)
