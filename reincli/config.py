@@ -25,7 +25,9 @@ else:
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
 Rgb = tuple[
-    Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]
+    Annotated[int, Field(ge=0, le=255)],
+    Annotated[int, Field(ge=0, le=255)],
+    Annotated[int, Field(ge=0, le=255)],
 ]
 
 
@@ -165,6 +167,8 @@ class TrainSettings(Strict):
     checkpoint_every: Positive = 4_000
     keep_checkpoints: Positive = 3
     log_every: Positive = 50
+    points: Positive = 12_544
+    """Points on which a mask is matched and trained (112 x 112)."""
     seed: Annotated[int, Field(ge=0)] = 42
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     start_from: str | None = None
@@ -204,7 +208,9 @@ class Settings(Strict):
             raise ValueError(f"test.stride {self.test.stride} is larger than test.window {self.test.window}")
         names = {tuple(c.name for c in own.classes) for own in self.data.own.values()}
         if len(names) > 1:
-            raise ValueError("the datasets under data.own have different classes; one run has one set of classes")
+            raise ValueError(
+                "the datasets under data.own have different classes; one run has one set of classes"
+            )
         for name, own in self.data.own.items():
             stray = [index for index in own.map.values() if not 0 <= index < len(own.classes)]
             if stray:
@@ -272,7 +278,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise ReinError(f"No settings file at '{path}'.", "Give the path of a TOML file.", usage=True) from None
+        raise ReinError(
+            f"No settings file at '{path}'.", "Give the path of a TOML file.", usage=True
+        ) from None
     except IsADirectoryError:
         raise ReinError(f"'{path}' is a folder, not a TOML file.", usage=True) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -283,7 +291,8 @@ def read_preset(name: str) -> dict[str, Any]:
     """The raw TOML of a preset, its name filled in. ReinError for a name that does not exist."""
     path = presets_folder() / f"{name}.toml"
     if name not in preset_names():
-        raise ReinError(f"No preset is named '{name}'.", f"{nearest(name, preset_names())} See: rein presets", usage=True)
+        hint = f"{nearest(name, preset_names())} See: rein presets"
+        raise ReinError(f"No preset is named '{name}'.", hint, usage=True)
     return {"name": name, **read_toml(path)}
 
 
@@ -315,7 +324,9 @@ def assign(raw: dict[str, Any], keys: list[str], value: Any) -> None:
     for key in keys[:-1]:
         inner = table.setdefault(key, {})
         if not isinstance(inner, dict):
-            raise ReinError(f"'{'.'.join(keys)}' is not a setting: '{key}' is a value, not a table.", usage=True)
+            raise ReinError(
+                f"'{'.'.join(keys)}' is not a setting: '{key}' is a value, not a table.", usage=True
+            )
         table = inner
     table[keys[-1]] = value
 
@@ -355,7 +366,9 @@ def load_settings(
     if preset and config:
         raise ReinError("--preset and --config were both given.", "Give one of them.", usage=True)
     if not preset and not config:
-        raise ReinError("Neither --preset nor --config was given.", "See the presets: rein presets", usage=True)
+        raise ReinError(
+            "Neither --preset nor --config was given.", "See the presets: rein presets", usage=True
+        )
     raw = read_preset(preset) if preset else read_config(Path(str(config)))
     return build_settings(raw, sets, options)
 
@@ -430,7 +443,12 @@ def _is_table(value: Any) -> bool:
 
 
 def _toml_key(key: str) -> str:
-    return key if key.replace("-", "").replace("_", "").isalnum() and key.isascii() else json.dumps(key)
+    return key if key.replace("-", "").replace("_", "").isalnum() and key.isascii() else _toml_text(key)
+
+
+def _toml_text(text: str) -> str:
+    """A basic string: JSON's escapes are TOML's, but for DEL, which TOML wants escaped too."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _toml_value(value: Any) -> str:
@@ -441,5 +459,5 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+        return _toml_text(value)
     return repr(value)

@@ -27,7 +27,7 @@ from reincli.engine.evaluate import evaluate, report, val_samples
 from reincli.engine.optim import build_optimizer, learning_rate, set_learning_rate
 from reincli.engine.predict import Predictor
 from reincli.errors import ReinError
-from reincli.model.criterion import PointSource, mask2former_loss, targets_of
+from reincli.model.criterion import PointSource, mask2former_loss, targets_of, uniform_points
 from reincli.model.segmentor import Segmentor
 from reincli.model.weights import half_precision
 
@@ -174,7 +174,7 @@ def train_step(run: Run, batch: dict[str, Any], points: PointSource) -> dict[str
     targets = targets_of(labels, model.classes)
     with autocast(run.precision, device):
         predictions = model(model.normalise(images, batch["size"].to(device)))
-    losses, _ = mask2former_loss(predictions, targets, points)
+    losses, _ = mask2former_loss(predictions, targets, points, count=run.settings.train.points)
     total = torch.stack(list(losses.values())).sum()
     run.optimizer.zero_grad(set_to_none=True)
     run.scaler.scale(total).backward()
@@ -188,8 +188,7 @@ def train_step(run: Run, batch: dict[str, Any], points: PointSource) -> dict[str
 
 def step_points(run: Run) -> PointSource:
     """Random points of one step, from the seed and the iteration alone: a resumed run draws the same."""
-    generator = torch.Generator(run.device).manual_seed(run.settings.train.seed * 1_000_003 + run.iteration)
-    return lambda use, round_, shape: torch.rand(shape, device=run.device, generator=generator)
+    return uniform_points(run.device, run.settings.train.seed * 1_000_003 + run.iteration)
 
 
 def train_samples(settings: Settings) -> list[Sample]:

@@ -21,10 +21,8 @@ from reincli.model.mask_decoder import Predictions
 from reincli.ops.matching import assign, pair_cost
 from reincli.ops.points import most_uncertain, neighbours, sample_maps, sample_membership, sample_rows
 
-POINTS = 12_544
-"""Points a mask is matched and trained on: 112 x 112."""
-OVERSAMPLED = 3 * POINTS
-UNCERTAIN = int(0.75 * POINTS)
+OVERSAMPLING, UNCERTAIN_SHARE = 3, 0.75
+"""Of 3 n uniform candidates the 0.75 n most undecided are trained on; the rest are drawn anew."""
 NO_OBJECT_WEIGHT = 0.1
 CLASS_WEIGHT, MASK_WEIGHT, DICE_WEIGHT = 2.0, 5.0, 5.0
 
@@ -33,9 +31,17 @@ PointSource = Callable[[str, int, tuple[int, ...]], Tensor]
 (P, n, 2)."""
 
 
-def uniform_points(device: torch.device) -> PointSource:
-    """Random points from the device's own generator."""
-    return lambda use, round_, shape: torch.rand(shape, device=device)
+def uniform_points(device: torch.device, seed: int | None = None) -> PointSource:
+    """Random points; the same for the same seed, fresh ones for None.
+
+    On the CPU numpy draws them, several times as fast as torch's one-threaded generator.
+    """
+    if device.type == "cpu":
+        rng = np.random.Generator(np.random.SFC64(seed))
+        return lambda use, round_, shape: torch.from_numpy(rng.random(shape, dtype=np.float32))
+    generator = torch.Generator(device)
+    generator.seed() if seed is None else generator.manual_seed(seed)
+    return lambda use, round_, shape: torch.rand(shape, device=device, generator=generator)
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,9 @@ Matches = list[list[tuple[np.ndarray, np.ndarray]]]
 def mask2former_loss(
     predictions: Predictions,
     targets: Targets,
-    points: PointSource | None = None,
+    draw: PointSource | None = None,
+    *,
+    count: int = 12_544,
     mean_pairs: Callable[[float], float] = float,
 ) -> tuple[dict[str, Tensor], Matches]:
     """Thirty losses: class, mask and dice of every round, equally weighted.
@@ -82,18 +90,19 @@ def mask2former_loss(
     Args:
         predictions: of all rounds.
         targets: of the batch.
-        points: where random points come from; None: the device's generator.
+        draw: where random points come from; None: fresh random numbers.
+        count: n, points on which a mask is matched and trained: 112 x 112.
         mean_pairs: pairs of this process -> mean over all processes (the divisor of mask and dice loss).
 
     Returns:
         Losses by name ('loss_cls', 'loss_mask', 'loss_dice' of the last round, 'd0.loss_cls', ... of round 0 on),
         each a 0-d tensor, weights included; and who was matched with whom.
     """
-    draw = points or uniform_points(predictions.class_logits.device)
+    draw = draw or uniform_points(predictions.class_logits.device)
     with torch.autocast(predictions.class_logits.device.type, enabled=False):
-        matches = match(predictions, targets, draw)
+        matches = match(predictions, targets, draw, count)
         class_losses = _class_losses(predictions.class_logits.float(), targets, matches)
-        mask_losses, dice_losses = _mask_losses(predictions, targets, matches, draw, mean_pairs)
+        mask_losses, dice_losses = _mask_losses(predictions, targets, matches, draw, count, mean_pairs)
     losses = {}
     last = len(matches) - 1
     for index in range(len(matches)):
@@ -105,7 +114,7 @@ def mask2former_loss(
 
 
 @torch.no_grad()
-def match(predictions: Predictions, targets: Targets, draw: PointSource) -> Matches:
+def match(predictions: Predictions, targets: Targets, draw: PointSource, count: int) -> Matches:
     """Give each target one query, in every round and image."""
     rounds, batch, queries, _ = predictions.class_logits.shape
     height, width = predictions.mask_features.shape[2:]
@@ -114,13 +123,13 @@ def match(predictions: Predictions, targets: Targets, draw: PointSource) -> Matc
     most = max((len(present) for present in targets.classes), default=0)
     costs = features.new_zeros(rounds, batch, queries, most)
     for index in range(rounds):
-        where = draw("match", index, (batch, POINTS, 2))
+        where = draw("match", index, (batch, count, 2))
         for image, present in enumerate(targets.classes):
             if not len(present):
                 continue
             sampled = sample_rows(features[image], *neighbours(where[image], height, width))  # (n, D)
             wanted = sample_membership(
-                targets.labels[image], present, *neighbours(where[image], *targets.labels.shape[1:])
+                targets.labels[image], present[:, None], *neighbours(where[image], *targets.labels.shape[1:])
             )
             masks = predictions.mask_embeddings[index, image].float() @ sampled.T
             cost = pair_cost(predictions.class_logits[index, image].float(), masks, present, wanted)
@@ -149,6 +158,7 @@ def _mask_losses(
     targets: Targets,
     matches: Matches,
     draw: PointSource,
+    count: int,
     mean_pairs: Callable[[float], float],
 ) -> tuple[Tensor, Tensor]:
     """Binary cross-entropy and dice of the matched masks on points, each (R,)."""
@@ -171,20 +181,21 @@ def _mask_losses(
             classes.append(targets.classes[image][torch.from_numpy(target).to(features.device)])
             images += [image] * len(chosen)
         masks = torch.cat(logits)  # (P, h, w)
-        where = _training_points(masks.detach(), draw, index)
+        where = _training_points(masks.detach(), draw, index, count)
         wanted = _wanted(targets, torch.cat(classes), images, where)
         losses.append(_point_losses(sample_maps(masks, where), wanted))
     stacked = torch.stack([torch.stack(pair) for pair in losses], dim=1) / divisor  # (2, R)
     assert stacked.shape == (2, rounds)
-    return stacked[0] / POINTS, stacked[1]
+    return stacked[0] / count, stacked[1]
 
 
 @torch.no_grad()
-def _training_points(masks: Tensor, draw: PointSource, index: int) -> Tensor:
+def _training_points(masks: Tensor, draw: PointSource, index: int, count: int) -> Tensor:
     """Mostly points where the mask is undecided, some anywhere: (P, h, w) -> (P, n, 2) (PointRend, section 4.2)."""
-    candidates = draw("oversample", index, (len(masks), OVERSAMPLED, 2))
-    chosen = most_uncertain(sample_maps(masks, candidates), candidates, UNCERTAIN)
-    return torch.cat([chosen, draw("fresh", index, (len(masks), POINTS - UNCERTAIN, 2))], dim=1)
+    uncertain = int(UNCERTAIN_SHARE * count)
+    candidates = draw("oversample", index, (len(masks), OVERSAMPLING * count, 2))
+    chosen = most_uncertain(sample_maps(masks, candidates), candidates, uncertain)
+    return torch.cat([chosen, draw("fresh", index, (len(masks), count - uncertain, 2))], dim=1)
 
 
 @torch.no_grad()
@@ -192,12 +203,9 @@ def _wanted(targets: Targets, classes: Tensor, images: list[int], where: Tensor)
     """What the matched masks should be at the points: (P,), (P, n, 2) -> (P, n) in 0..1."""
     height, width = targets.labels.shape[1:]
     index, weight = neighbours(where.flatten(0, 1), height, width)
-    offset = torch.tensor(images, device=where.device).repeat_interleave(where.shape[1])[:, None] * (
-        height * width
-    )
-    around = targets.labels.reshape(-1)[index + offset]  # (P*n, 4)
-    right = around == classes.repeat_interleave(where.shape[1])[:, None]
-    return (right * weight).sum(-1).view(where.shape[:2])
+    count = where.shape[1]
+    index += torch.tensor(images, device=where.device).repeat_interleave(count) * (height * width)
+    return sample_membership(targets.labels, classes.repeat_interleave(count), index, weight).view(-1, count)
 
 
 def _point_losses(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:

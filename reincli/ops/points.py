@@ -15,42 +15,50 @@ def neighbours(points: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]
     """Flat indices and bilinear weights of the four pixels around each point.
 
     Args:
-        points: (n, 2).
+        points: (n, 2), 0 to 1.
         height, width: size of the map.
 
     Returns:
-        (n, 4) int64 indices into the map read row by row, and (n, 4) weights, 0 outside the map.
+        (4, n) int64 indices into the map read row by row, and (4, n) weights, 0 outside the map.
     """
-    extent = points.new_tensor([width, height])
-    pixel = points * extent - 0.5
-    corner = pixel.floor()
-    far = pixel - corner
-    step = points.new_tensor([[0, 0], [1, 0], [0, 1], [1, 1]])
-    position = corner[:, None] + step  # (n, 4, 2)
-    factor = torch.where(step.bool(), far[:, None], 1 - far[:, None]).prod(-1)
-    inside = ((position >= 0) & (position < extent)).all(-1)
-    held = position.clamp(min=0).minimum(extent - 1).long()
-    return held[..., 1] * width + held[..., 0], factor * inside
+    x, y = points[:, 0] * width - 0.5, points[:, 1] * height - 0.5
+    left, top = x.floor(), y.floor()
+    far_x, far_y = x - left, y - top
+    # the first neighbour can only lie outside at -1, the second only at the other end
+    columns = ((left.clamp(min=0), (1 - far_x) * (left >= 0)), _next(left, far_x, width))
+    rows = ((top.clamp(min=0), (1 - far_y) * (top >= 0)), _next(top, far_y, height))
+    index = torch.stack([row * width + column for row, _ in rows for column, _ in columns])
+    return index.long(), torch.stack([by_row * by_column for _, by_row in rows for _, by_column in columns])
+
+
+def _next(first: Tensor, factor: Tensor, extent: int) -> tuple[Tensor, Tensor]:
+    position = first + 1
+    return position.clamp(max=extent - 1), factor * (position < extent)
 
 
 def sample_rows(rows: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-    """Weighted sums of rows: (M, C), (n, k), (n, k) -> (n, C). No (n, k, C) tensor is built."""
-    return F.embedding_bag(index, rows, per_sample_weights=weight.to(rows.dtype), mode="sum")
+    """Weighted sums of rows: (M, C), (k, n), (k, n) -> (n, C). No (n, k, C) tensor is built."""
+    spread = weight.T.contiguous().to(rows.dtype)
+    return F.embedding_bag(index.T.contiguous(), rows, per_sample_weights=spread, mode="sum")
 
 
 def sample_membership(labels: Tensor, classes: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     """Masks of classes, sampled bilinearly, without building a mask.
 
     Args:
-        labels: (H, W) class indices.
-        classes: (T,) the classes asked for.
-        index, weight: from `neighbours` for (H, W), (n, 4).
+        labels: (...) class indices, read flat.
+        classes: (n,) the class asked for at each point, or (T, 1) classes asked for at all of them.
+        index, weight: (4, n), from `neighbours`.
 
     Returns:
-        (T, n): share of each class around each point, 0 to 1.
+        (n,) or (T, n) float32: share of the class around each point, 0 to 1.
     """
-    around = labels.reshape(-1)[index]  # (n, 4)
-    return ((around == classes[:, None, None]) * weight).sum(-1)
+    flat = labels.reshape(-1)
+    classes = classes.to(labels.dtype)
+    total = torch.zeros(torch.broadcast_shapes(classes.shape, index.shape[1:]), device=labels.device)
+    for position, share in zip(index, weight, strict=True):
+        total += (flat[position] == classes) * share
+    return total
 
 
 def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
