@@ -153,7 +153,9 @@ def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where everything is written.")] = Path(
         "rein-demo"
     ),
-    iters: Annotated[int, typer.Option("--iters", min=1, help="Training steps.")] = 150,
+    iters: Annotated[
+        int | None, typer.Option("--iters", min=1, help="Training steps; else as the preset `demo` says.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Walk the whole path on generated streets: train, evaluate, draw. CPU, about two minutes."""

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from reincli.config import Settings, test_size
 from reincli.data.dataset import EvalDataset, init_worker
 from reincli.data.labels import IGNORE
-from reincli.data.sources import Sample, find_samples, label_tables
+from reincli.data.sources import Sample, find_samples, label_table
 from reincli.engine.predict import Predictor
 from reincli.errors import ReinError
 from reincli.ops.confusion import Scores, confusion_matrix, scores
@@ -76,7 +76,8 @@ def evaluate(
     """
     settings, count = predictor.settings, len(predictor.classes)
     result = into if into is not None else Evaluation(predictor.classes.names)
-    tables = label_tables(sorted({sample.dataset for sample in samples}), settings.data)
+    names = {sample.dataset for sample in samples}
+    tables = {name: label_table(name, settings.data) for name in names}
     dataset = EvalDataset(samples, tables, settings, size)
     loader = DataLoader(dataset, batch_size=None, num_workers=workers, worker_init_fn=init_worker)
     for item in loader:

@@ -1,0 +1,179 @@
+"""`rein demo`: the whole path on generated streets, in about two minutes on a CPU."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+
+from reincli.commands import console, convert_weights, evaluate, train, visualize
+from reincli.config import Settings, build_settings, read_preset
+from reincli.data.dataset import load_label
+from reincli.data.images import read_image, read_label, write_png
+from reincli.data.labels import CITYSCAPES
+from reincli.data.prepare import prepare
+from reincli.data.scenes import write_scenes
+from reincli.data.sources import Sample, label_table
+from reincli.engine.checkpoint import build_model, write_file
+from reincli.engine.evaluate import val_samples
+from reincli.engine.train import settings_of_run
+from reincli.errors import ReinError
+from reincli.ops.paint import colourise, legend, overlay, present, sheet, text_height
+
+TRAIN, VAL, TARGETS, SEED = 120, 10, 8, 0
+"""Streets to train on, to validate on, and of each of the four target domains; the seed of all."""
+RAW_PATCH, RAW_GRID = 14, 37
+"""A foundation model's usual form: what `convert-weights` turns into the form that a run needs."""
+CELL = 480
+"""Width of a picture on the contact sheet in pixels."""
+
+
+def run(*, out: Path | None = None, iterations: int | None = None) -> None:
+    """Generate, prepare, convert, train, evaluate, draw. What is done already is not done again.
+
+    Raises:
+        ReinError: the folder holds a demo of another length, or cannot be written.
+    """
+    begun = time.perf_counter()
+    out = out or Path("rein-demo")
+    folder = out / "work_dirs" / "demo"
+    settings = demo_settings(out, iterations)
+    refuse_another_length(folder, settings)
+
+    step("1/6 Generating streets", out / "data")
+    total = TRAIN + VAL + 4 * TARGETS
+    with console.progress("Generating", total=total) as advance:
+        write_scenes(out / "data", train=TRAIN, val=VAL, targets=TARGETS, seed=SEED, on_file=lambda: advance(1),
+                     workers=min(4, os.cpu_count() or 1))  # fmt: skip
+    step("2/6 Preparing labels (rein prepare-data)", out / "data")
+    for dataset in ("cityscapes", "acdc"):
+        prepare(dataset, out / "data" / dataset)
+    step("3/6 Converting weights (rein convert-weights)", backbone_file(out))
+    convert(out, settings)
+    step("4/6 Training (rein train)", folder)
+    train_or_go_on(out, folder, iterations)
+    step("5/6 Evaluating (rein eval)", out / "predictions")
+    checkpoint = folder / "last.pth"
+    evaluate.run(checkpoint, data_root=out / "data", device="cpu", precision="fp32", out=out / "predictions",
+                 json_file=out / "scores.json")  # fmt: skip
+    step("6/6 Drawing (rein visualize)", out / "show")
+    samples = val_samples(settings)
+    chosen = first_of_each_domain(samples)
+    visualize.run([str(sample.image) for sample in chosen], checkpoint=checkpoint, out=out / "show", force=True,
+                  device="cpu", precision="fp32", size=settings.test.sizes["cityscapes"])  # fmt: skip
+    contact_sheet(out, settings, chosen)
+    closing(out, folder, time.perf_counter() - begun)
+
+
+def demo_settings(out: Path, iterations: int | None) -> Settings:
+    """The preset `demo` under the demo's own folder."""
+    options = {
+        "data.root": str(out / "data"),
+        "model.backbone.weights": str(backbone_file(out)),
+        "train.iterations": iterations,
+    }
+    return build_settings(read_preset("demo"), (), options)
+
+
+def backbone_file(out: Path) -> Path:
+    """Converted backbone of the demo."""
+    return out / "checkpoints" / "tiny_vit_converted.pth"
+
+
+def refuse_another_length(folder: Path, settings: Settings) -> None:
+    """A demo of other settings is not mixed with this one."""
+    if not (folder / "settings.toml").exists():
+        return
+    there = settings_of_run(folder)
+    if there.train.iterations != settings.train.iterations:
+        raise ReinError(
+            f"'{folder}' holds a demo of {there.train.iterations} iterations; now {settings.train.iterations} "
+            "were asked for.",
+            f"Give another folder with --out, or remove '{folder}'.",
+            usage=True,
+        )
+
+
+def step(text: str, where: Path) -> None:
+    """Say what comes now and where it goes."""
+    console.note(f"{text} -> {where}")
+
+
+def convert(out: Path, settings: Settings) -> None:
+    """Write a raw backbone in a foundation model's form, with random weights, and convert it as a real one."""
+    raw, target = out / "checkpoints" / "tiny_vit_raw.pth", backbone_file(out)
+    if not raw.exists():
+        options = {
+            "model.backbone.patch_size": RAW_PATCH,
+            "data.augment.crop": RAW_PATCH * RAW_GRID,
+            "model.backbone.weights": None,
+        }
+        torch.manual_seed(SEED)
+        model = build_model(build_settings(settings.model_dump(mode="json"), (), options), len(CITYSCAPES))
+        write_file(raw, model.backbone.body.state_dict())
+    if not target.exists():
+        size, patch = settings.data.augment.crop, settings.model.backbone.patch_size
+        convert_weights.run(raw, target, height=size, width=size, patch=patch)
+
+
+def train_or_go_on(out: Path, folder: Path, iterations: int | None) -> None:
+    """Train, continue a stopped run, or leave a finished one alone."""
+    if (folder / "last.pth").exists():
+        train.run(resume=folder, device="cpu", precision="fp32")
+        return
+    if folder.exists():  # stopped before its first checkpoint: nothing to go on from
+        (folder / "settings.toml").unlink(missing_ok=True)
+    sets = [f"train.iterations={iterations}"] if iterations else []
+    train.run(preset="demo", sets=sets, backbone=backbone_file(out), work_dir=folder, data_root=out / "data",
+              device="cpu", precision="fp32")  # fmt: skip
+
+
+def first_of_each_domain(samples: list[Sample]) -> list[Sample]:
+    """One image a domain, in the order of the table."""
+    first: dict[str, Sample] = {}
+    for sample in samples:
+        first.setdefault(sample.domain, sample)
+    return list(first.values())
+
+
+def contact_sheet(out: Path, settings: Settings, samples: list[Sample]) -> None:
+    """One picture: domains in rows; image, label, prediction in columns."""
+    palette = CITYSCAPES.palette()
+    rows: list[list[np.ndarray]] = []
+    seen: set[int] = set()
+    for sample in samples:
+        image = read_image(sample.image)
+        label = load_label(sample, label_table(sample.dataset, settings.data))
+        prediction = read_label(
+            out / "predictions" / sample.domain / PurePosixPath(sample.name).with_suffix(".png")
+        )
+        rows.append([image, colourise(label, palette), overlay(image, prediction, palette, 0.65)])
+        seen |= {*present(label), *present(prediction)}
+    footer = legend(sorted(seen), CITYSCAPES.names, palette, 3 * CELL, text_height((CELL // 2, CELL)))
+    picture = sheet(rows, ["image", "label", "prediction"], [sample.domain for sample in samples], footer=footer,
+                    cell_width=CELL)  # fmt: skip
+    write_png(out / "contact_sheet.png", picture)
+
+
+def closing(out: Path, folder: Path, seconds: float) -> None:
+    """Where things are, what they can show, and what comes next."""
+    lines: list[Any] = [
+        f"Done in {console.duration(seconds)}.",
+        f"  contact sheet  {out / 'contact_sheet.png'}",
+        f"  overlays       {out / 'show'}",
+        f"  scores         {out / 'scores.json'}",
+        f"  run            {folder}",
+        "",
+        "This model is tiny, saw a few hundred crops and began from random numbers: large surfaces (road, sky) are",
+        "what it can find. It has no foundation model behind it, so its drop from clear weather to night and fog is",
+        "what the real setting is there to prevent. With real data:",
+        "  rein doctor                          what is in place, and what is missing",
+        "  rein prepare-data cityscapes         labels of the datasets you have",
+        "  rein train --preset gta2citys        the main setting",
+        "  rein visualize YOUR_IMAGES           pictures with released weights",
+    ]
+    console.result("\n".join(lines))
