@@ -142,6 +142,12 @@ class DataSettings(Strict):
     """Domains that enter the mean; None: all of `val`."""
     own: dict[str, OwnDataset] = {}
     augment: AugmentSettings = AugmentSettings()
+    rare_class_sampling: bool = False
+    """Draw a class first, rare ones more often, then an image that has it (DAFormer, arXiv 2111.14887, section 3.4)."""
+    rare_class_temperature: Annotated[float, Field(gt=0)] = 0.01
+    """Small: almost only the rarest classes; large: all classes alike."""
+    rare_class_pixels: Positive = 3000
+    """Pixels of the class that an image must have to be drawn for it."""
     workers: Annotated[int, Field(ge=0)] = 4
     """Loader processes; never more than the machine has cores."""
 
