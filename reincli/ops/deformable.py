@@ -34,7 +34,9 @@ def deformable_attention(
     Returns:
         (B, Q, H*D), in the type of `value` (computed in fp32 on the CPU).
     """
-    if value.device.type == "cpu" and torch.backends.mkl.is_available():
+    entries, rows = len(shapes) * weights.shape[4], value.shape[0] * value.shape[1] * value.shape[2]
+    # MKL multiplies sparse matrices; torch refuses rows with more entries than there are columns (toy sizes)
+    if value.device.type == "cpu" and torch.backends.mkl.is_available() and entries <= rows:
         return sample_sparse(value, shapes, locations, weights)
     return sample_plain(value, shapes, locations, weights)
 
