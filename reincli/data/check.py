@@ -6,10 +6,10 @@ from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
-from reincli.data.images import read_image, read_label
+from reincli.data.images import read_image_like, read_label
+from reincli.data.labels import count_values
 from reincli.data.sources import UNDECLARED, Sample
 from reincli.errors import ReinError
 
@@ -34,16 +34,19 @@ class FileReport:
     stored: np.ndarray
 
     @property
+    def turned(self) -> bool:
+        """Whether the sides of image and label are exchanged: such a pair is left out of training and scores."""
+        return is_turned(self.image_size, self.label_size)
+
+    @property
     def mismatched(self) -> bool:
-        """Whether image and label were read and differ in size."""
-        return not self.unreadable and self.image_size != self.label_size
+        """Whether image and label were read and differ in size in another way."""
+        return not self.unreadable and self.image_size != self.label_size and not self.turned
 
 
-def count_values(stored: np.ndarray) -> np.ndarray:
-    """(256,) int64: how many pixels of a (H, W) uint8 map have each value."""
-    if stored.size >= 1 << 24:  # OpenCV counts in single precision: exact below this many
-        return np.bincount(stored.ravel(), minlength=256)
-    return np.rint(cv2.calcHist([stored], [0], None, [256], [0, 256]).ravel()).astype(np.int64)
+def is_turned(image: tuple[int, int], label: tuple[int, int]) -> bool:
+    """Whether the sides of image and label are exchanged, (height, width) each."""
+    return image != label and image == label[::-1]
 
 
 def undeclared_values(counts: np.ndarray, table: np.ndarray) -> tuple[int, ...]:
@@ -58,7 +61,7 @@ def inspect(sample: Sample, table: np.ndarray) -> FileReport:
         if sample.label is None:
             return FileReport(sample, f"The image '{sample.image}' has no label", (), (0, 0), (0, 0), nothing)
         label = read_label(sample.label)
-        image = read_image(sample.image)
+        image = read_image_like(sample.image, (label.shape[0], label.shape[1]))
     except ReinError as error:
         return FileReport(sample, error.message.removesuffix("."), (), (0, 0), (0, 0), nothing)
     counts = count_values(label)

@@ -16,11 +16,11 @@ from torch.utils.data import Dataset
 
 from reincli.config import AugmentSettings, Settings, parse_size, test_size
 from reincli.data import transforms
-from reincli.data.check import FileReport, count_values, inspect_all, undeclared_values
-from reincli.data.images import read_image, read_label
+from reincli.data.check import FileReport, inspect_all, is_turned
+from reincli.data.images import read_image, read_image_like
 from reincli.data.labels import IGNORE
-from reincli.data.layouts import DATASETS
-from reincli.data.sources import UNDECLARED, Sample
+from reincli.data.loading import complaint, load_label, open_pair, value_hint
+from reincli.data.sources import Sample
 from reincli.errors import ReinError
 
 CHECK_LIMIT = 3
@@ -30,48 +30,6 @@ CHECK_LIMIT = 3
 def init_worker(_worker: int) -> None:
     """For `DataLoader(worker_init_fn=…)`: one thread a process, else OpenCV's threads fight for the cores."""
     cv2.setNumThreads(0)
-
-
-def load_label(sample: Sample, table: np.ndarray) -> np.ndarray:
-    """The label of a sample as (h, w) uint8 class indices, 255 ignored.
-
-    Args:
-        sample: with a label file.
-        table: (256,) int16 of `sources.label_table`.
-
-    Raises:
-        ReinError: unreadable, or with values that the dataset does not declare.
-    """
-    if sample.label is None:
-        raise ReinError(f"The image '{sample.image}' has no label.", "Choose a split with labels.")
-    stored = read_label(sample.label)
-    undeclared = undeclared_values(count_values(stored), table)
-    if undeclared:
-        raise ReinError(_complaint(sample, undeclared, table) + ".", _value_hint(sample))
-    return cv2.LUT(stored, np.where(table == UNDECLARED, IGNORE, table).astype(np.uint8))
-
-
-def _complaint(sample: Sample, values: Sequence[int], table: np.ndarray) -> str:
-    declared = [int(v) for v in np.flatnonzero(table != UNDECLARED)]
-    found = f"{'value' if len(values) == 1 else 'values'} {_ranges(values)}"
-    return f"The label '{sample.label}' has {found}; '{sample.dataset}' declares {_ranges(declared)}"
-
-
-def _ranges(values: Sequence[int]) -> str:
-    """[0, 1, 2, 7, 255] -> '0-2, 7, 255'."""
-    parts: list[list[int]] = []
-    for value in values:
-        if parts and value == parts[-1][-1] + 1:
-            parts[-1].append(value)
-        else:
-            parts.append([value])
-    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
-
-
-def _value_hint(sample: Sample) -> str:
-    if sample.dataset in DATASETS:
-        return f"Prepare the labels again: rein prepare-data {sample.dataset} --force"
-    return f"Declare the values under data.own.{sample.dataset} (classes, ignore, map), or mend the files."
 
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:
@@ -121,10 +79,10 @@ class TrainDataset(Dataset[dict[str, Any]]):
             name: of the sample.
         """
         sample = self.sample_of(draw)
-        image = read_image(sample.image)
-        label = load_label(sample, self.tables[sample.dataset])
+        pair = open_pair(sample, self.tables[sample.dataset])
         rng = np.random.default_rng([self.seed, 1, draw])
-        image, label = transforms.augment_pair(image, label, self.augment, rng)
+        view = transforms.draw_view(pair.shape, pair.label, self.augment, rng)
+        image, label = transforms.render(pair.pixels(view.size[0] / pair.shape[0]), view)
         crop = self.augment.crop
         return {
             "image": to_tensor(transforms.pad(image, crop, 0)),
@@ -176,10 +134,12 @@ class EvalDataset(Dataset[dict[str, Any]]):
             sample: the sample.
         """
         sample = self.samples[index]
-        image = read_image(sample.image)
-        height, width = image.shape[:2]
-        resized = transforms.resize_image(image, eval_size(height, width, self.sizes[sample.dataset]))
         label = None if sample.label is None else load_label(sample, self.tables[sample.dataset])
+        image = read_image(sample.image) if label is None else read_image_like(sample.image, label.shape)
+        height, width = image.shape[:2]
+        if label is not None and is_turned((height, width), label.shape):
+            label = np.full((height, width), IGNORE, np.uint8)  # nothing of it can be scored
+        resized = transforms.resize_image(image, eval_size(height, width, self.sizes[sample.dataset]))
         return {
             "image": to_tensor(resized),
             "label": label,
@@ -212,7 +172,7 @@ def check_labels(
     for report in reports:
         fault = _fault(report, tables[report.sample.dataset])
         if fault:
-            hint = hint or _value_hint(report.sample)
+            hint = hint or value_hint(report.sample)
             faults.append(fault)
         if on_file is not None:
             on_file()
@@ -228,8 +188,8 @@ def _fault(report: FileReport, table: np.ndarray) -> str | None:
     if report.unreadable:
         return report.unreadable
     if report.undeclared:
-        return _complaint(report.sample, report.undeclared, table)
-    if report.mismatched:
+        return complaint(report.sample, report.undeclared, table)
+    if report.mismatched or report.turned:
         (height, width), (label_height, label_width) = report.image_size, report.label_size
         return f"The label '{report.sample.label}' is {label_width}x{label_height}, its image is {width}x{height}"
     return None

@@ -14,17 +14,35 @@ from reincli.errors import ReinError
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PALETTE = 3  # colour type of a palette PNG; 0 is grey
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # marks that the size follows
+_JPEG_PIXELS = (0xD9, 0xDA)  # end of the image, start of its pixels
+_SHRUNK = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
 
 
-def _decode(path: Path, flags: int, what: str, *, indices: bool = False) -> np.ndarray:
+def read_bytes(path: Path, what: str) -> np.ndarray:
+    """A whole file as (n,) uint8; `what` names it in errors.
+
+    Raises:
+        ReinError: no such file, or no permission.
+    """
     try:
-        data = np.fromfile(path, np.uint8)  # numpy opens any path name; OpenCV does not on every system
+        return np.fromfile(path, np.uint8)  # numpy opens any path name; OpenCV does not on every system
     except FileNotFoundError:
-        raise ReinError(f"There is no {what} at '{path}'.", "Check the path.") from None
+        gone = f" (a link to '{path.readlink()}')" if path.is_symlink() else ""
+        raise ReinError(f"There is no {what} at '{path}'{gone}.", "Check the path.") from None
     except OSError as error:
         raise ReinError(
             f"Cannot read the {what} '{path}': {error.strerror}.", "Check path and permission."
         ) from None
+
+
+def _decode(path: Path, flags: int, what: str, *, indices: bool = False) -> np.ndarray:
+    data = read_bytes(path, what)
     bits = _palette_bits(data) if indices else 0
     try:
         array = cv2.imdecode(_palette_to_grey(data) if bits else data, flags) if data.size else None
@@ -66,13 +84,53 @@ def _palette_to_grey(data: np.ndarray) -> np.ndarray:
     return np.frombuffer(b"".join(chunks), np.uint8)
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Path, shrink: int = 1, *, turn: bool = True) -> np.ndarray:
     """An image file as (H, W, 3) uint8 RGB 0-255; grey, alpha, 16-bit and EXIF rotation are resolved.
+
+    Args:
+        path: the file.
+        shrink: 1, or 2, 4, 8 for an image of that part of the size, which JPEG decoders give for less.
+        turn: False: an EXIF note on how the camera was held is ignored.
 
     Raises:
         ReinError: no such file, no permission, or not decodable.
     """
-    return cv2.cvtColor(_decode(path, cv2.IMREAD_COLOR, "image"), cv2.COLOR_BGR2RGB)
+    flags = _SHRUNK[shrink] | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION)
+    return cv2.cvtColor(_decode(path, flags, "image"), cv2.COLOR_BGR2RGB)
+
+
+def read_image_like(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """An image file as `read_image` gives it, lying as something of (height, width) `size` does.
+
+    Where an EXIF note turns the image away from that size and the image as stored fits, the note is ignored:
+    labels are often drawn on the image as stored.
+    """
+    image = read_image(path)
+    if image.shape[:2] == size or image.shape[:2] != size[::-1]:
+        return image
+    stored = read_image(path, turn=False)
+    return stored if stored.shape[:2] == size else image
+
+
+def jpeg_size(path: Path) -> tuple[int, int] | None:
+    """(height, width) as stored in a JPEG, from its head alone; None for other files and damaged ones."""
+    try:
+        with open(path, "rb") as file:
+            if file.read(2) != b"\xff\xd8":
+                return None
+            while True:
+                mark = file.read(2)
+                while mark == b"\xff\xff":  # fill bytes
+                    mark = b"\xff" + file.read(1)
+                if len(mark) < 2 or mark[0] != 0xFF or mark[1] in _JPEG_PIXELS:
+                    return None
+                length = int.from_bytes(file.read(2), "big")
+                if mark[1] in _JPEG_FRAMES:
+                    frame = file.read(5)
+                    return int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
+                file.seek(max(length - 2, 0), 1)
+    except OSError:
+        return None
 
 
 def read_stored(path: Path) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 IGNORE = 255
@@ -152,3 +153,10 @@ def mapillary_table() -> np.ndarray:
     table = np.full(256, IGNORE, np.uint8)
     table[: len(MAPILLARY)] = [index for _, index in MAPILLARY]
     return table
+
+
+def count_values(stored: np.ndarray) -> np.ndarray:
+    """(256,) int64: how many pixels of a (H, W) uint8 map have each value."""
+    if stored.size >= 1 << 24:  # OpenCV counts in single precision: exact below this many
+        return np.bincount(stored.ravel(), minlength=256)
+    return np.rint(cv2.calcHist([stored], [0], None, [256], [0, 256]).ravel()).astype(np.int64)

@@ -11,10 +11,10 @@ import pytest
 from test_images import palette_png
 
 from reincli.config import DataSettings
-from reincli.data.check import class_pixels, count_values, inspect
+from reincli.data.check import class_pixels, inspect
 from reincli.data.convert import from_label_ids, from_mapillary, from_polygons, from_synthia, half_size
 from reincli.data.images import read_image, read_label, write_png
-from reincli.data.labels import LABEL_IDS, MAPILLARY, SYNTHIA_IDS
+from reincli.data.labels import LABEL_IDS, MAPILLARY, SYNTHIA_IDS, count_values
 from reincli.data.prepare import failure, is_whole, plan, prepare, run_jobs
 from reincli.data.scenes import write_scenes
 from reincli.data.sources import Sample, find_samples, label_table

@@ -128,6 +128,41 @@ def test_a_cropped_label_is_the_crop_of_the_resized_label() -> None:
     np.testing.assert_array_equal(t.resize_label(label, (123, 177), box), whole[13:61, 40:99])
 
 
+@given(
+    stored=st.tuples(st.integers(2, 300), st.integers(2, 300)),
+    size=st.tuples(st.integers(1, 400), st.integers(1, 400)),
+    place=st.tuples(*[st.floats(0, 1)] * 4),
+    key=st.integers(0, 99),
+)
+def test_a_resized_part_is_the_part_of_the_resized_whole(
+    stored: tuple[int, int], size: tuple[int, int], place: tuple[float, ...], key: int
+) -> None:
+    """On white noise, the hardest of images: one grey level apart at most."""
+    image = np.random.default_rng(key).integers(0, 256, (*stored, 3), dtype=np.uint8)
+    top, left = int(place[0] * (size[0] - 1)), int(place[1] * (size[1] - 1))
+    bottom = top + 1 + int(place[2] * (size[0] - 1 - top))
+    right = left + 1 + int(place[3] * (size[1] - 1 - left))
+    part = t.resize_region(t.ArrayPixels(image), size, t.Box(top, bottom, left, right))
+    whole = t.resize_image(image, size)[top:bottom, left:right]
+    assert part.shape == whole.shape
+    off = np.abs(part.astype(int) - whole)
+    assert off.max() <= (0 if top == left == 0 else 1)
+
+
+@pytest.mark.parametrize("step", t.SCALE_STEPS)
+def test_a_crop_at_every_scale_of_the_recipe_is_within_one_grey_level(step: int) -> None:
+    image = np.random.default_rng(step).integers(0, 256, (1052, 1914, 3), dtype=np.uint8)
+    size = t.shortest_edge_size(1052, 1914, int(51.2 * step), 2048)
+    whole = t.resize_image(image, size)
+    rng = np.random.default_rng(step)
+    for _ in range(3):
+        box = t.draw_box(size, (512, 512), rng)
+        part = t.resize_region(t.ArrayPixels(image), size, box)
+        off = np.abs(part.astype(int) - whole[box.top : box.bottom, box.left : box.right])
+        assert off.max() <= 1
+        assert (off > 0).mean() < 0.25
+
+
 # --- crop, flip, colour, all of it -------------------------------------------------------------------------
 
 
@@ -169,7 +204,9 @@ def test_colours_are_those_of_the_reference(golden: dict[str, Any], seed: int) -
 def test_the_whole_pipeline_gives_the_reference_pixels(golden: dict[str, Any], seed: int) -> None:
     rng = Legacy(seed)
     augment = AugmentSettings(short_side=128, crop=128)
-    image, label = t.augment_pair(blocks_image(300, 500, 4244), blocks_label(300, 500, 4245), augment, rng)
+    view = t.draw_view((300, 500), blocks_label(300, 500, 4245), augment, rng)
+    whole, box = t.resize_image(blocks_image(300, 500, 4244), view.size), view.box
+    image, label = t.finish(whole[box.top : box.bottom, box.left : box.right], view)
     np.testing.assert_array_equal(image.transpose(2, 0, 1)[::-1], golden[f"pipeline_seed{seed}_img_chw"])
     np.testing.assert_array_equal(label, golden[f"pipeline_seed{seed}_label"])
     assert rng.state.random_sample() == golden["info"][f"pipeline_seed{seed}"]["next_random_after"]
