@@ -111,7 +111,7 @@ def _describe(device: Any) -> str:
 
 def datasets(root: Path) -> list[DatasetState]:
     """State of each built-in dataset under the data root."""
-    from reincli.data.sources import DATASETS
+    from reincli.data.layouts import DATASETS
 
     return [dataset_state(name, DataSettings(root=str(root))) for name in DATASETS]
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from reincli.commands.console import duration, note, problem, progress, result, table
 from reincli.config import DataSettings, load_settings
-from reincli.data import prepare
+from reincli.data import planning, prepare
 from reincli.data.check import FileReport, class_pixels, inspect_all
 from reincli.data.labels import CITYSCAPES, Classes
 from reincli.data.layouts import DATASETS, own_folders
@@ -236,6 +236,6 @@ def _fail_on_faults(dataset: str, findings: list[Findings], *, tolerate_sizes: b
             first = first or some(faults)
     if parts:
         message = f"'{dataset}' has faults: {', '.join(parts)} ({first})."
-        prepared = dataset in DATASETS and dataset not in prepare.NOTHING_TO_CONVERT
+        prepared = dataset in DATASETS and dataset not in planning.NOTHING_TO_CONVERT
         hint = f"Prepare it: rein prepare-data {dataset}" if prepared else "Mend or remove these files."
         raise ReinError(message, hint)

@@ -53,7 +53,7 @@ def from_polygons(path: Path) -> np.ndarray:
     Raises:
         ReinError: no such file, no JSON, or a name that the benchmark does not know.
     """
-    # Pillow comes with torchvision. The kit draws with it too, and its outlines differ from OpenCV's by pixels.
+    # The kit draws with Pillow too, whose outlines differ from OpenCV's by pixels.
     from PIL import Image, ImageDraw
 
     try:
@@ -100,13 +100,16 @@ LABEL_CONVERTERS: Mapping[str, Callable[[Path], np.ndarray]] = {
 """By the name of the form; a name and two paths travel to a worker process more easily than a function."""
 
 
-def convert(form: str, source: Path, target: Path) -> None:
+def convert(form: str, source: Path, target: Path) -> np.ndarray | None:
     """Read a raw file and write what training and evaluation read, whole or not at all.
 
     Args:
         form: a key of `LABEL_CONVERTERS`, 'mapillary half label' or 'mapillary half image'.
         source: the raw file.
         target: the file to write.
+
+    Returns:
+        The label that was written, (H, W) uint8 class indices; None for an image.
 
     Raises:
         ReinError: the raw file is damaged, or the target cannot be written.
@@ -118,8 +121,11 @@ def convert(form: str, source: Path, target: Path) -> None:
         picture = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
         _, encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         write_bytes(target, encoded.tobytes())
-    elif form == "mapillary half label":
+        return None
+    if form == "mapillary half label":
         label = from_mapillary(source)
-        write_png(target, resize_label(label, half_size(label.shape[0], label.shape[1])))
+        label = resize_label(label, half_size(label.shape[0], label.shape[1]))
     else:
-        write_png(target, LABEL_CONVERTERS[form](source))
+        label = LABEL_CONVERTERS[form](source)
+    write_png(target, label)
+    return label

@@ -34,6 +34,15 @@ HOMES = {
 }
 
 
+BDD_LONE = frozenset({
+    "3d581db5-2564fb7e", "52e3fd10-c205dec2", "781756b0-61e0a182", "78ac84ba-07bd30c2",
+    "80a9e37d-e4548ac1", "9342e334-33d167eb",
+    "fee92217-63b3f87f", "ff1e4d6d-f4d85cfd", "ff3d3536-04986e25", "ff3da814-c3463a43",
+    "ff55861e-a06b953c", "ff7b98c7-3cb964ac",
+})  # fmt: skip
+"""Images of BDD100K that some of its releases have no label for, and labels without image (its issue 103)."""
+
+
 @dataclass(frozen=True)
 class Folders:
     """One pair of folders of a split, relative to the dataset's root.
@@ -46,6 +55,7 @@ class Folders:
         prefixes: what the names of images and of labels begin with, where that differs.
         base: leading part of `images` that is kept in the names of the samples.
         listed: a text file of image names a line; only those are taken.
+        lone: names without suffix that were released without a partner; they are passed over.
     """
 
     images: str
@@ -56,6 +66,7 @@ class Folders:
     prefixes: tuple[str, str] = ("", "")
     base: str = ""
     listed: str | None = None
+    lone: frozenset[str] = frozenset()
 
 
 def split_folders(root: Path) -> dict[str, dict[str, tuple[Folders, ...]]]:
@@ -68,7 +79,11 @@ def split_folders(root: Path) -> dict[str, dict[str, tuple[Folders, ...]]]:
 
     def bdd(split: str) -> tuple[Folders, ...]:
         labels = None if split == "test" else f"labels/sem_seg/masks/{split}"
-        return (Folders(f"images/10k/{split}", labels, ".jpg", ("_train_id.png", ".png"), "bdd100k"),)
+        return (
+            Folders(
+                f"images/10k/{split}", labels, ".jpg", ("_train_id.png", ".png"), "bdd100k", lone=BDD_LONE
+            ),
+        )
 
     def acdc(split: str) -> tuple[Folders, ...]:
         return tuple(

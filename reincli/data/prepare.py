@@ -1,11 +1,14 @@
-"""From a dataset as downloaded to what training and evaluation read: what is to be done, and doing it.
+"""From a dataset as downloaded to what training and evaluation read: doing what `planning` found to be done.
 
 A file that is there and whole is not written again, so that an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import os
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,35 +17,34 @@ from pathlib import Path
 import cv2
 
 from reincli.data.convert import convert
+from reincli.data.corruption import write_corrupted
 from reincli.data.images import write_bytes
-from reincli.data.layouts import CONDITIONS, Folders, split_folders
-from reincli.data.sources import Pairs, find_pairs, list_files, missing_folder, some
+from reincli.data.index import list_files
+from reincli.data.labels import CITYSCAPES, count_values
+from reincli.data.layouts import Folders, split_folders
+from reincli.data.missing import missing_folder
+from reincli.data.planning import Job, plan
+from reincli.data.sources import Pairs, find_pairs, some
 from reincli.errors import ReinError
 
-NOTHING_TO_CONVERT = ("urbansyn", "bdd100k")
-"""Datasets whose labels are class indices as they come."""
+LEFTOVER_AGE = 60.0
+"""Seconds after which an unfinished file is nobody's any more."""
 WORTH_PROCESSES = 200
 """Polygon files from which on new processes are worth their start of a second or two."""
-POLYGONS, LABEL_IDS, TRAIN_IDS = "_gtFine_polygons.json", "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
 _PNG_END, _JPEG_END = b"IEND\xae\x42\x60\x82", b"\xff\xd9"
 
 
 @dataclass(frozen=True)
-class Job:
-    """One file to make: `form` says how (`convert.convert`)."""
-
-    form: str
-    source: Path
-    target: Path
-
-
-@dataclass(frozen=True)
 class Outcome:
-    """What became of a job: 'written', 'kept' (it was there), or 'failed' with the reason."""
+    """What became of a job: 'written', 'kept' (it was there), or 'failed' with the reason.
+
+    `pixels`: of each class index in a label that was written; empty otherwise.
+    """
 
     job: Job
     state: str
     reason: str = ""
+    pixels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,101 +53,6 @@ class SplitReport:
 
     split: str
     pairs: Pairs
-
-
-# --- planning ----------------------------------------------------------------------------------------------
-
-
-def plan(dataset: str, root: Path, out: Path | None = None) -> list[Job]:
-    """The files to make for a dataset, sorted; empty where its labels come as they are read.
-
-    Args:
-        dataset: a built-in name.
-        root: its folder, as unpacked.
-        out: where labels go, in the same folders as beside the originals; None: `root`.
-
-    Raises:
-        ReinError: the raw labels are missing, or the dataset cannot be prepared.
-    """
-    target = out or root
-    if dataset in NOTHING_TO_CONVERT:
-        return []
-    planners = {
-        "cityscapes": _plan_cityscapes,
-        "gta": _plan_gta,
-        "synthia": _plan_synthia,
-        "mapillary": _plan_mapillary,
-        "acdc": _plan_acdc,
-    }
-    if dataset not in planners:
-        known = ", ".join([*planners, *NOTHING_TO_CONVERT])
-        raise ReinError(f"'{dataset}' cannot be prepared.", f"Known: {known}.", usage=True)
-    jobs = planners[dataset](root, target)
-    return sorted(jobs, key=lambda job: str(job.target))
-
-
-def _present(root: Path, folders: Sequence[str], dataset: str) -> list[str]:
-    """Those of the folders that are there; at least one must be."""
-    found = [folder for folder in folders if (root / folder).is_dir()]
-    if not found:
-        raise missing_folder(folders[0], root, dataset)
-    return found
-
-
-def _plan_cityscapes(root: Path, out: Path) -> list[Job]:
-    jobs = []
-    for folder in _present(root, ("gtFine/train", "gtFine/val"), "cityscapes"):
-        tree = root / folder
-        forms = {name.removesuffix(LABEL_IDS): ("label ids", name) for name in list_files(tree, LABEL_IDS)}
-        polygons = {name.removesuffix(POLYGONS): ("polygons", name) for name in list_files(tree, POLYGONS)}
-        for stem, (form, name) in {**forms, **polygons}.items():
-            jobs.append(Job(form, tree / name, out / folder / (stem + TRAIN_IDS)))
-    return jobs
-
-
-def _plan_suffixed(form: str, tree: Path, out: Path, raw: str, made: str) -> list[Job]:
-    """Jobs for labels that are written beside the raw ones under another suffix."""
-    names = [name for name in list_files(tree, raw) if not name.endswith(made)]
-    return [Job(form, tree / name, out / (name.removesuffix(raw) + made)) for name in names]
-
-
-def _plan_gta(root: Path, out: Path) -> list[Job]:
-    (folder,) = _present(root, ("labels",), "gta")
-    return _plan_suffixed("label ids", root / folder, out / folder, ".png", "_labelTrainIds.png")
-
-
-def _plan_synthia(root: Path, out: Path) -> list[Job]:
-    (folder,) = _present(root, ("GT/LABELS",), "synthia")
-    return _plan_suffixed("synthia", root / folder, out / folder, ".png", "_labelTrainIds.png")
-
-
-def _plan_acdc(root: Path, out: Path) -> list[Job]:
-    folders = [f"gt/{condition}/{split}" for condition in CONDITIONS for split in ("train", "val")]
-    jobs = []
-    for folder in _present(root, folders, "acdc"):
-        raw, made = "_gt_labelIds.png", "_gt_labelTrainIds.png"
-        jobs += _plan_suffixed("label ids", root / folder, out / folder, raw, made)
-    return jobs
-
-
-def _plan_mapillary(root: Path, out: Path) -> list[Job]:
-    raw = {"training/v1.2/labels": "train", "validation/v1.2/labels": "val"}
-    jobs = []
-    for folder in _present(root, tuple(raw), "mapillary"):
-        split, tree = raw[folder], root / folder
-        made = out / "cityscapes_trainIdLabel" / split / "label"
-        names = list_files(tree, ".png")
-        jobs += [Job("mapillary", tree / name, made / name) for name in names]
-        if split == "val":
-            jobs += [
-                Job("mapillary half label", tree / name, out / "half/val_label" / name) for name in names
-            ]
-            images = root / "validation/images"
-            if not images.is_dir():
-                raise missing_folder("validation/images", root, "mapillary")
-            for name in list_files(images, ".jpg"):
-                jobs.append(Job("mapillary half image", images / name, out / "half/val_img" / name))
-    return jobs
 
 
 # --- doing -------------------------------------------------------------------------------------------------
@@ -163,6 +70,25 @@ def is_whole(path: Path) -> bool:
     return end == _PNG_END or end.endswith(_JPEG_END)
 
 
+def clear_leftovers(jobs: Sequence[Job]) -> int:
+    """Remove unfinished files that a killed run left where the jobs write; how many there were.
+
+    Writing one takes moments: those of the last minute may belong to another run and are left alone.
+    """
+    removed = 0
+    for folder in {job.target.parent for job in jobs}:
+        if not folder.is_dir():
+            continue
+        with os.scandir(folder) as entries:
+            old = [e for e in entries if e.name.startswith(".") and e.name.endswith(".tmp")]
+        for entry in old:
+            with contextlib.suppress(OSError):
+                if time.time() - entry.stat().st_mtime > LEFTOVER_AGE:
+                    os.unlink(entry.path)
+                    removed += 1
+    return removed
+
+
 def run_jobs(jobs: Sequence[Job], *, workers: int = 1, force: bool = False) -> Iterator[Outcome]:
     """Do the jobs, yielding what became of each in their order; a damaged raw file does not stop the rest.
 
@@ -174,6 +100,7 @@ def run_jobs(jobs: Sequence[Job], *, workers: int = 1, force: bool = False) -> I
     Raises:
         ReinError: a file cannot be written (no space, no permission).
     """
+    clear_leftovers(jobs)
     todo = []
     for job in jobs:
         if not force and is_whole(job.target):
@@ -184,15 +111,17 @@ def run_jobs(jobs: Sequence[Job], *, workers: int = 1, force: bool = False) -> I
         yield from map(_do, todo)
         return
     with _pool(todo, workers) as pool:
+        slow = bool(todo) and todo[0].corruption is not None
         try:
-            yield from pool.map(_do, todo, chunksize=8)
+            yield from pool.map(_do, todo, chunksize=1 if slow else 8)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _pool(jobs: Sequence[Job], workers: int) -> Executor:
     """Threads, as OpenCV decodes and encodes outside of the interpreter's lock; processes for many polygons."""
-    if sum(job.form == "polygons" for job in jobs) < WORTH_PROCESSES:
+    corrupting = any(job.corruption is not None for job in jobs)  # its random source is one a process
+    if not corrupting and sum(job.form == "polygons" for job in jobs) < WORTH_PROCESSES:
         return ThreadPoolExecutor(workers)
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, context, initializer=_one_thread)
@@ -203,13 +132,19 @@ def _one_thread() -> None:
 
 
 def _do(job: Job) -> Outcome:
+    label = None
     try:
-        convert(job.form, job.source, job.target)
+        if job.corruption is not None:
+            write_corrupted(job.source, job.target, job.corruption)
+        else:
+            label = convert(job.form, job.source, job.target)
     except ReinError as error:
         if error.message.startswith("Cannot write"):
             raise  # the next file would fail as well
         return Outcome(job, "failed", error.message)
-    return Outcome(job, "written")
+    if label is None:
+        return Outcome(job, "written")
+    return Outcome(job, "written", pixels=tuple(count_values(label)[: len(CITYSCAPES)].tolist()))
 
 
 def failure(outcomes: Sequence[Outcome]) -> ReinError | None:
@@ -224,15 +159,17 @@ def failure(outcomes: Sequence[Outcome]) -> ReinError | None:
 
 
 def write_lists(root: Path, out: Path | None = None) -> list[Path]:
-    """Write `train.txt`, `val.txt` and `test.txt` of Cityscapes: the images of a split, without suffix."""
+    """Write `train.txt`, `val.txt`, `test.txt` of Cityscapes where they differ: images of a split, without suffix."""
     written = []
     for split in ("train", "val", "test"):
         images = root / "leftImg8bit" / split
         if images.is_dir():
             names = [name.removesuffix("_leftImg8bit.png") for name in list_files(images, "_leftImg8bit.png")]
             path = (out or root) / f"{split}.txt"
-            write_bytes(path, "".join(f"{name}\n" for name in names).encode())
-            written.append(path)
+            text = "".join(f"{name}\n" for name in names)
+            if not path.is_file() or path.read_text("utf-8") != text:
+                write_bytes(path, text.encode())
+                written.append(path)
     return written
 
 
@@ -270,8 +207,12 @@ def report_pairs(
     Raises:
         ReinError: there is no split at all, or the label folder of one is missing.
     """
-    reports = []
+    reports: list[SplitReport] = []
+    seen: set[tuple[Folders, ...]] = set()
     for split, all_folders in splits.items():
+        if all_folders in seen:  # another name for the same
+            continue
+        seen.add(all_folders)
         labelled = [f for f in all_folders if f.labels is not None and f.listed is None]
         found = []
         for folders in labelled:
@@ -291,6 +232,7 @@ def _joined(parts: Sequence[Pairs]) -> Pairs:
         tuple(sample for pairs in parts for sample in pairs.samples),
         tuple(name for pairs in parts for name in pairs.without_label),
         tuple(name for pairs in parts for name in pairs.without_image),
+        tuple(name for pairs in parts for name in pairs.lone),
     )
 
 

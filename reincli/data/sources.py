@@ -5,16 +5,17 @@ A source is written NAME or NAME:SPLIT; the folders are in `layouts`.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from reincli.config import DataSettings
+from reincli.data.index import list_files
 from reincli.data.labels import CITYSCAPES, IGNORE, Classes
-from reincli.data.layouts import DATASETS, HOMES, TRAINING_ONLY, Folders, own_folders, split_folders
+from reincli.data.layouts import TRAINING_ONLY, Folders, own_folders, split_folders
+from reincli.data.missing import hint, missing_folder
 from reincli.errors import ReinError, nearest
 
 UNDECLARED = -1
@@ -42,11 +43,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Pairs:
-    """What lies in a pair of folders: samples (label None where missing), and names without a partner."""
+    """What lies in a pair of folders: samples (label None where missing), and names without a partner.
+
+    `lone`: names known to be released without a partner; they are in none of the others.
+    """
 
     samples: tuple[Sample, ...]
     without_label: tuple[str, ...]
     without_image: tuple[str, ...]
+    lone: tuple[str, ...] = ()
 
 
 # --- names and folders -------------------------------------------------------------------------------------
@@ -64,8 +69,8 @@ def splits_of(dataset: str, data: DataSettings) -> dict[str, tuple[Folders, ...]
         return own_folders(data.own[dataset])
     known = split_folders(dataset_root(dataset, data))
     if dataset not in known:
-        hint = f"{nearest(dataset, [*known, *data.own])} Own data: describe it in TOML."
-        raise ReinError(f"No dataset is named '{dataset}'.", hint, usage=True)
+        near = f"{nearest(dataset, [*known, *data.own])} Own data: describe it in TOML."
+        raise ReinError(f"No dataset is named '{dataset}'.", near, usage=True)
     return known[dataset]
 
 
@@ -82,28 +87,12 @@ def parse_source(source: str, data: DataSettings) -> tuple[str, str]:
         if split not in splits and len(splits) == 1:
             split = next(iter(splits))
     if split not in splits:
-        hint = f"{nearest(split, splits)} Write it as {dataset}:SPLIT."
-        raise ReinError(f"Dataset '{dataset}' has no split '{split}'.", hint, usage=True)
+        near = f"{nearest(split, splits)} Write it as {dataset}:SPLIT."
+        raise ReinError(f"Dataset '{dataset}' has no split '{split}'.", near, usage=True)
     return dataset, split
 
 
 # --- listing -----------------------------------------------------------------------------------------------
-
-
-def list_files(folder: Path, suffix: str) -> list[str]:
-    """Posix paths, relative to a folder and sorted, of the files below it that end with `suffix`."""
-    return sorted(_walk(str(folder), "", suffix))
-
-
-def _walk(folder: str, prefix: str, suffix: str) -> Iterator[str]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue  # unfinished files and system droppings
-            if entry.name.endswith(suffix) and not entry.is_dir():
-                yield prefix + entry.name
-            elif entry.is_dir():
-                yield from _walk(entry.path, f"{prefix}{entry.name}/", suffix)
 
 
 def find_pairs(
@@ -138,17 +127,24 @@ def find_pairs(
         names = _only_listed(names, root / folders.listed, folders.image_suffix)
     labels_at = labels_root or root
     labels = _labels(folders, labels_at, dataset) if with_labels and folders.labels is not None else {}
-    samples, without_label = [], []
-    for name in names:
-        key = _key(name, folders.image_suffix, folders.prefixes[0])
+    samples, without_label, lone = [], [], []
+    keys = {name: _key(name, folders.image_suffix, folders.prefixes[0]) for name in names}
+    base = str(images)
+    label_base = str(labels_at / str(folders.labels))
+    for name, key in keys.items():
         label = labels.get(key)
+        if label is None and labels and key in folders.lone:
+            lone.append(name)
+            continue
         if label is None:
             without_label.append(name)
-        path = None if label is None else labels_at / str(folders.labels) / label
-        samples.append(Sample(images / name, path, dataset, folders.domain, folders.base + name))
-    keys = {_key(name, folders.image_suffix, folders.prefixes[0]) for name in names}
-    without_image = [] if folders.listed else [label for key, label in labels.items() if key not in keys]
-    return Pairs(tuple(samples), tuple(without_label), tuple(sorted(without_image)))
+        path = None if label is None else Path(label_base + "/" + label)
+        samples.append(Sample(Path(base + "/" + name), path, dataset, folders.domain, folders.base + name))
+    known = set(keys.values())
+    without_image = [] if folders.listed else [label for key, label in labels.items() if key not in known]
+    lone += [label for label in without_image if Path(label).stem.removesuffix("_train_id") in folders.lone]
+    without_image = [label for label in without_image if label not in lone]
+    return Pairs(tuple(samples), tuple(without_label), tuple(sorted(without_image)), tuple(lone))
 
 
 def _key(name: str, suffix: str, prefix: str) -> str:
@@ -176,8 +172,8 @@ def _only_listed(names: list[str], listing: Path, suffix: str) -> list[str]:
     try:
         lines = [line.strip() for line in listing.read_text("utf-8").splitlines()]
     except OSError:
-        hint = "It holds one image a line: its name without suffix, or its path below the image folder."
-        raise ReinError(f"There is no list of images at '{listing}'.", hint) from None
+        form = "It holds one image a line: its name without suffix, or its path below the image folder."
+        raise ReinError(f"There is no list of images at '{listing}'.", form) from None
     wanted = {line.removesuffix(suffix) for line in lines if line and not line.startswith("#")}
     taken = {}
     for name in names:
@@ -221,7 +217,9 @@ def find_samples(source: str, data: DataSettings, *, need_labels: bool = True) -
         pairs = find_pairs(folders, root, dataset, with_labels=present)
         if not pairs.samples:
             where = root / folders.images
-            raise ReinError(f"No image '*{folders.image_suffix}' is in '{where}'.", _hint(dataset, root))
+            raise ReinError(
+                f"No image '*{folders.image_suffix}' is in '{where}'.", hint(dataset, root, folders.images)
+            )
         if need_labels:
             _require_partners(pairs, folders, root, dataset)
         samples += pairs.samples
@@ -234,42 +232,13 @@ def _require_partners(pairs: Pairs, folders: Folders, root: Path, dataset: str) 
         count, total = len(pairs.without_label), len(pairs.samples)
         message = f"{count} of {total} images of '{dataset}' have no label in '{where}'"
         names = f"{some(pairs.without_label)} (expected: *{folders.label_suffixes[-1]})"
-        raise ReinError(f"{message}: {names}.", _hint(dataset, root, prepare=True))
+        raise ReinError(f"{message}: {names}.", hint(dataset, root, prepare=True))
     if pairs.without_image:
         count = len(pairs.without_image)
         message = f"{count} labels in '{where}' have no image in '{root / folders.images}'"
         raise ReinError(
             f"{message}: {some(pairs.without_image)}.", "Bring the images, or remove these labels."
         )
-
-
-def _hint(dataset: str, root: Path, *, prepare: bool = False) -> str:
-    """What brings a dataset that is missing or not prepared."""
-    if dataset not in DATASETS:
-        return "Check the folders and suffixes of its description; they are relative to its root."
-    command = f"rein prepare-data {dataset}" + ("" if root == Path("data") / dataset else f" {root}")
-    if prepare and dataset not in ("bdd100k", "urbansyn"):
-        return f"Prepare the labels: {command}"
-    if dataset == "cityscapes-c":
-        return f"Make it from the Cityscapes validation images: {command}"
-    return f"Get it from {HOMES[dataset]}, unpack it to '{root}', then: {command}"
-
-
-def missing_folder(folder: str, root: Path, dataset: str) -> ReinError:
-    """The error for a folder that is not there; a root one level too high or too low is recognised."""
-    message = f"'{dataset}' is not in place: there is no folder '{root / folder}'."
-    if root.is_dir():
-        with os.scandir(root) as entries:
-            below = next((e.name for e in entries if e.is_dir() and (Path(e.path) / folder).is_dir()), None)
-        if below is not None:
-            return ReinError(
-                message, f"It lies one level deeper, in '{root / below}': give that folder, or move it up."
-            )
-    if (root.parent / folder).is_dir():
-        hint = f"It lies one level higher, in '{root.parent}': that is the dataset's folder."
-        return ReinError(message, hint)
-    prepared = folder.startswith(("cityscapes_trainIdLabel", "half"))
-    return ReinError(message, _hint(dataset, root, prepare=prepared))
 
 
 # --- classes and label values ------------------------------------------------------------------------------
