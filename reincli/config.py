@@ -169,7 +169,8 @@ class TrainSettings(Strict):
 
     iterations: Positive = 40_000
     batch_size: Positive = 4
-    validate_every: Positive = 10_000
+    validate_every: Annotated[int, Field(ge=0)] = 10_000
+    """Iterations between validations, and one at the end; 0: none at all."""
     checkpoint_every: Positive = 4_000
     keep_checkpoints: Positive = 3
     log_every: Positive = 50

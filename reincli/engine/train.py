@@ -20,6 +20,7 @@ from reincli.config import Settings, build_settings, read_toml, to_toml
 from reincli.data.dataset import TrainDataset, check_labels, init_worker
 from reincli.data.images import write_bytes
 from reincli.data.labels import Classes
+from reincli.data.sampling import rare_classes
 from reincli.data.sources import Sample, classes_of, find_samples, label_tables
 from reincli.engine import checkpoint as checkpoints
 from reincli.engine.device import DTYPES, autocast, peak_memory
@@ -137,7 +138,7 @@ def train(run: Run, watch: Watch | None = None) -> None:
     """
     watch, settings, train = watch or Watch(), run.settings, run.settings.train
     samples = train_samples(settings)
-    validation = val_samples(settings)
+    validation = val_samples(settings) if train.validate_every else []
     run.model.train()
     start = run.iteration
     log = _Meter(run.device)
@@ -203,7 +204,8 @@ def train_samples(settings: Settings) -> list[Sample]:
 def load_batches(samples: list[Sample], settings: Settings, start: int) -> DataLoader[dict[str, Any]]:
     """Batches of consecutive draws, from iteration `start` to the last."""
     tables = label_tables(settings.data.train, settings.data)
-    dataset = TrainDataset(samples, tables, settings.data.augment, settings.train.seed)
+    rare = rare_classes(samples, settings.data)
+    dataset = TrainDataset(samples, tables, settings.data.augment, settings.train.seed, rare)
     size = settings.train.batch_size
     workers = min(settings.data.workers, os.cpu_count() or 1)
     return DataLoader(
