@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reincli.engine.predict import Predictor, load_predictor
+    from reincli.engine.predict import Prediction, Predictor, load_segmentor
 
 __version__ = "0.1.0"
-__all__ = ["Predictor", "__version__", "load_predictor"]
+__all__ = ["Prediction", "Predictor", "__version__", "load_segmentor"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Predictor", "load_predictor"):
+    if name in ("Prediction", "Predictor", "load_segmentor"):
         from reincli.engine import predict
 
         return getattr(predict, name)

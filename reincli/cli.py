@@ -51,6 +51,8 @@ class Style(str, Enum):
     side = "side"
     mask = "mask"
     boundary = "boundary"
+    error = "error"
+    compare = "compare"
 
 
 Quiet = Annotated[
@@ -370,10 +372,19 @@ def evaluate(
         "rein visualize street.jpg",
         "rein visualize drive/ --style side --out shown",
         "rein visualize 'drive/*_rgb.png' --checkpoint work_dirs/gta2citys/last.pth --labels",
+        "rein visualize drive.mp4 --start 1:20 --end 2:00 --style boundary",
+        "rein visualize val/images --gt val/labels --style error --sheet",
+        "rein visualize night/ --checkpoint rein/last.pth --compare frozen/last.pth",
+        "rein visualize camera:0 --end 30",
     )
 )
 def visualize(
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images, folders or globs.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...", help="Images, videos, folders, globs, lists of paths (.txt), camera:0."
+        ),
+    ],
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -391,7 +402,36 @@ def visualize(
     legend: Annotated[
         bool, typer.Option("--legend/--no-legend", help="Name the colours below the picture.")
     ] = True,
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="Draw faintly where the model is unsure.")
+    ] = False,
+    truth: Annotated[
+        Path | None,
+        typer.Option("--gt", metavar="DIR|FILE", help="Right labels (class indices), for the style error."),
+    ] = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option("--compare", metavar="FILE", help="A second checkpoint, drawn beside the first."),
+    ] = None,
+    compare_backbone: Annotated[
+        Path | None,
+        typer.Option("--compare-backbone", metavar="FILE", help="Its backbone; else that of the first."),
+    ] = None,
+    compare_preset: Annotated[
+        str | None,
+        typer.Option("--compare-preset", metavar="NAME", help="Its setting, where it carries none."),
+    ] = None,
     labels: Annotated[bool, typer.Option("--labels", help="Also write NAME_labelTrainIds.png.")] = False,
+    sheet: Annotated[
+        bool, typer.Option("--sheet", help="Also write a contact sheet of all drawings, PNG and HTML.")
+    ] = False,
+    start: Annotated[
+        str | None, typer.Option("--start", metavar="TIME", help="Of a video: from here, e.g. 80 or 1:20.")
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option("--end", metavar="TIME", help="Of a video or camera: until here.")
+    ] = None,
+    every: Annotated[int, typer.Option("--every", min=1, help="Take one of so many images or frames.")] = 1,
     force: Annotated[bool, typer.Option("--force", help="Draw again what is already drawn.")] = False,
     mode: ModeOption = None,
     size: Annotated[
@@ -408,7 +448,7 @@ def visualize(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Draw predictions on images."""
+    """Draw predictions on images, videos and what a camera sees."""
     with _command(quiet):
         from reincli.commands import visualize as command
 
@@ -422,10 +462,19 @@ def visualize(
             style=style.value,
             alpha=alpha,
             legend=legend,
+            confidence=confidence,
+            truth=truth,
+            compare=compare,
+            compare_backbone=compare_backbone,
+            compare_preset=compare_preset,
             labels=labels,
+            sheet=sheet,
             force=force,
             mode=mode.value if mode else None,
             size=size,
+            start=start,
+            end=end,
+            every=every,
             precision=precision.value,
             device=device,
             suffix=suffix,

@@ -15,7 +15,7 @@ from reincli.data.images import write_bytes, write_png
 from reincli.data.sources import Sample
 from reincli.engine.checkpoint import read_checkpoint, settings_for
 from reincli.engine.evaluate import Evaluation, evaluate, report, val_samples
-from reincli.engine.predict import Predictor, load_predictor
+from reincli.engine.predict import Predictor, load_segmentor
 from reincli.errors import ReinError
 
 
@@ -40,7 +40,7 @@ def run(
         check_size(size)
     settings = chosen_settings(checkpoint, preset, config, sets or [], data_root)
     samples = val_samples(settings, data)
-    predictor = load_predictor(
+    predictor = load_segmentor(
         checkpoint, backbone=backbone, settings=settings, device=device, precision=precision
     )
     for text in predictor.notes:

@@ -1,62 +1,59 @@
-"""`rein visualize`: draw predictions on images, folders of images and globs."""
+"""`rein visualize`: draw predictions on images, videos and what a camera sees."""
 
 from __future__ import annotations
 
-import fnmatch
-import glob
-import os
-from collections import Counter, deque
+import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reincli.commands.console import note, problem, progress, result
+from reincli.commands.console import configure, note, problem, progress, result
+from reincli.commands.visualize_video import (
+    CutShortError,
+    NoVideoError,
+    Request,
+    draw_video,
+    record,
+    stamp,
+)
 from reincli.config import load_settings, parse_size
+from reincli.data.images import read_image, write_png
+from reincli.data.inputs import Input, find_inputs
+from reincli.engine.ranks import this_rank
+from reincli.engine.stream import batched, mapped
 from reincli.errors import ReinError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from reincli.engine.predict import Predictor
+    from reincli.engine.artist import Artist, Seen
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 RELEASED = Path("checkpoints/dinov2_rein_and_head.pth")
 IN_FLIGHT = 3
-"""Pictures that are read ahead, and that wait to be written, while one is predicted."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image and where its drawing goes: `target`, and `label` for the class indices."""
-
-    image: Path
-    target: Path
-
-    @property
-    def label(self) -> Path:
-        return self.target.with_name(f"{self.target.stem}_labelTrainIds.png")
-
-
-@dataclass(frozen=True)
-class Look:
-    """How a prediction is made and drawn; the words of the command line."""
-
-    style: str
-    alpha: float
-    legend: bool
-    labels: bool
-    mode: str | None
-    size: str
+"""Pictures that are read ahead, and that wait to be written, while others are predicted."""
+WORKERS = 2
+"""Threads that read, and threads that draw and write."""
 
 
 @dataclass
 class Tally:
-    """What has come of the pictures so far."""
+    """What has come of the inputs so far; written to by several threads."""
 
     written: int = 0
     failed: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def done(self) -> None:
+        """One more is written."""
+        with self.lock:
+            self.written += 1
+
+    def fail(self, name: str, error: ReinError) -> None:
+        """One could not be drawn: say so and go on."""
+        problem(str(error) if name in str(error) else f"{name}: {error}")
+        with self.lock:
+            self.failed.append(name)
 
 
 def run(
@@ -66,48 +63,90 @@ def run(
     backbone: Path | None = None,
     preset: str | None = None,
     config: Path | None = None,
+    compare: Path | None = None,
+    compare_backbone: Path | None = None,
+    compare_preset: str | None = None,
     out: Path = Path("work_dirs/show"),
     style: str = "overlay",
     alpha: float = 0.5,
     legend: bool = True,
+    confidence: bool = False,
+    truth: Path | None = None,
     labels: bool = False,
+    sheet: bool = False,
     force: bool = False,
     mode: str | None = None,
     size: str = "native",
+    start: str | None = None,
+    end: str | None = None,
+    every: int = 1,
     precision: str = "auto",
     device: str = "auto",
     suffix: str | None = None,
     match: str | None = None,
 ) -> None:
-    """Predict and draw every image; see `rein visualize --help` for the options.
+    """Predict and draw every input; see `rein visualize --help` for the options.
 
     Raises:
-        ReinError: nothing to read, a checkpoint that does not fit, or (at the end) images that failed.
+        ReinError: nothing to read, a checkpoint that does not fit, or (at the end) inputs that failed.
         KeyboardInterrupt: stopped by the user; says how far it came.
     """
-    _require_size(size)
+    _require_sense(size, style, compare, truth)
+    request = Request(out, labels, force, truth, seconds(start, "--start"), seconds(end, "--end"), every)
+    if request.end is not None and request.end <= (request.start or 0.0):
+        raise ReinError(f"--end {end} is not after --start {start or 0}.", usage=True)
     settings = load_settings(preset, config) if preset or config else None
-    pictures, missing = find_pictures(inputs, out, suffix=suffix, match=match)
-    for each in missing:
-        problem(f"There is no image or folder at '{each}'.")
-    todo = [p for p in pictures if force or not (p.target.exists() and (p.label.exists() or not labels))]
-    if len(todo) < len(pictures):
-        note(f"{_count(len(pictures) - len(todo))} already drawn are kept; --force draws them again.")
-    tally = Tally(failed=list(missing))
-    if todo:
-        from reincli.engine.predict import load_predictor
+    found = find_inputs(inputs, out, suffix=suffix, match=match, every=every)
+    rank = this_rank()
+    if rank.rank:
+        configure(quiet=True)  # remarks and progress come from the first process alone
+    else:
+        for each in found.missing:
+            problem(f"There is no image, video or folder at '{each}'.")
+    mine = rank.share(found.files)
+    todo = [each for each in mine if force or not _is_done(each, labels)]
+    if len(todo) < len(mine):
+        note(f"{count(len(mine) - len(todo))} already drawn are kept; --force draws them again.")
+    tally = Tally()
+    if todo or found.cameras:
+        from reincli.engine.predict import load_segmentor
+        from reincli.ops.paint import Look
 
+        place = rank.device(device)
         chosen = checkpoint or default_checkpoint()
-        predictor = load_predictor(
-            chosen, backbone=backbone, settings=settings, device=device, precision=precision
-        )
-        for remark in predictor.notes:
+        predictors = [
+            load_segmentor(chosen, backbone=backbone, settings=settings, device=place, precision=precision)
+        ]
+        if compare is not None:
+            predictors.append(load_segmentor(compare, backbone=compare_backbone or backbone,
+                                             settings=compare_preset, device=place, precision=precision))  # fmt: skip
+            if predictors[0].classes.names != predictors[1].classes.names:
+                raise ReinError(f"'{compare}' and '{chosen}' have other classes: they cannot be compared.")
+        for remark in dict.fromkeys(remark for each in predictors for remark in each.notes):
             note(remark)
-        _draw_all(todo, predictor, Look(style, alpha, legend, labels, mode, size), tally, out)
-    result(f"{_count(tally.written)} drawn into '{out}'.")
-    if tally.failed:
+        from reincli.engine.artist import Artist
+
+        titles = titles_of(chosen, compare) if compare else ()
+        look = Look("overlay" if style == "compare" else style, alpha, legend)
+        artist = Artist(predictors, titles, look, confidence, size, mode)
+        identity = {"checkpoints": [stamp(p) for p in (chosen, compare) if p], "style": style, "alpha": alpha,
+                    "legend": legend, "confidence": confidence, "size": size, "mode": mode}  # fmt: skip
+        _draw_everything(todo, found.cameras if not rank.rank else [], artist, request, tally, identity)
+    parts = rank.gather((tally.written, tally.failed))
+    if rank.rank:
+        return
+    written, failed = sum(part[0] for part in parts), [name for part in parts for name in part[1]]
+    if sheet:
+        from reincli.commands.contact_sheet import write_sheets
+
+        for path in write_sheets(found.files, out):
+            result(f"Contact sheet: '{path}'.")
+    result(f"{count(written)} drawn into '{out}'.")
+    failed += found.missing
+    if failed:
+        total = len(found.files) + len(found.cameras) + len(found.missing)
         raise ReinError(
-            f"{len(tally.failed)} of {len(pictures) + len(missing)} inputs could not be drawn.",
+            f"{len(failed)} of {total} inputs could not be drawn.",
             "They are named above; the others are done.",
         )
 
@@ -132,176 +171,180 @@ def default_checkpoint() -> Path:
     )
 
 
-# --- which images ------------------------------------------------------------------------------------------
+def titles_of(first: Path, second: Path) -> tuple[str, str]:
+    """Names of two checkpoints that tell them apart: of the run's folder, of the file, or both."""
+    for name in (lambda p: p.parent.name, lambda p: p.stem, lambda p: f"{p.parent.name}/{p.stem}"):
+        titles = name(first.resolve()), name(second.resolve())
+        if titles[0] != titles[1] and all(titles) and "checkpoints" not in titles:
+            return titles
+    return str(first), str(second)
 
 
-def find_pictures(
-    inputs: list[str], out: Path, *, suffix: str | None = None, match: str | None = None
-) -> tuple[list[Picture], list[str]]:
-    """Images behind the inputs with their targets under `out`, and the inputs that do not exist.
-
-    A folder is walked; its images keep their path below it. What lies under `out` is never an input.
-
-    Args:
-        inputs: files, folders and globs.
-        out: folder of the drawings.
-        suffix: in folders, only names that end so; None: those of images.
-        match: in folders, only relative paths or names that match this pattern.
+def seconds(text: str | None, option: str) -> float | None:
+    """'90', '1:30', '0:01:30.5' -> seconds.
 
     Raises:
-        ReinError: no image at all, or a drawing would replace an image.
+        ReinError: no time.
     """
-    found: dict[Path, tuple[Path, Path]] = {}  # resolved: (image, relative name), in order and once
-    missing = []
-    drawn = out.resolve()
-    for text in inputs:
-        path = Path(text)
-        if path.is_dir():
-            if path.resolve() == drawn:
-                raise ReinError(
-                    f"--out '{out}' is the input folder itself.", "Choose another folder.", usage=True
-                )
-            images = [(file, file.relative_to(path)) for file in _walk(path, drawn, suffix, match)]
-        elif path.exists():
-            images = [(path, Path(path.name))]
-        else:
-            images = _glob(text, drawn)
-            if not images:
-                missing.append(text)
-        for file, name in images:
-            found.setdefault(file.resolve(), (file, name))
-    if not found:
-        limits = "".join(
-            f" {word} '{value}'" for word, value in (("ending with", suffix), ("matching", match)) if value
-        )
-        raise ReinError(
-            f"No image{limits} was found at {', '.join(repr(text) for text in inputs)}.",
-            f"Expected an image, a folder or a glob; images end with {', '.join(IMAGE_SUFFIXES)}.",
-            usage=True,
-        )
-    pictures = [Picture(image, out / name) for image, name in _distinct(list(found.values()))]
-    for picture in pictures:
-        for target in (picture.target, picture.label):
-            if target.resolve() in found:
-                raise ReinError(
-                    f"The drawing '{target}' would replace an input.", "Choose another --out.", usage=True
-                )
-    return pictures, missing
-
-
-def _walk(folder: Path, drawn: Path, suffix: str | None, match: str | None) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(
-            f for f in folders if not f.startswith(".") and Path(parent, f).resolve() != drawn
-        )
-        for name in sorted(files):
-            path = Path(parent, name)
-            relative = path.relative_to(folder).as_posix()
-            wanted = name.endswith(suffix) if suffix else name.lower().endswith(IMAGE_SUFFIXES)
-            if match and not (fnmatch.fnmatch(relative, match) or fnmatch.fnmatch(name, match)):
-                wanted = False
-            if wanted and not name.startswith("."):
-                yield path
-
-
-def _glob(pattern: str, drawn: Path) -> list[tuple[Path, Path]]:
-    """Images that a glob names; their drawings keep the path below the part without a wildcard."""
-    if not glob.has_magic(pattern):
-        return []
-    parts = Path(pattern).parts
-    fixed = Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
-    files = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
-    return [
-        (file, file.relative_to(fixed))
-        for file in files
-        if file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES and drawn not in file.resolve().parents
-    ]
-
-
-def _distinct(found: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
-    """Give each image its own drawing: NAME.png; where that is taken twice, with more of the path or suffix."""
-    names = {image: name.with_suffix(".png") for image, name in found}
-    taken = Counter(names.values())
-    twice = [image for image, name in names.items() if taken[name] > 1]
-    if twice:
-        common = os.path.commonpath([image.absolute().parent for image in twice])
-        for image in twice:
-            names[image] = image.absolute().relative_to(common).with_suffix(".png")
-        taken = Counter(names.values())
-        for image in twice:
-            if taken[names[image]] > 1:  # street.jpg beside street.png
-                names[image] = names[image].with_name(image.name + ".png")
-    return list(names.items())
-
-
-# --- predict and draw --------------------------------------------------------------------------------------
-
-
-def _draw_all(pictures: list[Picture], predictor: Predictor, look: Look, tally: Tally, out: Path) -> None:
-    """Read ahead, predict, draw and write; the three overlap, and few pictures are in memory at a time."""
-    from reincli.data.images import read_image
-
-    writing: deque[Future[None]] = deque()
-    reading: deque[Future[np.ndarray]] = deque()
-    ahead = iter(pictures)
-
-    def written(at_most: int) -> None:
-        while len(writing) > at_most:
-            writing.popleft().result()
-            tally.written += 1
-
-    readers, writers = ThreadPoolExecutor(2), ThreadPoolExecutor(2)
+    if text is None:
+        return None
+    total = 0.0
     try:
-        with progress("predicting", len(pictures)) as advance:
-            for picture in pictures:
-                while len(reading) < IN_FLIGHT and (following := next(ahead, None)) is not None:
-                    reading.append(readers.submit(read_image, following.image))
-                try:
-                    image = reading.popleft().result()
-                    label = predictor.predict(image, size=look.size, mode=look.mode)
-                except ReinError as error:
-                    named = str(picture.image) in str(error)
-                    problem(str(error) if named else f"{picture.image}: {error}")
-                    tally.failed.append(str(picture.image))
-                else:
-                    writing.append(writers.submit(_draw, picture, image, label, predictor, look))
-                    written(at_most=IN_FLIGHT)
-                advance(note=picture.target.name)
-            written(at_most=0)
-    except KeyboardInterrupt:
-        written(at_most=0)
-        done = f"{tally.written} of {_count(len(pictures))} are in '{out}'."
-        raise KeyboardInterrupt(f"{done} The same command goes on from there.") from None
-    finally:
-        readers.shutdown(cancel_futures=True)
-        writers.shutdown(cancel_futures=True)
+        parts = [float(part) for part in text.split(":")]
+        if len(parts) > 3 or any(part < 0 for part in parts):
+            raise ValueError
+    except ValueError:
+        raise ReinError(
+            f"{option} '{text}' is no time.", "Write seconds (90), or minutes and hours (1:30, 0:01:30.5).",
+            usage=True,
+        ) from None  # fmt: skip
+    for part in parts:
+        total = 60 * total + part
+    return total
 
 
-def _draw(picture: Picture, image: np.ndarray, label: np.ndarray, predictor: Predictor, look: Look) -> None:
-    """Draw one prediction and write it; the drawing last, since it stands for the whole being done."""
-    from reincli.data.images import write_png
-    from reincli.ops import paint
-
-    classes = predictor.classes
-    if look.labels:
-        write_png(picture.label, label)
-    drawing = paint.render(
-        image,
-        label,
-        classes.palette(),
-        classes.names if look.legend else (),
-        style=look.style,
-        alpha=look.alpha,
-    )
-    write_png(picture.target, drawing)
+def count(number: int) -> str:
+    """'1 picture', '2 pictures'."""
+    return f"{number} picture" + ("" if number == 1 else "s")
 
 
-def _require_size(size: str) -> None:
+def _require_sense(size: str, style: str, compare: Path | None, truth: Path | None) -> None:
+    """Refuse options that contradict each other before anything heavy is loaded."""
     try:
         parse_size(size)
     except ValueError as error:
         raise ReinError(f"--size: {error}.", usage=True) from None
+    if style == "error" and truth is None:
+        raise ReinError("--style error needs the right labels.", "Give --gt with their folder.", usage=True)
+    if style == "compare" and compare is None:
+        raise ReinError("--style compare needs a second checkpoint.", "Give --compare FILE.", usage=True)
+    if compare is not None and style not in ("overlay", "compare"):
+        raise ReinError(
+            f"--compare and --style {style} do not go together.", "Leave out one of them.", usage=True
+        )
+    if truth is not None and not truth.exists():
+        raise ReinError(f"There is no label or folder of labels at '{truth}' (--gt).", usage=True)
 
 
-def _count(number: int) -> str:
-    return f"{number} picture" + ("" if number == 1 else "s")
+def _is_done(each: Input, labels: bool) -> bool:
+    return each.target.exists() and (each.label.exists() or not labels)
+
+
+def _draw_everything(
+    todo: list[Input],
+    cameras: list[int],
+    artist: Artist,
+    request: Request,
+    tally: Tally,
+    identity: dict[str, object],
+) -> None:
+    """Images first, then videos one by one, then cameras."""
+    pictures = [each for each in todo if each.kind == "image"]
+    if pictures:
+        _draw_pictures(pictures, artist, request, tally)
+    for each in todo:
+        if each.kind == "video":
+            try:
+                draw_video(each, artist, request, identity)
+                tally.done()
+            except CutShortError as error:  # it is written as far as it could be read
+                tally.done()
+                tally.fail(str(each.source), error)
+            except NoVideoError as error:
+                tally.fail(str(each.source), error)
+    for number in cameras:
+        record(number, artist, request)
+        tally.done()
+
+
+# --- pictures ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Job:
+    """One picture on its way: filled from stage to stage."""
+
+    picture: Input
+    image: np.ndarray | None = None
+    truth: np.ndarray | None = None
+    seen: Seen | None = None
+    error: ReinError | None = None
+
+
+def _draw_pictures(pictures: list[Input], artist: Artist, request: Request, tally: Tally) -> None:
+    """Read ahead, predict, draw and write: the three overlap, and few pictures are in memory at a time."""
+
+    def read(picture: Input) -> _Job:
+        job = _Job(picture)
+        try:
+            job.image = read_image(picture.source)
+            if request.truth is not None:
+                job.truth = artist.truth(label_of(picture, request.truth), job.image.shape)
+        except ReinError as error:
+            job.error = error
+        return job
+
+    def seen() -> Iterator[_Job]:
+        ahead = mapped(read, pictures, workers=WORKERS, depth=IN_FLIGHT + artist.batch)
+        for group in batched(ahead, artist.batch):
+            _see([job for job in group if job.image is not None and job.error is None], artist)
+            yield from group
+
+    def draw(job: _Job) -> _Job:
+        if job.seen is not None and job.error is None:
+            if request.labels:
+                write_png(job.picture.label, job.seen.labels[0])
+            # last, since it stands for the whole being done
+            write_png(job.picture.target, artist.draw(job.seen, job.truth))
+            tally.done()
+        return job
+
+    try:
+        with progress("predicting", len(pictures)) as advance:
+            for job in mapped(draw, seen(), workers=WORKERS, depth=IN_FLIGHT):
+                if job.error is not None:
+                    tally.fail(str(job.picture.source), job.error)
+                advance(note=job.picture.target.name)
+    except KeyboardInterrupt:
+        done = f"{tally.written} of {count(len(pictures))} are in '{request.out}'."
+        raise KeyboardInterrupt(f"{done} The same command goes on from there.") from None
+
+
+def _see(jobs: list[_Job], artist: Artist) -> None:
+    """Predict the pictures together; where that fails, each alone, so that only the one at fault is lost."""
+    try:
+        found = artist.see([job.image for job in jobs if job.image is not None])
+    except ReinError as error:
+        if len(jobs) == 1:
+            jobs[0].error = error
+            return
+        for job in jobs:
+            _see([job], artist)
+        return
+    for job, each in zip(jobs, found, strict=True):
+        job.seen = each
+
+
+def label_of(picture: Input, truth: Path) -> Path:
+    """The file of right labels of a picture: `truth` itself, or in that folder the one of the same name.
+
+    Names of the known datasets are turned as they turn theirs (`_leftImg8bit` -> `_gtFine_labelTrainIds`).
+
+    Raises:
+        ReinError: there is none.
+    """
+    if truth.is_file():
+        return truth
+    stem = picture.source.stem
+    stems = [stem, f"{stem}_labelTrainIds"]
+    for ending, label in (("_leftImg8bit", "_gtFine_labelTrainIds"), ("_rgb_anon", "_gt_labelTrainIds")):
+        if stem.endswith(ending):
+            stems.append(stem.removesuffix(ending) + label)
+    folders = dict.fromkeys((truth / picture.name.parent, truth))
+    for path in (folder / f"{each}.png" for folder in folders for each in stems):
+        if path.is_file():
+            return path
+    raise ReinError(
+        f"'{picture.source}' has no label under '{truth}'.",
+        f"Expected '{truth / picture.name.parent / stem}.png' or '..._labelTrainIds.png'.",
+    )

@@ -1,20 +1,24 @@
-"""Prediction: from an image to a label map, whole or by sliding windows.
+"""Prediction: from images to label maps, whole or by sliding windows. The Python API and the commands use it alike.
 
-Shapes: B windows, K classes, (H, W) image at the size it is predicted.
+Shapes: B windows, K classes, (H, W) image, (h, w) the size at which it is predicted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reincli.config import Settings, parse_size
+from reincli.config import Settings, load_settings, parse_size
 from reincli.data.dataset import eval_size, to_tensor
 from reincli.data.labels import Classes
+from reincli.data.rgb import Picture, as_rgb
 from reincli.data.sources import classes_of
 from reincli.data.transforms import resize_image
 from reincli.engine import checkpoint as checkpoints
@@ -22,7 +26,62 @@ from reincli.engine.device import DTYPES, autocast, pick_device, pick_precision
 from reincli.errors import ReinError
 from reincli.model.segmentor import Segmentor, class_maps
 from reincli.model.weights import half_precision, holds_backbone
+from reincli.ops import paint
+from reincli.ops.confidence import resized_confidence, resized_probabilities
 from reincli.ops.window import WindowAverage, resized_argmax, window_boxes
+
+GROUP_PIXELS = 4_000_000
+"""Pixels of the images that a GPU predicts together: four frames of 1280x720."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model sees on one image.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB 0-255, as it was predicted.
+        label: (H, W) uint8 class indices.
+        classes: names and colours by index.
+        scores: gives the model's class scores (K, h, w), by predicting again unless they were kept.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    classes: Classes
+    scores: Callable[[], Tensor] = field(repr=False)
+
+    def probabilities(self) -> np.ndarray:
+        """(K, H, W) float32 0-1; at a pixel they sum to at most 1, see `ops.confidence` for what they mean.
+
+        The label is the class of the largest. One more pass of the model, unless `predict` kept the scores.
+        """
+        return resized_probabilities(self.scores(), self.label.shape).cpu().numpy()
+
+    def confidence(self) -> np.ndarray:
+        """(H, W) float32 0-1: the probability of the predicted class. One more pass unless scores were kept."""
+        return resized_confidence(self.scores(), self.label.shape).cpu().numpy()
+
+    def draw(
+        self,
+        style: str = "overlay",
+        *,
+        alpha: float = 0.5,
+        legend: bool = True,
+        truth: np.ndarray | None = None,
+        confidence: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """A picture of the prediction, (h', w', 3) uint8 RGB: larger than the image by its legend.
+
+        Args:
+            style: 'overlay', 'side', 'mask', 'boundary', or 'error'.
+            alpha: weight of the colours in 'overlay', 0 to 1.
+            legend: whether the classes are named below.
+            truth: (H, W) uint8 right class indices, 255 not labelled; 'error' needs it.
+            confidence: (H, W) 0-1, such as `self.confidence()`: what is unsure is drawn faintly.
+        """
+        look = paint.Look(style, alpha, legend)
+        return paint.render(self.image, self.label, self.classes.palette(), self.classes.names, look,
+                            truth=truth, confidence=confidence)  # fmt: skip
 
 
 class Predictor:
@@ -59,46 +118,126 @@ class Predictor:
             self.folded = model.fold(DTYPES[precision])
 
     @property
+    def image_batch(self) -> int:
+        """Images of usual size that are worth predicting together: a CPU gains nothing by more than one."""
+        return 4 if self.device.type == "cuda" else 1
+
+    @property
     def window_batch(self) -> int:
         """Windows in one forward pass."""
         return self.settings.test.window_batch or (16 if self.device.type == "cuda" else 2)
 
-    def predict(self, image: np.ndarray, *, size: str = "native", mode: str | None = None) -> np.ndarray:
-        """Label map of one image.
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # text is a path, not a batch of letters
+        self,
+        image: Picture,
+        *,
+        size: str = ...,
+        mode: str | None = ...,
+        keep_scores: bool = ...,
+    ) -> Prediction: ...
+
+    @overload
+    def predict(
+        self,
+        image: Sequence[Picture],
+        *,
+        size: str = ...,
+        mode: str | None = ...,
+        keep_scores: bool = ...,
+    ) -> list[Prediction]: ...
+
+    def predict(
+        self,
+        image: Picture | Sequence[Picture],
+        *,
+        size: str = "native",
+        mode: str | None = None,
+        keep_scores: bool = False,
+    ) -> Prediction | list[Prediction]:
+        """Predict one image, or a batch of images of any sizes.
 
         Args:
-            image: (H, W, 3) uint8 RGB.
+            image: a path, array (H, W[, C]) RGB, tensor ([C,] H, W) or PIL image, see `data.rgb.as_rgb`; or a list
+                or tuple of them, or a tensor (B, C, H, W), which give a list of predictions in the same order.
             size: 'native', or 'WxH': predict at this size (ratio kept), answer at the image's own.
             mode: 'slide' or 'whole'; None: as the settings say.
+            keep_scores: keep the class scores (K x h x w float32 each, on the device), so that probabilities and
+                confidence cost no second pass.
 
-        Returns:
-            (H, W) uint8 class indices.
+        Raises:
+            ReinError: what was given is no image, or cannot be read.
         """
         parse_size(size)
-        height, width = image.shape[:2]
-        resized = resize_image(image, eval_size(height, width, size))
-        maps = self.class_maps(to_tensor(resized), mode)
-        return resized_argmax(maps, (height, width)).cpu().numpy()
+        many = isinstance(image, (list, tuple)) or (isinstance(image, Tensor) and image.ndim == 4)
+        pictures = [as_rgb(each) for each in image] if many else [as_rgb(image)]  # type: ignore[arg-type,union-attr]
+        results = [
+            self._prediction(picture, maps, size, mode, keep_scores)
+            for group in self._groups(pictures)
+            for picture, maps in zip(group, self._maps_at(group, size, mode), strict=True)
+        ]
+        return results if many else results[0]
 
-    @torch.inference_mode()
+    def _prediction(
+        self, image: np.ndarray, maps: Tensor, size: str, mode: str | None, keep: bool
+    ) -> Prediction:
+        label = resized_argmax(maps, image.shape[:2]).cpu().numpy()
+
+        def kept() -> Tensor:
+            return maps
+
+        def again() -> Tensor:
+            return self._maps_at([image], size, mode)[0]
+
+        return Prediction(image, label, self.classes, kept if keep else again)
+
+    def _groups(self, pictures: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
+        """Neighbours that are predicted together; on the CPU each alone, so that batches change no number there."""
+        group: list[np.ndarray] = []
+        for picture in pictures:
+            pixels = sum(each.shape[0] * each.shape[1] for each in [*group, picture])
+            if group and (self.image_batch == 1 or pixels > GROUP_PIXELS):
+                yield group
+                group = []
+            group.append(picture)
+        if group:
+            yield group
+
+    def _maps_at(self, images: Sequence[np.ndarray], size: str, mode: str | None) -> list[Tensor]:
+        resized = [resize_image(image, eval_size(image.shape[0], image.shape[1], size)) for image in images]
+        return self.class_maps_of([to_tensor(image) for image in resized], mode)
+
     def class_maps(self, image: Tensor, mode: str | None = None) -> Tensor:
         """Scores of one image at its own size: (3, H, W) uint8 RGB -> (K, H, W) float32 on the device.
 
         Scores are sums over queries of class x mask probability, averaged where windows overlap.
         """
-        normal = self.model.normalise(image[None].to(self.device))
-        height, width = image.shape[1:]
+        return self.class_maps_of([image], mode)[0]
+
+    @torch.inference_mode()
+    def class_maps_of(self, images: Sequence[Tensor], mode: str | None = None) -> list[Tensor]:
+        """Scores of several images, as `class_maps`; windows of one shape run in one batch across images."""
+        whole = (mode or self.settings.test.mode) == "whole"
         test = self.settings.test
-        if (mode or test.mode) == "whole":
-            return self._forward(normal)[0]
-        boxes = window_boxes(height, width, test.window, test.stride)
-        average = WindowAverage(len(self.classes), height, width, self.device)
-        for start in range(0, len(boxes), self.window_batch):
-            some = boxes[start : start + self.window_batch]
-            windows = torch.cat([normal[:, :, top:bottom, left:right] for top, bottom, left, right in some])
-            for maps, box in zip(self._forward(windows), some, strict=True):
-                average.add(maps, box)
-        return average.mean()
+        averages: list[WindowAverage] = []
+        jobs: list[tuple[int, tuple[int, int, int, int]]] = []
+        normals = [self.model.normalise(image[None].to(self.device)) for image in images]
+        for index, image in enumerate(images):
+            height, width = image.shape[1:]
+            box = (0, height, 0, width)
+            boxes = [box] if whole else window_boxes(height, width, test.window, test.stride)
+            jobs += [(index, box) for box in boxes]
+            if not whole:
+                averages.append(WindowAverage(len(self.classes), height, width, self.device))
+        found: dict[int, Tensor] = {}
+        for some in _alike(jobs, self.window_batch):
+            windows = torch.cat([normals[i][:, :, t:b, left:right] for i, (t, b, left, right) in some])
+            for maps, (index, box) in zip(self._forward(windows), some, strict=True):
+                if whole:
+                    found[index] = maps
+                else:
+                    averages[index].add(maps, box)
+        return [found[index] for index in range(len(images))] if whole else [a.mean() for a in averages]
 
     def _forward(self, normal: Tensor) -> Tensor:
         """(B, 3, H, W) normalised -> (B, K, H, W); what no patch divides is padded and cut again."""
@@ -110,25 +249,48 @@ class Predictor:
         return class_maps(predictions, (padded.shape[2], padded.shape[3]))[:, :, :height, :width]
 
 
-def load_predictor(
+def _alike(
+    jobs: Sequence[tuple[int, tuple[int, int, int, int]]], most: int
+) -> Iterator[list[tuple[int, tuple[int, int, int, int]]]]:
+    """(image, box) jobs in their order, in batches of boxes of one shape."""
+    batch: list[tuple[int, tuple[int, int, int, int]]] = []
+    shape = (0, 0)
+    for index, box in jobs:
+        this = (box[1] - box[0], box[3] - box[2])
+        if batch and (len(batch) == most or this != shape):
+            yield batch
+            batch = []
+        batch.append((index, box))
+        shape = this
+    if batch:
+        yield batch
+
+
+def load_segmentor(
     checkpoint: Path | str,
     *,
     backbone: Path | str | None = None,
-    settings: Settings | None = None,
+    settings: Settings | str | None = None,
     device: str = "auto",
     precision: str = "auto",
 ) -> Predictor:
-    """A predictor from a checkpoint of adapters and head and, beside it, the backbone's file.
+    """A model ready to predict, from a checkpoint of adapters and head and, beside it, the backbone's file.
+
+    >>> seg = load_segmentor("work_dirs/gta2citys/last.pth", backbone="checkpoints/dinov2_vitl14_pretrain.pth")
+    >>> result = seg.predict("street.jpg")
+    >>> result.label, result.draw("side")
 
     Args:
         checkpoint: ours, or one of the original's.
         backbone: raw or converted; None: where it usually lies. Not needed if the checkpoint holds it.
-        settings: only where the checkpoint does not carry its own.
+        settings: or the name of a preset; only where the checkpoint does not carry its own.
         device: 'auto', 'cpu', 'cuda', 'cuda:1'. precision: 'auto', 'fp32', 'bf16', 'fp16'.
 
     Raises:
         ReinError: a file is missing, damaged, or does not fit, each said in its own words.
     """
+    if isinstance(settings, str):
+        settings = load_settings(settings, None)
     place = pick_device(device)
     arithmetic = pick_precision(precision, place)
     read = checkpoints.read_checkpoint(Path(checkpoint))

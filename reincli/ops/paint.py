@@ -1,24 +1,67 @@
-"""Drawing label maps: colours, overlays, outlines, legends and sheets of pictures.
+"""Drawing label maps: colours, overlays, outlines, errors, comparisons and sheets of pictures.
 
 Pictures are (H, W, 3) uint8 RGB 0-255; label maps are (H, W) uint8 class indices with 255 for ignored pixels;
-a palette is (256, 3) uint8 RGB, black where there is no class. Nothing here reads or writes files.
+a palette is (256, 3) uint8 RGB, black where there is no class; a confidence is (H, W) float32 0-1 (see
+`ops.confidence`). Nothing here reads or writes files.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-IGNORED = 255
-"""Label of pixels without a class: black in a mask, untouched over an image."""
-PAPER = (255, 255, 255)
-INK = (38, 38, 38)
-WEIGHT = 420
-"""Of the letters: 400 is regular, 600 semibold."""
+from reincli.ops.legend import IGNORED, PAPER, Entry, class_entries, legend, present, strip
+from reincli.ops.sheet import paper, sheet, title
+
+__all__ = [
+    "Look",
+    "boundary",
+    "colourise",
+    "compare",
+    "error",
+    "error_rate",
+    "legend",
+    "line_width",
+    "overlay",
+    "present",
+    "render",
+    "sheet",
+    "side",
+    "text_height",
+]
+
+STYLES = ("overlay", "side", "mask", "boundary", "error")
+"""Ways to draw one prediction; `compare` puts two beside each other."""
+WRONG = (230, 75, 20)
+"""Wrong pixels of the style `error`: vermilion, which colour-blind people tell from grey, too."""
+UNLABELLED = (46, 46, 52)
+CONFUSIONS = 3
+"""How many kinds of mistake the legend of `error` names, and the least share of pixels that is worth a name."""
+WORTH_NAMING = 0.002
+SURE, UNSURE = 0.95, 0.35
+"""Confidence at and above which colours are full, and at and below which they are gone."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a prediction is drawn.
+
+    Attributes:
+        style: one of `STYLES`.
+        alpha: weight of the colours in `overlay`, 0 to 1.
+        legend: whether colours are named below the picture.
+        every_class: the legend lists all classes at fixed places, absent ones faintly: for the frames of a video,
+            which must not change their size.
+    """
+
+    style: str = "overlay"
+    alpha: float = 0.5
+    legend: bool = True
+    every_class: bool = False
 
 
 # --- one picture -------------------------------------------------------------------------------------------
@@ -28,45 +71,98 @@ def colourise(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Each pixel in the colour of its class; ignored pixels are black."""
     colours = np.ascontiguousarray(palette, np.uint8).copy()
     colours[IGNORED] = 0
-    return colours[label]
+    return cv2.LUT(cv2.merge([label] * 3), colours[None])
 
 
-def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, alpha: float = 0.5) -> np.ndarray:
+def overlay(
+    image: np.ndarray,
+    label: np.ndarray,
+    palette: np.ndarray,
+    alpha: float = 0.5,
+    confidence: np.ndarray | None = None,
+) -> np.ndarray:
     """Class colours over the image with weight `alpha` (0 to 1), and a fine line where classes meet.
 
-    The line makes neighbours of similar colour tell apart. Ignored pixels show the image.
+    The line makes neighbours of similar colour tell apart. Ignored pixels show the image, and with a confidence
+    all the more of it shows the less sure the prediction is.
     """
     _require_same_size(image, label)
-    picture = cv2.addWeighted(colourise(label, palette), alpha, image, 1 - alpha, 0)
+    if confidence is None:
+        picture = cv2.addWeighted(colourise(label, palette), alpha, image, 1 - alpha, 0)
+    else:
+        picture = _mix(image, colourise(label, palette), alpha * _strength(confidence))
     ignored = label == IGNORED
-    picture[ignored] = image[ignored]
+    if ignored.any():
+        picture[ignored] = image[ignored]
     if alpha == 0:
         return picture
     width = line_width(label.shape)
     strength = 0.8 * alpha if width > 1 else 0.5 * alpha  # one pixel is much of a small picture
-    return _blend(
-        picture, np.broadcast_to(np.uint8(255), picture.shape), strength * _soft_edges(label, width // 2)
-    )
+    return _blend(picture, np.array(PAPER, np.uint8), strength * _soft_edges(label, width // 2))
 
 
-def boundary(image: np.ndarray, label: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """The image with each region outlined in the colour of its class; a pale core shows on any image."""
+def boundary(
+    image: np.ndarray, label: np.ndarray, palette: np.ndarray, confidence: np.ndarray | None = None
+) -> np.ndarray:
+    """The image with each region outlined in the colour of its class; a pale core shows on any image.
+
+    Where two classes meet no model is sure: outlines go by the surest pixel near them.
+    """
     _require_same_size(image, label)
     width = line_width(label.shape)
-    outlined = _blend(image, colourise(label, palette), _soft_edges(label, width + 1))
-    core = _soft_edges(label, width // 3) * 0.85
-    return _blend(outlined, np.broadcast_to(np.uint8(255), image.shape), core)
+    sure: np.ndarray | float = 1.0
+    if confidence is not None:
+        reach = round(math.hypot(*label.shape) / 60)
+        sure = 0.15 + 0.85 * _strength(
+            cv2.dilate(confidence, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
+        )
+    outlined = _blend(image, colourise(label, palette), _soft_edges(label, width + 1) * sure)
+    return _blend(outlined, np.array(PAPER, np.uint8), _soft_edges(label, width // 3) * 0.85 * sure)
 
 
-def side(image: np.ndarray, label: np.ndarray, palette: np.ndarray) -> np.ndarray:
+def mask(label: np.ndarray, palette: np.ndarray, confidence: np.ndarray | None = None) -> np.ndarray:
+    """Class colours, ignored pixels black; with a confidence they fade to paper where it is low."""
+    picture = colourise(label, palette)
+    if confidence is None:
+        return picture
+    return _mix(np.broadcast_to(np.array(PAPER, np.uint8), picture.shape), picture, _strength(confidence))
+
+
+def side(
+    image: np.ndarray, label: np.ndarray, palette: np.ndarray, confidence: np.ndarray | None = None
+) -> np.ndarray:
     """Image and mask beside each other; below each other where the image is very wide."""
     _require_same_size(image, label)
-    height, width = label.shape
-    gap = max(2, round(math.hypot(height, width) / 200))
-    mask = colourise(label, palette)
-    if width > 2.5 * height:
-        return np.vstack([image, np.full((gap, width, 3), PAPER, np.uint8), mask])
-    return np.hstack([image, np.full((height, gap, 3), PAPER, np.uint8), mask])
+    return _beside([image, mask(label, palette, confidence)])
+
+
+def error(
+    image: np.ndarray, label: np.ndarray, truth: np.ndarray, confidence: np.ndarray | None = None
+) -> np.ndarray:
+    """Where a prediction is wrong: vermilion over the image in grey; what has no label (255) is dark.
+
+    With a confidence, mistakes made with assurance are vivid and doubtful ones faint.
+    """
+    _require_same_size(image, label)
+    _require_same_size(image, truth)
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    grey = cv2.addWeighted(
+        grey, 0.75, np.full_like(grey, 255), 0.25, 0
+    )  # paler: vermilion shows on black, too
+    weight = np.where((label != truth) & (truth != IGNORED), np.float32(0.78), np.float32(0))
+    if confidence is not None:
+        weight *= 0.15 + 0.85 * _strength(confidence)
+    weight[truth == IGNORED] = 0
+    picture = _blend(grey, np.array(WRONG, np.uint8), weight)
+    dark = truth == IGNORED
+    picture[dark] = (grey[dark] * 0.28 + np.array(UNLABELLED, np.float32) * 0.5).astype(np.uint8)
+    return picture
+
+
+def error_rate(label: np.ndarray, truth: np.ndarray) -> float:
+    """Share of wrong pixels among those with a label, 0 to 1; 0 where nothing has a label."""
+    counted = truth != IGNORED
+    return float(((label != truth) & counted).sum() / max(1, counted.sum()))
 
 
 def render(
@@ -74,34 +170,93 @@ def render(
     label: np.ndarray,
     palette: np.ndarray,
     names: Sequence[str] = (),
+    look: Look | None = None,
     *,
-    style: str = "overlay",
-    alpha: float = 0.5,
+    truth: np.ndarray | None = None,
+    confidence: np.ndarray | None = None,
 ) -> np.ndarray:
-    """A prediction in one of the styles overlay, side, mask and boundary.
+    """A prediction in one of the `STYLES`, with its legend below.
 
     Args:
         image: (H, W, 3).
         label: (H, W).
         palette: (256, 3).
-        names: class names for a legend below the picture; empty: no legend.
-        style: how to draw; ValueError for another word.
-        alpha: weight of the colours in `overlay`.
+        names: class names for the legend.
+        look: style and options.
+        truth: (H, W), the right labels; needed by `error` alone.
+        confidence: (H, W) 0-1: what is unsure is drawn faintly.
+
+    Raises:
+        ValueError: an unknown style, `error` without truth, or sizes that differ.
     """
-    if style == "overlay":
-        picture = overlay(image, label, palette, alpha)
-    elif style == "boundary":
-        picture = boundary(image, label, palette)
-    elif style == "side":
-        picture = side(image, label, palette)
-    elif style == "mask":
-        picture = colourise(label, palette)
+    look = look or Look()
+    if look.style == "overlay":
+        picture = overlay(image, label, palette, look.alpha, confidence)
+    elif look.style == "boundary":
+        picture = boundary(image, label, palette, confidence)
+    elif look.style == "side":
+        picture = side(image, label, palette, confidence)
+    elif look.style == "mask":
+        picture = mask(label, palette, confidence)
+    elif look.style == "error" and truth is not None:
+        picture = error(image, label, truth, confidence)
+    elif look.style == "error":
+        raise ValueError("style 'error' needs the right labels")
     else:
-        raise ValueError(f"style '{style}' is none of overlay, side, mask, boundary")
-    if not names:
+        raise ValueError(f"style '{look.style}' is none of {', '.join(STYLES)}")
+    if not look.legend:
         return picture
-    strip = legend(present(label), names, palette, picture.shape[1], text_height(label.shape))
-    return np.vstack([picture, strip])
+    if look.style == "error" and truth is not None:
+        entries = _error_entries(label, truth, names, palette)
+    else:
+        entries = _entries(present(label), names, palette, look)
+    if confidence is not None:
+        entries.append(Entry("faint: unsure", (70, 70, 70), fades=True))
+    return np.vstack([picture, strip(entries, picture.shape[1], text_height(label.shape))])
+
+
+def compare(
+    image: np.ndarray,
+    labels: Sequence[np.ndarray],
+    palette: np.ndarray,
+    titles: Sequence[str],
+    names: Sequence[str] = (),
+    look: Look | None = None,
+    *,
+    truth: np.ndarray | None = None,
+    confidences: Sequence[np.ndarray | None] = (),
+) -> np.ndarray:
+    """Predictions of several models beside each other, titles above, one legend below.
+
+    Args:
+        image: (H, W, 3).
+        labels: (H, W) of each model.
+        palette: (256, 3).
+        titles: one a model.
+        names: class names for the legend.
+        look: alpha and legend; each model is drawn as an overlay.
+        truth: (H, W): with it, each is drawn as in the style `error`, its share of wrong pixels in the title.
+        confidences: (H, W) of each model, or none.
+    """
+    look = look or Look()
+    sure = list(confidences) or [None] * len(labels)
+    if truth is None:
+        panels = [
+            overlay(image, label, palette, look.alpha, c) for label, c in zip(labels, sure, strict=True)
+        ]
+        shown = list(titles)
+        entries = _entries(sorted({i for label in labels for i in present(label)}), names, palette, look)
+    else:
+        panels = [error(image, label, truth, c) for label, c in zip(labels, sure, strict=True)]
+        rates = [f"{error_rate(label, truth):.1%} wrong" for label in labels]
+        shown = [f"{title}: {rate}" for title, rate in zip(titles, rates, strict=True)]
+        entries = [Entry("wrong", WRONG), Entry("right", (200, 200, 200)), Entry("not labelled", UNLABELLED)]
+    if any(c is not None for c in sure):
+        entries.append(Entry("faint: unsure", (70, 70, 70), fades=True))
+    text = text_height(image.shape)
+    titled = [np.vstack([title(t, p.shape[1], text), p]) for t, p in zip(shown, panels, strict=True)]
+    picture = _beside(titled)
+    return np.vstack([picture, strip(entries, picture.shape[1], text)]) if look.legend else picture
 
 
 def line_width(shape: tuple[int, ...]) -> int:
@@ -112,6 +267,53 @@ def line_width(shape: tuple[int, ...]) -> int:
 def text_height(shape: tuple[int, ...]) -> int:
     """Height in pixels of text that reads well on an image of (H, W): 11 at 320x240, 53 at 4K."""
     return max(11, round(math.hypot(*shape[:2]) * 0.012))
+
+
+# --- what a legend lists -----------------------------------------------------------------------------------
+
+
+def _entries(shown: Sequence[int], names: Sequence[str], palette: np.ndarray, look: Look) -> list[Entry]:
+    if not look.every_class:
+        return class_entries(shown, names, palette)
+    return class_entries(range(len(names)), names, palette, pale=set(range(len(names))) - set(shown))
+
+
+def _error_entries(
+    label: np.ndarray, truth: np.ndarray, names: Sequence[str], palette: np.ndarray
+) -> list[Entry]:
+    """How much is wrong, and the commonest mistakes: left half of a swatch the right class, right half the drawn."""
+    counted = truth != IGNORED
+    total = max(1, int(counted.sum()))
+    entries = [Entry(f"wrong: {error_rate(label, truth):.1%}", WRONG)]
+    if not counted.all():
+        entries.append(Entry("not labelled", UNLABELLED))
+    wrong = counted & (label != truth)
+    pairs = np.bincount(truth[wrong].astype(np.int64) * 256 + label[wrong], minlength=1)
+    for pair in np.argsort(pairs)[::-1][:CONFUSIONS]:
+        if pairs[pair] < WORTH_NAMING * total:
+            break
+        right, drawn = class_entries(divmod(int(pair), 256), names, palette)
+        text = f"{right.text} as {drawn.text}: {pairs[pair] / total:.1%}"
+        entries.append(Entry(text, right.color, other=drawn.color))
+    return entries
+
+
+# --- pixels ------------------------------------------------------------------------------------------------
+
+
+def _strength(confidence: np.ndarray) -> np.ndarray:
+    """(H, W) 0-1 -> (H, W) float32 0-1: how much of a colour is drawn."""
+    return np.clip((confidence.astype(np.float32) - UNSURE) / (SURE - UNSURE), 0, 1)
+
+
+def _beside(panels: Sequence[np.ndarray]) -> np.ndarray:
+    """Panels of one size with a gap between, side by side; one above the other where they are very wide."""
+    height, width = panels[0].shape[:2]
+    gap = max(2, round(math.hypot(height, width) / 200))
+    stacks = width > 2.5 * height
+    space = paper(gap, width) if stacks else paper(height, gap)
+    parts = [part for panel in panels for part in (space, panel)][1:]
+    return np.vstack(parts) if stacks else np.hstack(parts)
 
 
 def _soft_edges(label: np.ndarray, reach: int) -> np.ndarray:
@@ -133,193 +335,21 @@ def _soft_edges(label: np.ndarray, reach: int) -> np.ndarray:
 
 
 def _blend(below: np.ndarray, above: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """`above` over `below` with a weight 0-1 a pixel; touches only the pixels that have one."""
+    """`above` (a picture or one colour) over `below` with a weight 0-1 a pixel; touches only pixels that have one."""
     where = weight > 0.004  # less than one grey level
     share = weight[where][:, None]
+    over = above if above.ndim == 1 else above[where]
     picture = below.copy()
-    picture[where] = np.rint(below[where] * (1 - share) + above[where] * share).astype(np.uint8)
+    picture[where] = np.rint(below[where] * (1 - share) + over * share).astype(np.uint8)
     return picture
+
+
+def _mix(below: np.ndarray, above: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """`above` over `below` where every pixel has a weight (H, W) 0-1."""
+    share = np.ascontiguousarray(weight, np.float32)
+    return cv2.blendLinear(above, np.ascontiguousarray(below), share, 1 - share)
 
 
 def _require_same_size(image: np.ndarray, label: np.ndarray) -> None:
     if image.shape[:2] != label.shape:
         raise ValueError(f"image of {image.shape[:2]} and label of {label.shape} differ in size")
-
-
-# --- text --------------------------------------------------------------------------------------------------
-
-
-def measure(text: str, height: int) -> int:
-    """Width in pixels of a line of text whose letters fill `height` pixels from ascender to descender."""
-    if _font() is None:
-        scale, weight = _hershey(height)
-        return cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, weight)[0][0]
-    box = cv2.getTextSize((10_000, 10_000), text, (0, 0), _font(), _pixels(height), WEIGHT)
-    return int(box[2])
-
-
-def write(
-    picture: np.ndarray, text: str, left: int, middle: int, height: int, colour: tuple[int, int, int]
-) -> None:
-    """Write one line into the picture, centred on the row `middle`; anti-aliased."""
-    baseline = middle + round(height * 0.3)
-    if _font() is None:
-        scale, weight = _hershey(height)
-        cv2.putText(
-            picture, text, (left, baseline), cv2.FONT_HERSHEY_SIMPLEX, scale, colour, weight, cv2.LINE_AA
-        )
-    else:
-        cv2.putText(picture, text, (left, baseline), colour, _font(), _pixels(height), WEIGHT)
-
-
-def _font() -> Any:
-    """The TrueType face that OpenCV 5 brings; None in OpenCV 4, which has stroke fonts only."""
-    return cv2.FontFace("sans") if hasattr(cv2, "FontFace") else None
-
-
-def _pixels(height: int) -> int:
-    return max(6, round(height * 0.95))
-
-
-def _hershey(height: int) -> tuple[float, int]:
-    """Scale and stroke width; a letter is 21 units high at scale 1, its descender 9 more."""
-    return height / 30, max(1, round(height / 16))
-
-
-# --- legend ------------------------------------------------------------------------------------------------
-
-
-def present(label: np.ndarray) -> list[int]:
-    """Indices of the classes in a label map, ascending, without the ignored."""
-    counts = np.bincount(label.ravel(), minlength=256)
-    return [int(index) for index in np.flatnonzero(counts) if index != IGNORED]
-
-
-def legend(
-    indices: Sequence[int], names: Sequence[str], palette: np.ndarray, width: int, height: int
-) -> np.ndarray:
-    """A strip to put below a picture: colour and name of classes, in even columns.
-
-    Args:
-        indices: classes to list, see `present`.
-        names: class names; a class beyond them is shown by its index.
-        palette: (256, 3).
-        width: of the strip in pixels.
-        height: of the text in pixels, see `text_height`.
-
-    Returns:
-        (h, width, 3), h as many rows as it takes; 0 where there is nothing to list.
-    """
-    if not indices:
-        return _paper(0, width)
-    shown = [names[i] if i < len(names) else f"class {i}" for i in indices]
-    pad, swatch, gap, between = (round(height * share) for share in (0.7, 1.05, 0.45, 1.2))
-    room = max(1, width - 2 * pad)
-    widest = swatch + gap + max(measure(name, height) for name in shown) + between
-    columns = max(1, min(len(shown), (room + between) // widest))
-    rows = math.ceil(len(shown) / columns)
-    columns = math.ceil(len(shown) / rows)  # the same rows, evenly filled
-    step = min(room // columns, round(widest * 1.25))
-    line = round(height * 1.6)
-    strip = _paper(2 * pad + (rows - 1) * line + swatch, width)
-    for position, (index, name) in enumerate(zip(indices, shown, strict=True)):
-        row, column = divmod(position, columns)
-        left, top = pad + column * step, pad + row * line
-        _rounded(strip, left, top, swatch, palette[index])
-        text = _fitted(name, height, width - left - swatch - gap)
-        write(strip, text, left + swatch + gap, top + swatch // 2, height, INK)
-    return strip
-
-
-def _fitted(text: str, height: int, room: int) -> str:
-    """The text, cut with dots where it is wider than the room."""
-    if measure(text, height) <= room:
-        return text
-    while text and measure(text + "...", height) > room:
-        text = text[:-1]
-    return text + "..." if text else ""
-
-
-def _rounded(picture: np.ndarray, left: int, top: int, size: int, colour: np.ndarray) -> None:
-    """A filled square with soft corners; drawn four times larger and shrunk, so that they are smooth."""
-    large, corner = size * 4, round(size * 0.8)
-    shape = np.zeros((large, large), np.uint8)
-    for x in (corner, large - 1 - corner):
-        for y in (corner, large - 1 - corner):
-            cv2.circle(shape, (x, y), corner, 255, -1)
-    cv2.rectangle(shape, (corner, 0), (large - 1 - corner, large - 1), 255, -1)
-    cv2.rectangle(shape, (0, corner), (large - 1, large - 1 - corner), 255, -1)
-    weight = cv2.resize(shape, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-    window = picture[top : top + size, left : left + size]
-    weight = weight[: window.shape[0], : window.shape[1]]
-    window[:] = _blend(window, np.broadcast_to(colour, window.shape), weight)
-
-
-# --- many pictures -----------------------------------------------------------------------------------------
-
-
-def sheet(
-    pictures: Sequence[Sequence[np.ndarray]],
-    columns: Sequence[str] = (),
-    rows: Sequence[str] = (),
-    *,
-    cell_width: int = 480,
-    footer: np.ndarray | None = None,
-) -> np.ndarray:
-    """Pictures in a grid with titles: columns above, rows at the left, turned upwards.
-
-    Args:
-        pictures: rows of pictures of any size; each is fitted to the width of a cell, its ratio kept.
-        columns: titles of the columns, or none.
-        rows: titles of the rows, or none.
-        cell_width: in pixels.
-        footer: a strip to put below, such as a legend; cut or filled up with paper to the width of the sheet.
-    """
-    text = max(13, round(cell_width * 0.042))
-    gap = max(3, cell_width // 80)
-    left = 2 * text + gap if rows else gap
-    count = max(len(row) for row in pictures)
-    width = left + count * (cell_width + gap)
-    parts = [_titles(columns, left, cell_width, gap, width, text) if columns else _paper(gap, width)]
-    for index, row in enumerate(pictures):
-        cells = [_fit_width(picture, cell_width) for picture in row]
-        band = _paper(max(cell.shape[0] for cell in cells) + gap, width)
-        for column, cell in enumerate(cells):
-            x = left + column * (cell_width + gap)
-            band[: cell.shape[0], x : x + cell_width] = cell
-        if index < len(rows):
-            band[:-gap, : 2 * text] = _upwards(rows[index], band.shape[0] - gap, text)
-        parts.append(band)
-    if footer is not None:
-        strip = _paper(footer.shape[0], width)
-        kept = footer[:, : width - left]
-        strip[:, left : left + kept.shape[1]] = kept
-        parts.append(strip)
-    return np.vstack(parts)
-
-
-def _titles(columns: Sequence[str], left: int, cell: int, gap: int, width: int, text: int) -> np.ndarray:
-    band = _paper(round(text * 2.2), width)
-    for index, title in enumerate(columns):
-        shown = _fitted(title, text, cell)
-        x = left + index * (cell + gap) + (cell - measure(shown, text)) // 2
-        write(band, shown, x, band.shape[0] // 2, text, INK)
-    return band
-
-
-def _upwards(title: str, height: int, text: int) -> np.ndarray:
-    """(height, 2*text, 3): a title that reads from below, centred."""
-    band = _paper(2 * text, height)
-    shown = _fitted(title, text, height)
-    write(band, shown, (height - measure(shown, text)) // 2, text, text, INK)
-    return np.ascontiguousarray(np.rot90(band))
-
-
-def _fit_width(picture: np.ndarray, width: int) -> np.ndarray:
-    height = max(1, round(picture.shape[0] * width / picture.shape[1]))
-    shrinks = width < picture.shape[1]
-    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-
-
-def _paper(height: int, width: int) -> np.ndarray:
-    return np.full((height, width, 3), PAPER, np.uint8)

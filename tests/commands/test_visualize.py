@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-import sys
-import types
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
+import torch
 from typer.testing import CliRunner
 
 from reincli.cli import app
 from reincli.commands import visualize
-from reincli.commands.visualize import find_pictures
 from reincli.data.images import read_image, read_label, write_png
 from reincli.data.labels import CITYSCAPES
+from reincli.engine.predict import Prediction
 from reincli.errors import ReinError
 
 
@@ -23,16 +23,28 @@ class FakePredictor:
     """Predicts class 8 where a pixel is mostly green, class 0 elsewhere."""
 
     classes = CITYSCAPES
+    settings = tiny.settings()
     notes = ["Backbone: 'random'."]
+    image_batch = 1
 
     def __init__(self):
         self.asked = []
         self.before_predict = lambda image: None
 
-    def predict(self, image, *, size="native", mode=None):
+    def predict(self, images, *, size="native", mode=None, keep_scores=False):
+        return [self.one(image, size, mode) for image in images]
+
+    def one(self, image, size, mode):
         self.asked.append((image.shape, size, mode))
         self.before_predict(image)
-        return np.where(image[..., 1] > image[..., 0], np.uint8(8), np.uint8(0))
+        label = np.where(image[..., 1] > image[..., 0], np.uint8(8), np.uint8(0))
+
+        def scores():
+            found = torch.zeros(19, *label.shape)
+            found[0], found[8] = torch.from_numpy(label == 0) * 0.6, torch.from_numpy(label == 8) * 3.0
+            return found
+
+        return Prediction(image, label, CITYSCAPES, scores)
 
 
 @pytest.fixture(autouse=True)
@@ -47,15 +59,14 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def predictor(monkeypatch):
-    fake, module = FakePredictor(), types.ModuleType("reincli.engine.predict")
+    fake = FakePredictor()
     fake.loaded = []
 
-    def load_predictor(checkpoint, **options):
+    def load_segmentor(checkpoint, **options):
         fake.loaded.append((checkpoint, options))
         return fake
 
-    module.load_predictor = load_predictor
-    monkeypatch.setitem(sys.modules, "reincli.engine.predict", module)
+    monkeypatch.setattr("reincli.engine.predict.load_segmentor", load_segmentor)
     return fake
 
 
@@ -65,84 +76,6 @@ def picture(path, width=40, height=30):
     image[:, width // 2 :] = (0, 200, 0)
     write_png(Path(path), image)
     return image
-
-
-def targets(inputs, out="out", **options):
-    return [p.target.relative_to(out).as_posix() for p in find_pictures(inputs, Path(out), **options)[0]]
-
-
-# --- which images ------------------------------------------------------------------------------------------
-
-
-def test_folders_keep_relative_paths_and_skip_what_is_no_image():
-    for name in ("b.png", "a.JPG", "sub/c.png", "sub/deep/d.jpeg", ".hidden.png", ".git/e.png"):
-        picture(Path("drive", name).with_suffix(".png"))
-        Path("drive", name).with_suffix(".png").rename(Path("drive", name))
-    Path("drive/notes.txt").write_text("no image")
-    assert targets(["drive"]) == ["a.png", "b.png", "sub/c.png", "sub/deep/d.png"]
-
-
-def test_suffix_and_match_choose_within_folders():
-    for name in ("fog/a_rgb.png", "fog/a_depth.png", "night/b_rgb.png"):
-        picture(Path("drive", name))
-    assert targets(["drive"], suffix="_rgb.png") == ["fog/a_rgb.png", "night/b_rgb.png"]
-    assert targets(["drive"], match="fog/*") == ["fog/a_depth.png", "fog/a_rgb.png"]
-    assert targets(["drive"], match="b_*") == ["night/b_rgb.png"]
-    with pytest.raises(ReinError, match=r"ending with '_left\.png' matching 'fog\*' was found at 'drive'"):
-        targets(["drive"], suffix="_left.png", match="fog*")
-
-
-def test_globs_keep_what_is_below_the_fixed_part():
-    for name in ("x/1.png", "y/2.png", "y/z/3.png"):
-        picture(Path("drive", name))
-    assert targets(["drive/*/*.png"]) == ["x/1.png", "y/2.png"]
-    assert targets(["drive/**/*.png"]) == ["x/1.png", "y/2.png", "y/z/3.png"]
-    assert targets(["drive/y/*.png", "drive/x/1.png"]) == ["2.png", "1.png"]
-
-
-def test_brackets_in_a_name_are_a_name():
-    picture("drive [1]/a[0].png")
-    assert targets(["drive [1]"]) == ["a[0].png"]
-    assert targets(["drive [1]/a[0].png"]) == ["a[0].png"]
-
-
-def test_an_image_named_twice_is_drawn_once():
-    picture("drive/a.png")
-    assert targets(["drive", "drive/a.png", "drive/*.png"]) == ["a.png"]
-
-
-def test_no_two_images_share_a_drawing():
-    for name in ("one/a.png", "two/a.png", "two/b.png"):
-        picture(name)
-    Path("two/b.png").rename("two/b.jpg")
-    picture("two/b.png")
-    assert targets(["one", "two"]) == ["one/a.png", "two/a.png", "two/b.jpg.png", "two/b.png.png"]
-
-
-def test_drawings_inside_the_input_folder_are_not_read_again():
-    picture("drive/a.png")
-    picture("drive/shown/a.png")
-    assert targets(["drive"], "drive/shown") == ["a.png"]
-    assert targets(["drive/**/*.png"], "drive/shown") == ["a.png"]
-
-
-@pytest.mark.parametrize(
-    ("inputs", "out"), [(["drive"], "drive"), (["drive/a.png"], "drive"), (["a.png"], ".")]
-)
-def test_an_input_is_never_replaced(inputs, out):
-    picture("drive/a.png")
-    picture("a.png")
-    with pytest.raises(ReinError, match="input") as caught:
-        find_pictures(inputs, Path(out))
-    assert caught.value.usage
-
-
-@pytest.mark.parametrize("inputs", [["absent.png"], ["absent/*.png"], ["empty"]])
-def test_nothing_to_read_is_wrong_use(inputs):
-    Path("empty").mkdir()
-    with pytest.raises(ReinError, match=inputs[0].replace("*", r"\*")) as caught:
-        find_pictures(inputs, Path("out"))
-    assert caught.value.usage
 
 
 # --- what is written ---------------------------------------------------------------------------------------
@@ -215,7 +148,7 @@ def test_one_broken_file_does_not_stop_the_rest(predictor):
     assert done.exit_code == 1
     assert done.stdout == "8 pictures drawn into 'work_dirs/show'.\n"
     assert "drive/4.png" in done.stderr
-    assert "There is no image or folder at 'absent.png'" in done.stderr
+    assert "There is no image, video or folder at 'absent.png'" in done.stderr
     assert "2 of 10 inputs could not be drawn" in done.stderr
     assert len(list(Path("work_dirs/show").glob("*.png"))) == 8
 
@@ -276,5 +209,141 @@ def test_without_a_run_the_released_checkpoint_is_taken(predictor):
     Path("checkpoints/dinov2_rein_and_head.pth").write_bytes(b"")
     visualize.run(["a.png"])
     assert predictor.loaded[0][0] == Path("checkpoints/dinov2_rein_and_head.pth")
+    Path("other.pth").write_bytes(b"")
     visualize.run(["a.png"], checkpoint=Path("other.pth"), force=True)
     assert predictor.loaded[1][0] == Path("other.pth")
+
+
+# --- styles that need more ---------------------------------------------------------------------------------
+
+
+def reds(path):
+    drawing = read_image(Path(path)).astype(int)
+    return (drawing[..., 0] - drawing[..., 2] > 60).sum()
+
+
+def test_error_against_labels_found_by_name(capsys):
+    for name in ("drive/sub/a.png", "drive/b_leftImg8bit.png", "drive/c.png"):
+        picture(name)
+    truth = np.zeros((30, 40), np.uint8)
+    truth[:, 20:] = 8
+    write_png(Path("gt/sub/a.png"), truth)
+    write_png(Path("gt/b_gtFine_labelTrainIds.png"), 8 - truth)
+    with pytest.raises(ReinError, match="1 of 3"):
+        visualize.run(["drive"], truth=Path("gt"), style="error", legend=False)
+    assert reds("work_dirs/show/sub/a.png") == 0
+    assert reds("work_dirs/show/b_leftImg8bit.png") == 30 * 40
+    assert "'drive/c.png' has no label under 'gt'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("truth", "words"),
+    [
+        (np.full((30, 40), 33, np.uint8), "value 33"),
+        (np.zeros((15, 20), np.uint8), "is 20x15, its image 40x30"),
+    ],
+)
+def test_labels_that_do_not_fit_are_named(truth, words, capsys):
+    picture("a.png")
+    write_png(Path("gt.png"), truth)
+    with pytest.raises(ReinError, match="1 of 1"):
+        visualize.run(["a.png"], truth=Path("gt.png"), style="error")
+    assert words in capsys.readouterr().err
+
+
+def test_compare_draws_both(predictor):
+    picture("a.png")
+    Path("other.pth").write_bytes(b"")
+    visualize.run(["a.png"], compare=Path("other.pth"), compare_backbone=Path("b.pth"), compare_preset="demo")
+    assert len(predictor.asked) == 2
+    assert predictor.loaded[1][1]["backbone"] == Path("b.pth")
+    assert predictor.loaded[1][1]["settings"] == "demo"
+    assert read_image(Path("work_dirs/show/a.png")).shape[1] > 80
+
+
+def test_titles_tell_two_checkpoints_apart():
+    assert visualize.titles_of(Path("w/rein/last.pth"), Path("w/frozen/last.pth")) == ("rein", "frozen")
+    assert visualize.titles_of(Path("w/rein/a.pth"), Path("w/rein/b.pth")) == ("a", "b")
+    assert visualize.titles_of(Path("v/rein/a.pth"), Path("w/rein/a.pth"))[0] == "v/rein/a.pth"
+
+
+def test_confidence_fades_what_is_unsure():
+    picture("a.png")
+    visualize.run(["a.png"], style="mask", legend=False, confidence=True)
+    drawing = read_image(Path("work_dirs/show/a.png")).astype(int)
+    assert (drawing[5, 35] == CITYSCAPES.colors[8]).all()  # 3 of 3: sure
+    assert drawing[5, 5].min() > CITYSCAPES.colors[0][1] + 30  # 0.6 of 1: paler
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"style": "error"}, "--gt"),
+        ({"style": "compare"}, "second checkpoint"),
+        ({"style": "mask", "compare": Path("b.pth")}, "do not go together"),
+        ({"truth": Path("absent")}, "absent"),
+        ({"start": "soon"}, "--start 'soon' is no time"),
+        ({"start": "10", "end": "5"}, "not after"),
+    ],
+)
+def test_contradicting_options_are_wrong_use(options, words, predictor):
+    picture("a.png")
+    with pytest.raises(ReinError, match=words) as caught:
+        visualize.run(["a.png"], **options)
+    assert caught.value.usage
+    assert not predictor.loaded
+
+
+def test_times_are_seconds_minutes_or_hours():
+    assert [visualize.seconds(t, "--end") for t in (None, "90", "1:30", "0:01:30.5")] == [None, 90, 90, 90.5]
+
+
+# --- sheets and ranks --------------------------------------------------------------------------------------
+
+
+def test_sheet_shows_new_and_kept_drawings(capsys):
+    for name in ("drive/a.png", "drive/sub/b & c.png"):
+        picture(name)
+    visualize.run(["drive"])
+    visualize.run(["drive"], sheet=True, out=Path("work_dirs/show"))
+    assert read_image(Path("work_dirs/show/contact-sheet.png")).shape[1] > 700
+    page = Path("work_dirs/show/contact-sheet.html").read_text()
+    assert 'src="sub/b%20%26%20c.png"' in page
+    assert "sub/b &amp; c.png" in page
+    assert "../../drive/a.png" in page
+    assert "contact-sheet.html" in capsys.readouterr().out
+
+
+def test_a_picture_of_the_sheets_name_is_not_replaced():
+    drawing = picture("drive/contact-sheet.png")
+    visualize.run(["drive"], sheet=True, legend=False, style="side", out=Path("shown"))
+    assert (read_image(Path("shown/contact-sheet.png"))[:, :40] == drawing).all()
+    assert Path("shown/contact-sheet-.png").exists()
+
+
+def test_processes_share_a_folder(monkeypatch, predictor, capsys):
+    for index in range(5):
+        picture(f"drive/{index}.png")
+    monkeypatch.setattr("reincli.engine.ranks.Rank.gather", lambda self, value: [value, (3, [])])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    visualize.run(["drive"])
+    assert sorted(p.name for p in Path("work_dirs/show").glob("*.png")) == ["1.png", "3.png"]
+    assert capsys.readouterr().out == ""  # the first process speaks for all
+    monkeypatch.setenv("RANK", "0")
+    visualize.run(["drive"])
+    assert len(list(Path("work_dirs/show").glob("*.png"))) == 5
+    assert capsys.readouterr().out.startswith("6 pictures drawn")
+
+
+def test_a_full_disk_stops_and_is_said(monkeypatch):
+    for index in range(4):
+        picture(f"drive/{index}.png")
+
+    def full(path, array):
+        raise ReinError(f"Cannot write '{path}': No space left on device.")
+
+    monkeypatch.setattr(visualize, "write_png", full)
+    with pytest.raises(ReinError, match="No space left"):
+        visualize.run(["drive"])
+    assert not list(Path("work_dirs/show").glob("**/*.png"))

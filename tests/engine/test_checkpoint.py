@@ -12,7 +12,7 @@ import tiny
 import torch
 
 from reincli.engine import checkpoint as checkpoints
-from reincli.engine.predict import load_predictor
+from reincli.engine.predict import load_segmentor
 from reincli.errors import ReinError
 from reincli.model import weights
 
@@ -30,25 +30,27 @@ def image() -> np.ndarray:
 
 
 def test_a_checkpoint_and_its_backbone_predict(files):
-    predictor = load_predictor(
+    predictor = load_segmentor(
         files / "head.pth", backbone=files / "backbone.pth", device="cpu", precision="fp32"
     )
-    label = predictor.predict(image())
+    label = predictor.predict(image()).label
     assert label.shape == (70, 90)
     assert label.dtype == np.uint8
     assert predictor.notes == []
 
 
 def test_safetensors_and_wrapped_backbones_are_the_same(files):
-    expected = load_predictor(files / "head.pth", backbone=files / "backbone.pth", device="cpu").predict(
-        image()
+    expected = (
+        load_segmentor(files / "head.pth", backbone=files / "backbone.pth", device="cpu")
+        .predict(image())
+        .label
     )
     state = torch.load(files / "backbone.pth", weights_only=True)
     checkpoints.write_file(files / "b.safetensors", state)
     checkpoints.write_file(files / "wrapped.pth", {"model": {f"backbone.{k}": v for k, v in state.items()}})
     for name in ("b.safetensors", "wrapped.pth"):
-        predictor = load_predictor(files / "head.pth", backbone=files / name, device="cpu")
-        np.testing.assert_array_equal(predictor.predict(image()), expected)
+        predictor = load_segmentor(files / "head.pth", backbone=files / name, device="cpu")
+        np.testing.assert_array_equal(predictor.predict(image()).label, expected)
 
 
 def test_the_originals_form_is_read(files):
@@ -57,31 +59,31 @@ def test_the_originals_form_is_read(files):
     checkpoints.write_file(files / "original.pth", content)
     read = checkpoints.read_checkpoint(files / "original.pth")
     assert read.settings is None
-    predictor = load_predictor(
+    predictor = load_segmentor(
         files / "original.pth", backbone=files / "backbone.pth", settings=tiny.settings(), device="cpu"
     )
-    assert predictor.predict(image()).shape == (70, 90)
+    assert predictor.predict(image()).label.shape == (70, 90)
     with pytest.raises(ReinError, match="fits no preset"):
-        load_predictor(files / "original.pth", backbone=files / "backbone.pth", device="cpu")
+        load_segmentor(files / "original.pth", backbone=files / "backbone.pth", device="cpu")
 
 
 def test_backbone_missing(files):
     with pytest.raises(ReinError, match=r"no weights file at '.*nowhere.pth'"):
-        load_predictor(files / "head.pth", backbone=files / "nowhere.pth", device="cpu")
+        load_segmentor(files / "head.pth", backbone=files / "nowhere.pth", device="cpu")
     with pytest.raises(ReinError, match="No weights of the backbone 'vit'"):
-        load_predictor(files / "head.pth", device="cpu")
+        load_segmentor(files / "head.pth", device="cpu")
 
 
 def test_backbone_of_another_size(files):
     tiny.write_backbone(files / "wide.pth", tiny.settings("model.backbone.width=48"))
     with pytest.raises(ReinError, match=r"width 48.*needs vit \(4 blocks of width 32\)"):
-        load_predictor(files / "head.pth", backbone=files / "wide.pth", device="cpu")
+        load_segmentor(files / "head.pth", backbone=files / "wide.pth", device="cpu")
 
 
 def test_backbone_of_another_family(files):
     checkpoints.write_file(files / "sam.pth", {"image_encoder.pos_embed": torch.zeros(1, 4, 4, 8)})
     with pytest.raises(ReinError, match="looks like SAM"):
-        load_predictor(files / "head.pth", backbone=files / "sam.pth", device="cpu")
+        load_segmentor(files / "head.pth", backbone=files / "sam.pth", device="cpu")
 
 
 def test_head_given_as_backbone_and_backbone_as_head(files):
@@ -90,9 +92,9 @@ def test_head_given_as_backbone_and_backbone_as_head(files):
         files / "h.pth", {k: v for k, v in content.items() if k.startswith("decode_head.")}
     )
     with pytest.raises(ReinError, match="adapters and head, not a backbone"):
-        load_predictor(files / "head.pth", backbone=files / "h.pth", device="cpu")
+        load_segmentor(files / "head.pth", backbone=files / "h.pth", device="cpu")
     with pytest.raises(ReinError, match="no segmentation head"):
-        load_predictor(files / "backbone.pth", backbone=files / "backbone.pth", device="cpu")
+        load_segmentor(files / "backbone.pth", backbone=files / "backbone.pth", device="cpu")
 
 
 def test_head_with_another_number_of_classes(files, tmp_path):
@@ -105,7 +107,7 @@ def test_head_with_another_number_of_classes(files, tmp_path):
 @pytest.mark.parametrize("side", [128, 32])
 def test_backbone_for_another_input_size_is_resampled_and_says_so(files, side):
     tiny.write_backbone(files / "other.pth", tiny.settings(f"data.augment.crop={side}"))
-    predictor = load_predictor(files / "head.pth", backbone=files / "other.pth", device="cpu")
+    predictor = load_segmentor(files / "head.pth", backbone=files / "other.pth", device="cpu")
     assert len(predictor.notes) == 1
     assert f"{side // 16}x{side // 16} positions" in predictor.notes[0]
     assert "resampled to 4x4" in predictor.notes[0]
@@ -132,7 +134,7 @@ def test_names_left_over_and_missing_are_listed(files):
     content["state_dict"]["decode_head.extra.bias"] = moved
     checkpoints.write_file(files / "odd.pth", content)
     with pytest.raises(ReinError) as caught:
-        load_predictor(files / "odd.pth", backbone=files / "backbone.pth", device="cpu")
+        load_segmentor(files / "odd.pth", backbone=files / "backbone.pth", device="cpu")
     assert "1 missing: mask_decoder.class_head.bias" in str(caught.value)
     assert "1 left over: decode_head.extra.bias" in str(caught.value)
 
@@ -202,6 +204,6 @@ def test_an_original_checkpoint_with_its_backbone_needs_no_file(files):
     from reincli.data.labels import CITYSCAPES
 
     checkpoints.write_file(files / "frozen.pth", checkpoints.original_content(model, CITYSCAPES, 5))
-    predictor = load_predictor(files / "frozen.pth", settings=chosen, device="cpu")
+    predictor = load_segmentor(files / "frozen.pth", settings=chosen, device="cpu")
     state, ours = predictor.model.state_dict(), model.state_dict()
     assert all(torch.equal(state[name], ours[name]) for name in ours)

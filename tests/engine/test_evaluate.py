@@ -15,7 +15,7 @@ from reincli.config import build_settings, read_preset
 from reincli.data.labels import CITYSCAPES
 from reincli.engine.checkpoint import original_content, write_file
 from reincli.engine.evaluate import evaluate, report, val_samples
-from reincli.engine.predict import Predictor, load_predictor
+from reincli.engine.predict import Predictor, load_segmentor
 from reincli.ops.confusion import confusion_matrix, scores
 from reincli.ops.window import resized_argmax
 
@@ -62,7 +62,7 @@ def test_files_on_disk_in_the_originals_layout(oracle, tmp_path):
     write_file(tmp_path / "head.pth", original_content(model, CITYSCAPES, 0))
     write_file(tmp_path / "backbone.pth", model.backbone.body.state_dict())
     settings = build_settings(read_preset("gta2citys-vit_s"), (), {"data.root": str(oracle / "e2e" / "data")})
-    predictor = load_predictor(
+    predictor = load_segmentor(
         tmp_path / "head.pth",
         backbone=tmp_path / "backbone.pth",
         settings=settings,

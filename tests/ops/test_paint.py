@@ -10,6 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from reincli.ops import paint
+from reincli.ops.legend import Entry, strip
+from reincli.ops.paint import Look
+from reincli.ops.sheet import contact
+from reincli.ops.text import measure, write
 
 PALETTE = np.zeros((256, 3), np.uint8)
 PALETTE[:4] = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (90, 90, 90)]
@@ -101,12 +105,13 @@ def test_side_is_image_and_mask():
     assert panorama.shape[0] > 40
 
 
-@pytest.mark.parametrize("style", ["overlay", "side", "mask", "boundary"])
+@pytest.mark.parametrize("style", paint.STYLES)
 @pytest.mark.parametrize("shape", [(1, 1), (7, 300), (300, 7), (60, 80)])
 def test_every_style_at_any_shape(style, shape):
     label = np.resize(np.array([0, 1, 255, 2], np.uint8), shape)
-    plain = paint.render(noise(shape), label, PALETTE, style=style)
-    named = paint.render(noise(shape), label, PALETTE, NAMES, style=style)
+    options = {"truth": np.roll(label, 1), "confidence": np.full(shape, 0.5, np.float32)}
+    plain = paint.render(noise(shape), label, PALETTE, NAMES, Look(style, legend=False), **options)
+    named = paint.render(noise(shape), label, PALETTE, NAMES, Look(style), **options)
     assert named.dtype == np.uint8
     assert named.shape[1] == plain.shape[1]
     assert named.shape[0] > plain.shape[0]
@@ -115,7 +120,9 @@ def test_every_style_at_any_shape(style, shape):
 
 def test_an_unknown_style_and_sizes_that_differ_are_bugs():
     with pytest.raises(ValueError, match="none of"):
-        paint.render(noise((4, 4)), np.zeros((4, 4), np.uint8), PALETTE, style="sketch")
+        paint.render(noise((4, 4)), np.zeros((4, 4), np.uint8), PALETTE, look=Look("sketch"))
+    with pytest.raises(ValueError, match="right labels"):
+        paint.render(noise((4, 4)), np.zeros((4, 4), np.uint8), PALETTE, look=Look("error"))
     with pytest.raises(ValueError, match="differ in size"):
         paint.overlay(noise((4, 4)), np.zeros((4, 5), np.uint8), PALETTE)
 
@@ -151,10 +158,10 @@ def test_legend_of_any_names_in_any_width(names, width):
 
 def test_text_is_where_it_was_asked_for():
     paper = np.full((60, 200, 3), 255, np.uint8)
-    paint.write(paper, "Hxg", 20, 30, 24, (0, 0, 0))
+    write(paper, "Hxg", 20, 30, 24, (0, 0, 0))
     rows, columns = np.nonzero(paper.min(axis=2) < 128)
     assert 18 <= columns.min() <= 24
-    assert abs(columns.max() - (20 + paint.measure("Hxg", 24))) <= 4
+    assert abs(columns.max() - (20 + measure("Hxg", 24))) <= 4
     assert abs((rows.min() + rows.max()) / 2 - 30) <= 5
     assert 14 <= np.ptp(rows) + 1 <= 28
 
@@ -163,7 +170,7 @@ def test_old_opencv_writes_with_strokes(monkeypatch):
     monkeypatch.delattr(cv2, "FontFace", raising=False)
     strip = paint.legend([0, 1], NAMES, PALETTE, 300, 14)
     assert (strip.min(axis=2) < 100).sum() > 50
-    assert paint.measure("road and tree", 14) > paint.measure("road", 14) > 10
+    assert measure("road and tree", 14) > measure("road", 14) > 10
 
 
 def test_sheet_holds_every_picture_in_its_cell():
@@ -184,3 +191,82 @@ def test_sheet_takes_a_footer_of_any_width(width):
     picture = paint.sheet([[noise((30, 40))]], cell_width=100, footer=footer)
     assert picture.shape == (without.shape[0] + 9, without.shape[1], 3)
     assert (picture[-9:] == 7).any()
+
+
+# --- errors, comparisons, confidence -----------------------------------------------------------------------
+
+
+def test_error_marks_what_is_wrong_and_nothing_else():
+    truth = halves()
+    label = truth.copy()
+    label[truth == 255] = 3  # no label, no mistake
+    label[40:, 60:] = 2
+    image = np.full((60, 80, 3), 90, np.uint8)
+    picture = paint.error(image, label, truth).astype(int)
+    vermilion = picture[..., 0] - picture[..., 2] > 60
+    assert (vermilion == ((label != truth) & (truth != 255))).all()
+    assert picture[truth == 255].max() < picture[30, 15].min()
+    assert paint.error_rate(label, truth) == pytest.approx(20 * 20 / (60 * 80 - 100))
+    assert paint.error_rate(label, np.full_like(truth, 255)) == 0
+
+
+def test_the_legend_of_error_names_the_commonest_mistake():
+    truth = np.zeros((60, 300), np.uint8)
+    label = truth.copy()
+    label[:, 200:] = 1
+    plain = paint.render(noise(truth.shape), truth, PALETTE, NAMES, Look("error"), truth=truth)
+    named = paint.render(noise(truth.shape), label, PALETTE, NAMES, Look("error"), truth=truth)
+    colours = {tuple(int(v) for v in pixel) for pixel in named[60:].reshape(-1, 3)}
+    assert {tuple(PALETTE[0]), tuple(PALETTE[1])} <= colours  # road as tree: half and half
+    assert tuple(PALETTE[1]) not in {tuple(int(v) for v in p) for p in plain[60:].reshape(-1, 3)}
+
+
+@pytest.mark.parametrize("truth", [None, halves()])
+def test_compare_has_a_titled_panel_for_each(truth):
+    image, label = noise((60, 80)), halves()
+    picture = paint.compare(image, [label, label], PALETTE, ["rein", "frozen"], NAMES, truth=truth)
+    text = paint.text_height((60, 80))
+    panel = paint.overlay(image, label, PALETTE) if truth is None else paint.error(image, label, truth)
+    top = round(text * 2.2)
+    assert (picture[top : top + 60, :80] == panel).all()
+    assert (picture[top : top + 60, -80:] == panel).all()
+    assert (picture[:top] < 128).any()
+    assert picture.shape[0] > top + 60
+
+
+def test_confidence_fades_colours():
+    label, image = halves(), np.full((60, 80, 3), 100, np.uint8)
+    sure, unsure = np.ones((60, 80), np.float32), np.zeros((60, 80), np.float32)
+    assert np.abs(paint.mask(label, PALETTE, sure).astype(int) - paint.colourise(label, PALETTE)).max() <= 1
+    assert (paint.mask(label, PALETTE, unsure) == 255).all()
+    assert (paint.overlay(image, label, PALETTE, 0.5, unsure)[30, 15] == 100).all()
+    inside = paint.overlay(image, label, PALETTE, 0.5, sure)[30, 15]
+    assert np.abs(inside.astype(int) - [150, 50, 50]).max() <= 1
+
+
+def test_a_legend_of_every_class_keeps_its_size():
+    one, other = np.zeros((60, 80), np.uint8), np.full((60, 80), 2, np.uint8)
+    look = Look("mask", every_class=True)
+    pictures = [paint.render(noise((60, 80)), label, PALETTE, NAMES, look) for label in (one, other)]
+    assert pictures[0].shape == pictures[1].shape
+    below = [{tuple(int(v) for v in p) for p in picture[60:].reshape(-1, 3)} for picture in pictures]
+    assert (200, 0, 0) in below[0]
+    assert (200, 0, 0) not in below[1]  # printed faintly
+
+
+def test_a_swatch_of_two_colours():
+    picture = strip([Entry("road as tree", (200, 0, 0), other=(0, 200, 0))], 300, 20)
+    rows, columns = np.nonzero((picture == (200, 0, 0)).all(axis=2))
+    _, others = np.nonzero((picture == (0, 200, 0)).all(axis=2))
+    assert rows.size
+    assert columns.max() < others.min()
+
+
+def test_contact_sheet_names_its_pictures():
+    red, blue = np.full((30, 60, 3), (255, 0, 0), np.uint8), np.full((60, 30, 3), (0, 0, 255), np.uint8)
+    picture = contact([red, blue, red], ["a.png", "deep/" * 40 + "b.png", "c.png"], columns=2, cell_width=120)
+    assert (picture == (255, 0, 0)).all(axis=2).sum() == 2 * 60 * 120
+    assert (picture == (0, 0, 255)).all(axis=2).sum() == 240 * 120
+    dark = picture.max(axis=2) < 100
+    assert dark[:, :123].any()
+    assert not dark[:, -3:].any()  # the long name is cut

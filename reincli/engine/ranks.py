@@ -1,0 +1,50 @@
+"""Sharing work among processes that `torchrun` has started; a process that was started alone has it all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Which process this is: `rank` of `world`, `local` on its machine."""
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """Every `world`-th item: of a sorted folder each process gets a like part."""
+        return list(items[self.rank :: self.world])
+
+    def device(self, name: str) -> str:
+        """'auto' -> this process's own GPU where there are several processes and GPUs; other names are kept."""
+        if name != "auto" or self.world == 1:
+            return name
+        import torch
+
+        return f"cuda:{self.local % torch.cuda.device_count()}" if torch.cuda.is_available() else name
+
+    def gather(self, value: T) -> list[T]:
+        """The value of every process, by rank, once all have come here; may wait for a day."""
+        if self.world == 1:
+            return [value]
+        import torch.distributed as distributed
+
+        distributed.init_process_group("gloo", timeout=timedelta(days=1))
+        values: list[T | None] = [None] * self.world
+        distributed.all_gather_object(values, value)
+        distributed.destroy_process_group()
+        return [each for each in values if each is not None]
+
+
+def this_rank() -> Rank:
+    """From the environment that `torchrun` sets."""
+    return Rank(*(int(os.environ.get(name, usual)) for name, usual in
+                  (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))))  # fmt: skip

@@ -1,0 +1,97 @@
+"""Stages of a pipeline that run at the same time: each takes an iterator and is one.
+
+    frames = ahead(video.read(span), depth=4)            # decoded in a thread
+    seen = (see(group) for group in batched(frames, 4))  # the model, in the thread that asks
+    drawn = mapped(draw, seen, workers=2, depth=3)       # drawn in threads
+    for _ in mapped(write, drawn, workers=1, depth=2):   # encoded in a thread
+
+Order is kept, every stage holds at most its depth of items, and an exception comes out where its item would have.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+POLL = 0.1
+"""Seconds after which a thread that waits looks whether it is still wanted."""
+
+
+def ahead(items: Iterable[T], depth: int) -> Iterator[T]:
+    """The items, fetched in a thread that is up to `depth` of them ahead."""
+    waiting: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(depth)
+    unwanted = threading.Event()
+
+    def put(entry: tuple[bool, T | BaseException | None]) -> bool:
+        while not unwanted.is_set():
+            try:
+                waiting.put(entry, timeout=POLL)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def fetch() -> None:
+        iterator = iter(items)
+        try:
+            for item in iterator:
+                if not put((True, item)):
+                    break
+            put((False, None))
+        except BaseException as error:
+            put((False, error))
+        finally:
+            if hasattr(iterator, "close"):
+                iterator.close()
+
+    thread = threading.Thread(target=fetch, daemon=True)
+    thread.start()
+    try:
+        while True:
+            more, item = waiting.get()
+            if more:
+                yield item  # type: ignore[misc]
+            elif item is None:
+                return
+            else:
+                raise item  # type: ignore[misc]
+    finally:
+        unwanted.set()
+        thread.join()
+
+
+def mapped(function: Callable[[T], R], items: Iterable[T], *, workers: int, depth: int) -> Iterator[R]:
+    """`function` of each item, in their order, worked out in threads; at most `depth` are begun and not taken.
+
+    What has begun is finished even where the items, or who asks for the results, end by an exception.
+    """
+    pool = ThreadPoolExecutor(workers)
+    begun: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            begun.append(pool.submit(function, item))
+            while len(begun) >= depth:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        pool.shutdown(wait=True)
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` items, the last one of what is left."""
+    group: list[T] = []
+    for item in items:
+        group.append(item)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group

@@ -1,0 +1,52 @@
+"""How sure a prediction is, from the scores that the model gives its classes.
+
+A score s_k is a sum over queries of (probability that the query is class k) x (probability that the pixel lies in
+its mask): the evidence that the queries put up for class k at a pixel. Scores are no probabilities: several queries
+may claim a pixel, and none may. Here the probability of class k is s_k / max(1, sum of all s): the share of the
+evidence, and where all queries together claim less than one whole pixel, what is missing to 1 is doubt. The
+confidence of a prediction is the largest of these, 0 to 1. It keeps the order of the classes: the most probable one
+is the predicted one. Being a share, it says what the model believes; it is not calibrated.
+
+Shapes: K classes, (h, w) maps as predicted, (H, W) the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from reincli.ops.resample import resized_bands
+
+
+def probabilities(scores: Tensor, dim: int = 0) -> Tensor:
+    """Scores (K, ...) >= 0 -> probabilities of the same shape; their sum is at most 1."""
+    return scores / scores.sum(dim, keepdim=True).clamp(min=1)
+
+
+def resized_probabilities(maps: Tensor, size: tuple[int, int], rows: int = 256) -> Tensor:
+    """Scores (K, h, w), resized bilinearly, as probabilities (K, H, W) float32."""
+    result = maps.new_empty(len(maps), *size)
+    for part, band in _bands(maps, size, rows):
+        result[:, part] = probabilities(band)
+    return result
+
+
+def resized_confidence(maps: Tensor, size: tuple[int, int], rows: int = 256) -> Tensor:
+    """Scores (K, h, w), resized bilinearly -> confidence of the best class, (H, W) float32 0-1.
+
+    A band of rows at a time: memory is bounded at K * rows * W.
+    """
+    result = maps.new_empty(*size)
+    for part, band in _bands(maps, size, rows):
+        result[part] = band.amax(0) / band.sum(0).clamp(min=1)
+    return result
+
+
+def _bands(maps: Tensor, size: tuple[int, int], rows: int) -> Iterator[tuple[slice, Tensor]]:
+    if size != tuple(maps.shape[1:]):
+        yield from resized_bands(maps, size, rows)
+        return
+    for top in range(0, size[0], rows):
+        part = slice(top, min(top + rows, size[0]))
+        yield part, maps[:, part]
