@@ -172,6 +172,8 @@ def demo(
     epilog=_examples(
         "rein prepare-data cityscapes",
         "rein prepare-data gta /disk/gta --workers 8",
+        "rein prepare-data cityscapes-c --severity 3 --severity 5",
+        "rein prepare-data gta --cache",
         "rein prepare-data mine --config mine.toml --check",
     ),
 )
@@ -194,10 +196,25 @@ def prepare_data(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Do again what is already done.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    cache: Annotated[
+        bool, typer.Option("--cache", help="Also write compact copies of the training pairs: they load faster.")
+    ] = False,
+    lossless: Annotated[
+        bool, typer.Option("--lossless", help="With --cache: keep every pixel (3 bytes each), not JPEG.")
+    ] = False,
+    severity: Annotated[
+        list[int] | None,
+        typer.Option("--severity", metavar="1-5", help="cityscapes-c: how strong; else 5. May be repeated."),
+    ] = None,
+    corruption: Annotated[
+        list[str] | None,
+        typer.Option("--corruption", metavar="NAME", help="cityscapes-c: which; else all 16. May be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="cityscapes-c: of what is drawn.")] = 0,
     config: Config = None,
     quiet: Quiet = False,
 ) -> None:
-    """Turn a dataset's labels into class indices (trainIds), or check an own dataset."""
+    """Turn a dataset, unpacked or as downloaded, into what training reads, or check what is there."""
     with _command(quiet):
         from reincli.commands import prepare_data as command
 
@@ -210,6 +227,11 @@ def prepare_data(
             force=force,
             as_json=as_json,
             config=config,
+            severity=severity or (),
+            corruption=corruption or (),
+            seed=seed,
+            cache=cache,
+            lossless=lossless,
         )
 
 

@@ -99,7 +99,10 @@ def test_python_dash_m():
             ["prepare-data", "gta", "/disk/gta", "--workers", "3", "--check", "--json"],
             "prepare_data",
             ("gta", Path("/disk/gta")),
-            {"out": None, "workers": 3, "check": True, "force": False, "as_json": True, "config": None},
+            {
+                **{"out": None, "workers": 3, "check": True, "force": False, "as_json": True, "config": None},
+                **{"severity": (), "corruption": (), "seed": 0, "cache": False, "lossless": False},
+            },
         ),
         (
             ["convert-weights", "--height", "1024"],

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,18 @@ import numpy as np
 
 from reincli.commands.console import duration, note, problem, progress, result, table
 from reincli.config import DataSettings, load_settings
-from reincli.data import planning, prepare
+from reincli.data import archives, planning, prepare
 from reincli.data.check import FileReport, class_pixels, inspect_all
+from reincli.data.compact import copy_all
+from reincli.data.corruption import HEADLINE, Corruption, choose, require_library
 from reincli.data.labels import CITYSCAPES, Classes
 from reincli.data.layouts import DATASETS, own_folders
-from reincli.data.sources import dataset_root, label_table, some
+from reincli.data.sources import Sample, dataset_root, label_table, some
+from reincli.data.statistics import COUNTED, to_count, update_statistics
 from reincli.errors import ReinError, nearest
 
+SKIP = 500
+"""Files that were there and are counted at once, so that drawing the bar does not take longer than looking at them."""
 SHOWN = 3
 """Names shown of each kind of fault."""
 
@@ -37,6 +43,8 @@ class Findings:
     unreadable: list[str] = field(default_factory=list)
     undeclared: list[str] = field(default_factory=list)
     mismatched: list[str] = field(default_factory=list)
+    turned: list[str] = field(default_factory=list)
+    lone: list[str] = field(default_factory=list)
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
 
     def add(self, report: FileReport) -> None:
@@ -46,10 +54,32 @@ class Findings:
             self.unreadable.append(report.unreadable)
         elif report.undeclared:
             self.undeclared.append(f"{name} has {', '.join(map(str, report.undeclared))}")
-        if report.mismatched:
+        if report.mismatched or report.turned:
             (height, width), (label_height, label_width) = report.image_size, report.label_size
-            self.mismatched.append(f"{name} is {width}x{height}, its label {label_width}x{label_height}")
+            kind = self.turned if report.turned else self.mismatched
+            kind.append(f"{name} is {width}x{height}, its label {label_width}x{label_height}")
         self.pixels += report.stored
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is asked for beside the labels.
+
+    Attributes:
+        workers: files worked on at a time.
+        force: write also what is there.
+        as_json: print the result as JSON.
+        corruptions: of `cityscapes-c`.
+        cache: write compact copies, which load faster.
+        lossless: of every pixel, not as JPEG.
+    """
+
+    workers: int
+    force: bool = False
+    as_json: bool = False
+    corruptions: Sequence[Corruption] = HEADLINE
+    cache: bool = False
+    lossless: bool = False
 
 
 def run(
@@ -62,6 +92,11 @@ def run(
     force: bool = False,
     as_json: bool = False,
     config: Path | None = None,
+    severity: Sequence[int] = (),
+    corruption: Sequence[str] = (),
+    seed: int = 0,
+    cache: bool = False,
+    lossless: bool = False,
 ) -> None:
     """Prepare a dataset's labels, or check what is there.
 
@@ -74,6 +109,9 @@ def run(
         force: write also what is there.
         as_json: print the result as JSON.
         config: TOML that describes own datasets.
+        severity, corruption, seed: of `cityscapes-c`; none: severity 5, all 16, 0.
+        cache: also write compact copies of the training pairs.
+        lossless: keep every pixel in them.
 
     Raises:
         ReinError: unknown dataset, missing folders, damaged files, or faults that a check found.
@@ -83,37 +121,62 @@ def run(
         hint = nearest(dataset, [*DATASETS, *data.own])
         own = "" if config is not None else " An own dataset is described in TOML: --config FILE."
         raise ReinError(f"No dataset is named '{dataset}'.", hint + own, usage=True)
+    if (severity or corruption or seed) and dataset != "cityscapes-c":
+        raise ReinError("--severity, --corruption and --seed are for cityscapes-c alone.", usage=True)
+    if lossless and not cache:
+        raise ReinError("--lossless is about the compact copies.", "Give --cache too.", usage=True)
     place = root if root is not None else dataset_root(dataset, data)
     if not place.is_dir() and not place.parent.is_dir() and root is not None:
         raise ReinError(f"There is no folder '{place}'.", "Give the folder of the dataset.", usage=True)
-    count = workers or os.cpu_count() or 1
+    if place.is_file():
+        hint = f"Put it into a folder of its own and give that: rein prepare-data {dataset} {place.parent}"
+        raise ReinError(f"'{place}' is a file, not the folder of the dataset.", hint, usage=True)
+    chosen = choose(list(corruption), list(severity), seed)
+    wishes = Wishes(workers or os.cpu_count() or 1, force, as_json, chosen, cache, lossless)
     if check:
-        _check(dataset, data, place, out, count, as_json)
+        _check(dataset, data, place, out, wishes.workers, as_json)
     elif dataset in data.own:
         note(f"'{dataset}' is described in {config}: its labels are read as they are. Checking them.")
-        _check(dataset, data, place, out, count, as_json)
+        _check(dataset, data, place, out, wishes.workers, as_json)
+        if cache:
+            reports = prepare.report_pairs(dataset, own_folders(data.own[dataset]), place)
+            copied = _copy(dataset, [s for r in reports for s in r.pairs.samples], wishes)
+            note(f"{copied} compact copies written.")
     else:
-        _prepare(dataset, place, out, count, force, as_json)
+        _prepare(dataset, place, out, wishes)
 
 
-def _prepare(dataset: str, root: Path, out: Path | None, workers: int, force: bool, as_json: bool) -> None:
+def _prepare(dataset: str, root: Path, out: Path | None, wishes: Wishes) -> None:
     start = time.monotonic()
-    jobs = prepare.plan(dataset, root, out)
-    outcomes = []
+    if _unpack(dataset, root, out or root, wishes.force) and out is not None:
+        root = out  # everything lies there now
+    if dataset == "cityscapes-c":
+        require_library()
+    jobs = planning.plan(dataset, root, out, wishes.corruptions)
+    outcomes, waiting = [], 0
     with progress(f"Preparing {dataset}", total=len(jobs)) as advance:
-        for outcome in prepare.run_jobs(jobs, workers=workers, force=force):
+        for outcome in prepare.run_jobs(jobs, workers=wishes.workers, force=wishes.force):
             outcomes.append(outcome)
-            advance(1)
+            waiting += 1
+            if outcome.state != "kept" or waiting == SKIP or len(outcomes) == len(jobs):
+                advance(waiting)
+                waiting = 0
             if outcome.state == "failed":
                 problem(outcome.reason)
     error = prepare.failure(outcomes)
     if error is not None:
         raise error
-    if dataset == "cityscapes":
-        prepare.write_lists(root, out)
+    lists = prepare.write_lists(root, out) if dataset == "cityscapes" else []
     reports = prepare.report_pairs(dataset, prepare.splits_at(dataset, root, out), root, out)
-    seconds = time.monotonic() - start
+    counted = _count(dataset, out or root, reports, outcomes, wishes)
+    training = [s for r in reports if r.split == "train" for s in r.pairs.samples if s.label is not None]
+    copied = _copy(dataset, training, wishes) if wishes.cache else 0
     states = Counter(outcome.state for outcome in outcomes)
+    seconds = time.monotonic() - start
+    for report in reports:
+        if report.pairs.lone:
+            names = some(report.pairs.lone)
+            note(f"{report.split}: {len(report.pairs.lone)} files were released without a partner: {names}.")
     splits = {
         report.split: {
             "images": len(report.pairs.samples),
@@ -121,17 +184,96 @@ def _prepare(dataset: str, root: Path, out: Path | None, workers: int, force: bo
         }
         for report in reports
     }
-    if as_json:
-        written, kept = states["written"], states["kept"]
-        values = {"dataset": dataset, "root": str(root), "written": written, "kept": kept, "seconds": seconds}
-        result(json.dumps({**values, "splits": splits}, indent=2))
+    if wishes.as_json:
+        values = {
+            "dataset": dataset,
+            "root": str(root),
+            "written": states["written"],
+            "kept": states["kept"],
+            "copied": copied,
+            "counted": counted,
+            "seconds": seconds,
+            "splits": splits,
+        }
+        result(json.dumps(values, indent=2))
     else:
         rows = [(split, str(n["images"]), str(n["pairs"])) for split, n in splits.items()]
         table(("split", "images", "with label"), rows, title=dataset, numbers=("images", "with label"))
-        done = f"{states['written']} files written, {states['kept']} were there"
-        nothing = "The labels need no conversion"
-        result(f"{done if jobs else nothing}; {duration(seconds)}.")
+        idle = bool(jobs) and not (states["written"] or lists or counted or copied)
+        result(_closing(jobs, states, idle, copied, seconds))
     prepare.require_pairs(reports)
+
+
+def _closing(
+    jobs: Sequence[planning.Job], states: Counter[str], idle: bool, copied: int, seconds: float
+) -> str:
+    """The last line: what was done, or that nothing had to be."""
+    if not jobs:
+        done = "The labels need no conversion"
+    else:
+        done = f"{states['written']} files written, {states['kept']} were there"
+        if states["written"] and seconds > 1:
+            done += f", {states['written'] / seconds:.0f} a second"
+    copies = f"; {copied} compact copies written" if copied else ""
+    return f"{'Nothing to do: ' if idle else ''}{done}{copies}; {duration(seconds)}."
+
+
+def _unpack(dataset: str, root: Path, into: Path, force: bool) -> bool:
+    """Unpack the downloads that lie in the dataset's folder; whether there was one."""
+    waiting = archives.pending(dataset, root, into, force=force)
+    for archive, download in waiting:
+        with progress(
+            f"Unpacking {archive.name}, MB", total=max(archive.stat().st_size // 10**6, 1)
+        ) as advance:
+            shown = 0
+            for done, total in archives.unpack(archive, download, into):
+                now = int(archive.stat().st_size / 1e6 * done / max(total, 1))
+                advance(now - shown)
+                shown = now
+    return bool(waiting)
+
+
+def _count(
+    dataset: str,
+    folder: Path,
+    reports: Sequence[prepare.SplitReport],
+    outcomes: Sequence[prepare.Outcome],
+    wishes: Wishes,
+) -> bool:
+    """Bring the class statistics up to date; whether they were not."""
+    if dataset not in COUNTED:
+        return False
+    labels = [s.label for r in reports if r.split == "train" for s in r.pairs.samples if s.label is not None]
+    if not labels:
+        return False
+    counted = {outcome.job.target: outcome.pixels for outcome in outcomes if outcome.pixels}
+    missing = [label for label in to_count(folder, labels)[1] if label not in counted]
+    with progress("Counting classes", total=len(missing)) as advance:
+        return update_statistics(
+            folder,
+            labels,
+            label_table(dataset, DataSettings()),
+            counted,
+            on_file=lambda: advance(1),
+            threads=wishes.workers,
+        )
+
+
+def _copy(dataset: str, samples: Sequence[Sample], wishes: Wishes) -> int:
+    """Write the compact copies that are missing or old; how many."""
+    copied, failed = 0, []
+    with progress(f"Copying {dataset}", total=len(samples)) as advance:
+        for sample, wrote, reason in copy_all(
+            samples, lossless=wishes.lossless, force=wishes.force, threads=wishes.workers
+        ):
+            copied += wrote
+            advance(1)
+            if reason:
+                failed.append(sample.name)
+                problem(reason)
+    if failed:
+        note(f"{len(failed)} pairs are not copied and are read from their own files.")
+    return copied
 
 
 # --- checking ----------------------------------------------------------------------------------------------
@@ -159,6 +301,7 @@ def _check(
                 pairs=len(pairs),
                 without_label=list(report.pairs.without_label),
                 without_image=list(report.pairs.without_image),
+                lone=list(report.pairs.lone),
             )
             for file in inspect_all(pairs, {dataset: values}, threads=workers):
                 found.add(file)
@@ -178,6 +321,8 @@ FAULTS = {
     "unreadable": "unreadable",
     "undeclared": "unknown values",
     "mismatched": "other size",
+    "turned": "sides exchanged",
+    "lone": "known to be alone",
 }
 """Field of `Findings` -> heading."""
 
@@ -227,7 +372,8 @@ def _as_json(
 
 def _fail_on_faults(dataset: str, findings: list[Findings], *, tolerate_sizes: bool) -> None:
     """Raise for what would stop or spoil a run; the public sets have a few pairs of unlike size, as released."""
-    kinds = [kind for kind in FAULTS if not (kind == "mismatched" and tolerate_sizes)]
+    tolerated = {"lone", *(("mismatched", "turned") if tolerate_sizes else ())}
+    kinds = [kind for kind in FAULTS if kind not in tolerated]
     parts, first = [], ""
     for kind in kinds:
         faults = [fault for f in findings for fault in getattr(f, kind)]

@@ -14,6 +14,8 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -193,6 +195,37 @@ def write_compact(sample: Sample, *, lossless: bool = False) -> None:
     encoded = _head(head, len(packed) + sum(map(len, tiles)))
     content = b"".join([MAGIC, struct.pack("<I", len(encoded)), encoded, packed, *tiles])
     write_bytes(compact_path(sample.image), content)
+
+
+def copy_all(
+    samples: Sequence[Sample], *, lossless: bool = False, force: bool = False, threads: int = 4
+) -> Iterator[tuple[Sample, bool, str]]:
+    """Write the compact copies of samples that have no fresh one of that kind; files are worked on in threads.
+
+    Yields:
+        For every sample in its order: itself, whether a copy was written, and why not if it could not be.
+
+    Raises:
+        ReinError: no space or permission to write.
+    """
+
+    def copy(sample: Sample) -> tuple[Sample, bool, str]:
+        there = None if force else open_compact(sample)
+        if sample.label is None or (there is not None and there.lossless == lossless):
+            return sample, False, ""
+        try:
+            write_compact(sample, lossless=lossless)
+        except ReinError as error:
+            if error.message.startswith("Cannot write"):
+                raise
+            return sample, False, error.message
+        return sample, True, ""
+
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            yield from pool.map(copy, samples)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _head(head: dict[str, object], rest: int) -> bytes:

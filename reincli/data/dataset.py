@@ -20,6 +20,7 @@ from reincli.data.check import FileReport, inspect_all, is_turned
 from reincli.data.images import read_image, read_image_like
 from reincli.data.labels import IGNORE
 from reincli.data.loading import complaint, load_label, open_pair, value_hint
+from reincli.data.sampling import RareClasses
 from reincli.data.sources import Sample
 from reincli.errors import ReinError
 
@@ -45,10 +46,16 @@ class TrainDataset(Dataset[dict[str, Any]]):
         tables: label table by dataset (`sources.label_tables`).
         augment: sizes and probabilities.
         seed: of the run.
+        rare: draws samples by their classes instead of one pass after the other (`sampling.rare_classes`).
     """
 
     def __init__(
-        self, samples: Sequence[Sample], tables: Mapping[str, np.ndarray], augment: AugmentSettings, seed: int
+        self,
+        samples: Sequence[Sample],
+        tables: Mapping[str, np.ndarray],
+        augment: AugmentSettings,
+        seed: int,
+        rare: RareClasses | None = None,
     ) -> None:
         if not samples:
             raise ValueError("no sample to train on")
@@ -56,6 +63,7 @@ class TrainDataset(Dataset[dict[str, Any]]):
         self.tables = dict(tables)
         self.augment = augment
         self.seed = seed
+        self.rare = rare
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.intp))
 
     def __len__(self) -> int:
@@ -63,7 +71,9 @@ class TrainDataset(Dataset[dict[str, Any]]):
         return len(self.samples)
 
     def sample_of(self, draw: int) -> Sample:
-        """The sample behind a draw: every pass over the data is a new order."""
+        """The sample behind a draw: every pass over the data is a new order, unless rare classes are drawn first."""
+        if self.rare is not None:
+            return self.samples[self.rare.draw(np.random.default_rng([self.seed, 2, draw]))]
         epoch, place = divmod(draw, len(self.samples))
         if self._order[0] != epoch:
             self._order = (epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.samples)))

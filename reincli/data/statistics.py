@@ -1,0 +1,122 @@
+"""Pixels of each class in each training label, in the three files that DAFormer and the original write.
+
+All lie in the dataset's folder; classes are trainIds as text, and a class without a pixel is left out:
+
+- `sample_class_stats.json`: `[{"0": 812345, "13": 2044, "file": "data/gta/labels/00001_labelTrainIds.png"}, …]`
+- `sample_class_stats_dict.json`: `{"data/gta/labels/00001_labelTrainIds.png": {"0": 812345, "13": 2044}, …}`
+- `samples_with_class.json`: `{"13": [["data/gta/labels/00001_labelTrainIds.png", 2044], …], …}`
+
+Everything is sorted by file. Paths are written as the dataset's folder was given; when they are read, only the
+file's name counts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from reincli.data.check import class_pixels
+from reincli.data.images import read_label, write_bytes
+from reincli.data.labels import CITYSCAPES, count_values
+
+COUNTED = ("gta", "synthia", "cityscapes", "urbansyn")
+"""Datasets whose training labels are counted (the original does not count UrbanSyn's)."""
+BY_FILE, BY_NAME, BY_CLASS = (
+    "sample_class_stats.json",
+    "sample_class_stats_dict.json",
+    "samples_with_class.json",
+)
+
+
+def read_statistics(folder: Path) -> dict[str, dict[int, int]]:
+    """Pixels by class index, by name of the label file; empty where the folder has no statistics that can be read."""
+    return {PurePosixPath(path).name: pixels for path, pixels in _read(folder).items()}
+
+
+def _read(folder: Path) -> dict[str, dict[int, int]]:
+    try:
+        entries = json.loads((folder / BY_FILE).read_text("utf-8"))
+        return {
+            str(each["file"]): {int(c): int(n) for c, n in each.items() if c != "file"} for each in entries
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def to_count(folder: Path, labels: Sequence[Path]) -> tuple[dict[str, dict[int, int]], list[Path]]:
+    """What the statistics know of these labels, by path, and the labels that are new or newer than they."""
+    known = _read(folder)
+    try:
+        counted_at = min((folder / name).stat().st_mtime_ns for name in (BY_FILE, BY_NAME, BY_CLASS))
+    except OSError:
+        known, counted_at = {}, 0
+    kept = {}
+    for label in labels:
+        entry = known.get(label.as_posix())
+        if entry is not None and label.stat().st_mtime_ns <= counted_at:
+            kept[label.as_posix()] = entry
+    return kept, [label for label in labels if label.as_posix() not in kept]
+
+
+def update_statistics(
+    folder: Path,
+    labels: Sequence[Path],
+    table: np.ndarray,
+    counted: Mapping[Path, Sequence[int]],
+    *,
+    on_file: Callable[[], None] | None = None,
+    threads: int = 4,
+) -> bool:
+    """Bring the three files up to date; False where they were.
+
+    Args:
+        folder: where they lie.
+        labels: the prepared training labels.
+        table: (256,) int16 of `sources.label_table`, for labels that have to be read.
+        counted: pixels by class index of labels that were written just now.
+        on_file: called after every label that was read.
+        threads: labels read at a time.
+
+    Raises:
+        ReinError: a label cannot be read, or a file cannot be written.
+    """
+    kept, missing = to_count(folder, labels)
+    if not missing and len(kept) == len(_read(folder)):
+        return False
+    unread = [label for label in missing if label not in counted]
+
+    def count(label: Path) -> Sequence[int]:
+        return class_pixels(count_values(read_label(label)), table, len(CITYSCAPES)).tolist()
+
+    found = dict(counted)
+    with ThreadPoolExecutor(threads) as pool:
+        for label, pixels in zip(unread, pool.map(count, unread), strict=True):
+            found[label] = pixels
+            if on_file is not None:
+                on_file()
+    for label in missing:
+        kept[label.as_posix()] = {c: int(n) for c, n in enumerate(found[label]) if n}
+    write_statistics(folder, kept)
+    return True
+
+
+def write_statistics(folder: Path, pixels: Mapping[str, Mapping[int, int]]) -> None:
+    """Write the three files from pixels by class index, by path of the label."""
+    files = sorted(pixels)
+    by_class: dict[str, list[tuple[str, int]]] = {}
+    for file in files:
+        for index, count in sorted(pixels[file].items()):
+            by_class.setdefault(str(index), []).append((file, count))
+    by_class = {index: by_class[index] for index in sorted(by_class, key=int)}
+    contents: dict[str, Any] = {
+        BY_CLASS: by_class,
+        BY_NAME: {file: dict(sorted(pixels[file].items())) for file in files},
+        BY_FILE: [{**dict(sorted(pixels[file].items())), "file": file} for file in files],
+    }
+    for name, content in contents.items():
+        write_bytes(folder / name, json.dumps(content, indent=1).encode())
