@@ -197,7 +197,8 @@ def prepare_data(
     force: Annotated[bool, typer.Option("--force", help="Do again what is already done.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     cache: Annotated[
-        bool, typer.Option("--cache", help="Also write compact copies of the training pairs: they load faster.")
+        bool,
+        typer.Option("--cache", help="Also write compact copies of the training pairs: they load faster."),
     ] = False,
     lossless: Annotated[
         bool, typer.Option("--lossless", help="With --cache: keep every pixel (3 bytes each), not JPEG.")
@@ -208,7 +209,9 @@ def prepare_data(
     ] = None,
     corruption: Annotated[
         list[str] | None,
-        typer.Option("--corruption", metavar="NAME", help="cityscapes-c: which; else all 16. May be repeated."),
+        typer.Option(
+            "--corruption", metavar="NAME", help="cityscapes-c: which; else all 16. May be repeated."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="cityscapes-c: of what is drawn.")] = 0,
     config: Config = None,
@@ -240,7 +243,8 @@ def prepare_data(
     epilog=_examples(
         "rein convert-weights",
         "rein convert-weights --height 1024",
-        "rein convert-weights sam_vit_h_4b8939.pth checkpoints/sam_converted.pth --kind sam_h",
+        "rein convert-weights dinov2_vits14_pretrain.pth checkpoints/dinov2_s_converted.safetensors",
+        "rein convert-weights work_dirs/mine/last.pth original.pth --kind original",
     ),
 )
 def convert_weights(
@@ -270,8 +274,13 @@ def convert_weights(
     patch: Annotated[int, typer.Option("--patch", min=1, help="Patch size to convert to.")] = 16,
     kind: Annotated[
         str | None,
-        typer.Option("--kind", metavar="NAME", help="Backbone family, where the file does not tell."),
+        typer.Option(
+            "--kind",
+            metavar="NAME",
+            help="Backbone family to insist on; or `original`: write a checkpoint back in the original's form.",
+        ),
     ] = None,
+    backbone: Backbone = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the target.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -279,7 +288,16 @@ def convert_weights(
     with _command(quiet):
         from reincli.commands import convert_weights as command
 
-        command.run(source, target, height=height, width=width, patch=patch, kind=kind, force=force)
+        command.run(
+            source,
+            target,
+            height=height,
+            width=width,
+            patch=patch,
+            kind=kind,
+            backbone=backbone,
+            force=force,
+        )
 
 
 @app.command(

@@ -1,16 +1,30 @@
-"""`rein convert-weights`: fit raw foundation weights to a patch and image size."""
+"""`rein convert-weights`: fit raw foundation weights to a patch and image size, or write a checkpoint back."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from reincli.commands import console
-from reincli.engine.checkpoint import CHECKPOINTS, read_file, write_file
+from reincli.data.sources import classes_of
+from reincli.engine.checkpoint import (
+    CHECKPOINTS,
+    build_model,
+    find_backbone,
+    load_backbone,
+    load_trained,
+    original_content,
+    read_checkpoint,
+    read_file,
+    settings_for,
+    write_file,
+)
 from reincli.errors import ReinError, nearest
 from reincli.model import weights
 from reincli.model.backbones import FAMILIES
 
 DEFAULT_SOURCE = FAMILIES["dinov2_l"]
+ORIGINAL = "original"
+"""The kind that writes a checkpoint back instead of converting a backbone."""
 
 
 def run(
@@ -21,13 +35,17 @@ def run(
     width: int | None = None,
     patch: int = 16,
     kind: str | None = None,
+    backbone: Path | None = None,
     force: bool = False,
 ) -> None:
-    """Read, resample, write.
+    """Read, resample, write; with `kind` 'original' write a checkpoint of ours as the original's.
 
     Raises:
         ReinError: source missing or not what it should be, sizes that the patch does not divide, target there.
     """
+    if kind == ORIGINAL:
+        write_original(source, target, backbone, force)
+        return
     source = source or CHECKPOINTS / DEFAULT_SOURCE.file
     height = height or 512
     width = width or height
@@ -70,6 +88,41 @@ def run(
         f"{target}: {facts.name}, patch {facts.patch} -> {patch}, positions {facts.grid[0]}x{facts.grid[1]} -> "
         f"{grid[0]}x{grid[1]} (input {width}x{height})"
     )
+
+
+def refuse_to_overwrite(source: Path, target: Path, force: bool) -> None:
+    """ReinError where the target is the source, or is there and may not be overwritten."""
+    if target.resolve() == source.resolve():
+        raise ReinError(
+            f"Source and target are the same file, '{source}'.", "Name another target.", usage=True
+        )
+    if target.exists() and not force:
+        raise ReinError(
+            f"'{target}' is there already.", "Overwrite it with --force, or name another.", usage=True
+        )
+
+
+def write_original(source: Path | None, target: Path | None, backbone: Path | None, force: bool) -> None:
+    """Write a checkpoint with exactly the tensors and names that the original expects for its setting."""
+    if source is None or target is None:
+        example = "rein convert-weights work_dirs/NAME/last.pth original.pth --kind original"
+        raise ReinError("--kind original needs a checkpoint and a file to write.", example, usage=True)
+    refuse_to_overwrite(source, target, force)
+    read = read_checkpoint(source)
+    settings = settings_for(read, None)
+    classes = read.classes or classes_of(settings.data)
+    model = build_model(settings, len(classes))
+    if model.rein is None and not weights.holds_backbone(
+        read.state
+    ):  # there the original keeps the backbone too
+        path = find_backbone(settings, backbone)
+        if path is None:
+            raise ReinError(f"'{source}' needs its backbone to be written whole.", "Give --backbone FILE.")
+        load_backbone(model, path)
+    load_trained(model, read)
+    content = original_content(model, classes, read.iteration)
+    write_file(target, content)
+    console.result(f"{target}: {len(content['state_dict'])} tensors in the original's names")
 
 
 def default_name(kind: str, height: int, width: int) -> str:

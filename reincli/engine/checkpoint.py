@@ -192,7 +192,7 @@ class Checkpoint:
     Attributes:
         path: where it was read. state: what was trained, in our names.
         settings: of the run, or None for one of the original's. classes: names and colours, or None.
-        training: state of the run for resuming, or None.
+        training: state of the run for resuming, or None. iteration: how far it was trained, 0 if unknown.
     """
 
     path: Path
@@ -200,6 +200,7 @@ class Checkpoint:
     settings: Settings | None
     classes: Classes | None
     training: dict[str, Any] | None
+    iteration: int = 0
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -216,7 +217,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
             tuple((int(r), int(g), int(b)) for r, g, b in own["classes"]["colors"]),
         )
     training = content.get("training") if isinstance(content, Mapping) else None
-    return Checkpoint(path, state, settings, classes, training)
+    meta = content.get("meta") if isinstance(content, Mapping) else None
+    iteration = meta.get("iter", 0) if isinstance(meta, Mapping) else 0
+    return Checkpoint(path, state, settings, classes, training, int(iteration))
 
 
 def checkpoint_content(

@@ -229,3 +229,20 @@ def test_settings_of_a_run_are_those_it_was_started_with(toy):
     assert isinstance(written, Settings)
     assert written.optim.lr == 3e-4
     assert written.model.backbone.weights == str(toy / "backbone.pth")
+
+
+@pytest.mark.parametrize("tune", ["rein", "frozen", "full"])
+def test_a_trained_model_is_written_back_and_predicts_the_same(toy, tune):
+    train(toy, "--set", f"model.tune={tune}", "--set", "train.iterations=2")
+    last, original = toy / "run" / "last.pth", toy / "original.pth"
+    rein("convert-weights", last, original, "--kind", "original")
+    content = torch.load(original, weights_only=True)
+    assert set(content) == {"meta", "state_dict"}
+    assert content["meta"]["iter"] == 2
+    assert ("backbone.mask_token" in content["state_dict"]) == (tune != "rein")
+    scores = []
+    for checkpoint in (last, original):
+        rein("eval", checkpoint, "--config", toy / "toy.toml", "--set", f"model.tune={tune}", "--backbone",
+             toy / "backbone.pth", "--device", "cpu", "--json", toy / "s.json")  # fmt: skip
+        scores.append(json.loads((toy / "s.json").read_text())["domains"])
+    assert scores[0] == scores[1]
