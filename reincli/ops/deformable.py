@@ -10,7 +10,8 @@ times faster than sampling map by map. `sample_plain` is the textbook form; both
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -63,29 +64,34 @@ def sample_sparse(
     value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
     """`deformable_attention` as a sparse matrix product (CPU)."""
-    batch, total, heads, width = value.shape
-    queries = locations.shape[1]
-    parts = corners(shapes, locations.float(), weights.float(), total)
-    rows = _SparseProduct.apply(value.float().reshape(-1, width), *(part for pair in parts for part in pair))
-    return rows.view(batch, queries, heads * width).to(value.dtype)
+    batch, _, heads, width = value.shape
+    rows = _SparseSample.apply(value.float(), locations.float(), weights.float(), tuple(shapes))
+    return rows.view(batch, locations.shape[1], heads * width).to(value.dtype)
 
 
-def corners(
-    shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor, total: int
-) -> list[tuple[Tensor, Tensor]]:
-    """Rows of the values that each sampled point reads, and with which weight.
+@dataclass(frozen=True)
+class Corners:
+    """The four neighbours of every sampled point; each tensor has B*Q*H rows of E = L*P entries.
 
-    Args:
-        shapes, locations, weights: as in `deformable_attention`.
-        total: N.
+    They stay apart: putting them side by side in one matrix would cost as much as using them.
 
-    Returns:
-        For each of the four neighbours of a point: (B*Q*H, L*P) int32 rows of value.view(B*N*H, D), and the
-        weights of the same shape (differentiable in `locations` and `weights`); a neighbour outside the map
-        has weight 0. The four stay apart because putting them side by side would cost as much as using them.
+    Attributes:
+        rows: int32 row of value.view(B*N*H, D), in the order (top left, top right, bottom left, bottom right).
+        across, down: bilinear factor of the left and right, of the top and bottom neighbours; 0 outside the map.
+        slope_x, slope_y: what a factor changes by a unit of location: -size and +size, 0 outside the map.
     """
-    batch, queries, heads, _, points = weights.shape
-    device = locations.device
+
+    rows: list[Tensor]
+    across: list[Tensor]
+    down: list[Tensor]
+    slope_x: list[Tensor]
+    slope_y: list[Tensor]
+
+
+def corners(shapes: Sequence[tuple[int, int]], locations: Tensor, heads: int, total: int) -> Corners:
+    """Find the neighbours of (B, Q, H, L, P, 2) locations; `total` is N."""
+    batch, queries, _, levels, points, _ = locations.shape
+    device, entries = locations.device, levels * points
 
     def constant(values: Sequence[int]) -> Tensor:  # (H*L*P,): one inner loop for all of a query's points
         by_level = torch.tensor(values, dtype=torch.float32, device=device)
@@ -94,66 +100,90 @@ def corners(
     height, width = constant([h for h, _ in shapes]), constant([w for _, w in shapes])
     areas = [h * w for h, w in shapes]
     starts = constant([sum(areas[:level]) for level in range(len(areas))])
-    left, far_x = _floor(locations[..., 0].reshape(batch, queries, -1) * width - 0.5)
-    top, far_y = _floor(locations[..., 1].reshape(batch, queries, -1) * height - 0.5)
-    weights = weights.reshape(batch, queries, -1)
-    columns = [(left, 1 - far_x), (left + 1, far_x)]
-    rows = [(top, weights * (1 - far_y)), (top + 1, weights * far_y)]
-    columns = [_inside(x, factor, width) for x, factor in columns]
-    rows = [_inside(y, factor, height) for y, factor in rows]
-
+    columns = _pair(locations[..., 0].reshape(batch, queries, -1), width)
+    lines = _pair(locations[..., 1].reshape(batch, queries, -1), height)
     image = torch.arange(batch, dtype=torch.int32, device=device).view(-1, 1, 1) * (total * heads)
-    head = torch.arange(heads, dtype=torch.int32, device=device).repeat_interleave(len(shapes) * points)
-    column_index = [(x.to(torch.int32) * heads, factor) for x, factor in columns]
-    row_index = [
-        ((y * width + starts).to(torch.int32) * heads + (image + head), factor) for y, factor in rows
-    ]
-    entries = len(shapes) * points
-    return [
-        ((y + x).view(-1, entries), (factor_y * factor_x).view(-1, entries))
-        for y, factor_y in row_index
-        for x, factor_x in column_index
-    ]
+    head = torch.arange(heads, dtype=torch.int32, device=device).repeat_interleave(entries)
+    column_index = [x.to(torch.int32) * heads for x, _, _ in columns]
+    line_index = [(y * width + starts).to(torch.int32) * heads + (image + head) for y, _, _ in lines]
+    return Corners(
+        rows=[(y + x).view(-1, entries) for y in line_index for x in column_index],
+        across=[factor.view(-1, entries) for _, factor, _ in columns],
+        down=[factor.view(-1, entries) for _, factor, _ in lines],
+        slope_x=[slope.view(-1, entries) for _, _, slope in columns],
+        slope_y=[slope.view(-1, entries) for _, _, slope in lines],
+    )
 
 
-def _floor(pixel: Tensor) -> tuple[Tensor, Tensor]:
-    """Whole part (a constant to autograd) and remainder."""
-    whole = pixel.detach().floor()
-    return whole, pixel - whole
+def _pair(location: Tensor, extent: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """For the lower and the upper neighbour: position held inside, factor, slope of the factor."""
+    pixel = location * extent - 0.5
+    lower = pixel.floor()
+    far = pixel - lower
+    result = []
+    for position, factor, sign in ((lower, 1 - far, -1.0), (lower + 1, far, 1.0)):
+        held = position.clamp(min=0).minimum(extent - 1)
+        inside = (held == position).float()
+        result.append((held, factor * inside, inside * (sign * extent)))
+    return result
 
 
-def _inside(position: Tensor, factor: Tensor, extent: Tensor) -> tuple[Tensor, Tensor]:
-    """A position held inside 0..extent-1, and the factor, 0 where the position was outside."""
-    held = position.clamp(min=0).minimum(extent - 1)
-    return held, factor * (held == position)
+class _SparseSample(torch.autograd.Function):
+    """Values (B, N, H, D), locations (B, Q, H, L, P, 2), weights (B, Q, H, L, P) -> (B*Q*H, D).
 
-
-class _SparseProduct(torch.autograd.Function):
-    """Sum over several (columns, coefficients), each (R, K) entries of a sparse matrix, times (M, D) values."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, *entries: Tensor) -> Tensor:
-        ctx.save_for_backward(values, *entries)
-        total = values.new_zeros(len(entries[0]), values.shape[1])
-        for columns, coefficients in zip(entries[::2], entries[1::2], strict=True):
-            total.addmm_(_csr(columns, coefficients, len(values)), values)
-        return total
+    The matrix is worked out again in the backward pass: keeping it would cost more memory than all else here.
+    """
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        values, *entries = ctx.saved_tensors
+    def forward(
+        ctx: Any, value: Tensor, locations: Tensor, weights: Tensor, shapes: tuple[tuple[int, int], ...]
+    ) -> Tensor:
+        ctx.save_for_backward(value, locations, weights)
+        ctx.shapes = shapes
+        rows = value.reshape(-1, value.shape[-1])
+        found = corners(shapes, locations, value.shape[2], value.shape[1])
+        result = rows.new_zeros(weights.shape[0] * weights.shape[1] * weights.shape[2], rows.shape[1])
+        for index, coefficients in _entries(found, weights.reshape(len(result), -1)):
+            result.addmm_(_csr(index, coefficients, len(rows)), rows)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        value, locations, weights = ctx.saved_tensors
+        need_value, need_locations, need_weights, _ = ctx.needs_input_grad
         grad = grads[0].contiguous()
-        values_turned = values.t().contiguous()
-        grad_values = torch.zeros_like(values) if ctx.needs_input_grad[0] else None
-        grad_entries: list[Tensor | None] = []
-        for columns, coefficients in zip(entries[::2], entries[1::2], strict=True):
-            if grad_values is not None:
-                grad_values.addmm_(_transposed(columns, coefficients, len(values)), grad)
-            # only the products grad_r . values_c of the pairs (r, c) that the matrix holds
-            pattern = _csr(columns, torch.zeros_like(coefficients), len(values))
-            products = torch.sparse.sampled_addmm(pattern, grad, values_turned, beta=0.0)
-            grad_entries += [None, products.values().view_as(coefficients)]
-        return grad_values, *grad_entries
+        rows = value.reshape(-1, value.shape[-1])
+        turned = rows.t().contiguous() if need_locations or need_weights else None
+        found = corners(ctx.shapes, locations, value.shape[2], value.shape[1])
+        flat = weights.reshape(len(grad), -1)
+        grad_rows = torch.zeros_like(rows) if need_value else None
+        products = []  # <grad, value> of every entry
+        for index, coefficients in _entries(found, flat):
+            if grad_rows is not None:
+                grad_rows.addmm_(_transposed(index, coefficients, len(rows)), grad)
+            if turned is not None:
+                pattern = _csr(index, torch.zeros_like(coefficients), len(rows))
+                sampled = torch.sparse.sampled_addmm(pattern, grad, turned, beta=0.0)
+                products.append(sampled.values().view_as(coefficients))
+        grad_value = grad_rows.view_as(value) if grad_rows is not None else None
+        if not products:
+            return grad_value, None, None, None
+        by_line = [_mix(products[0:2], found.across), _mix(products[2:4], found.across)]
+        grad_weights = _mix(by_line, found.down).view_as(weights)
+        slopes = [_mix(products[0:2], found.slope_x), _mix(products[2:4], found.slope_x)]
+        along_x, along_y = _mix(slopes, found.down) * flat, _mix(by_line, found.slope_y) * flat
+        grad_locations = torch.stack([along_x, along_y], dim=-1).view_as(locations)
+        return grad_value, grad_locations, grad_weights, None
+
+
+def _entries(found: Corners, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and coefficients (attention x bilinear) of each of the four neighbours."""
+    for number, index in enumerate(found.rows):
+        yield index, weights * found.down[number // 2] * found.across[number % 2]
+
+
+def _mix(pair: Sequence[Tensor], factors: Sequence[Tensor]) -> Tensor:
+    return pair[0] * factors[0] + pair[1] * factors[1]
 
 
 def _csr(columns: Tensor, coefficients: Tensor, width: int) -> Tensor:
