@@ -22,7 +22,7 @@ from reincli.data.corruption import HEADLINE, Corruption, choose, require_librar
 from reincli.data.labels import CITYSCAPES, Classes
 from reincli.data.layouts import DATASETS, own_folders
 from reincli.data.sources import Sample, dataset_root, label_table, some
-from reincli.data.statistics import COUNTED, to_count, update_statistics
+from reincli.data.statistics import COUNTED, look_up, update_statistics
 from reincli.errors import ReinError, nearest
 
 SKIP = 500
@@ -247,11 +247,12 @@ def _count(
     if not labels:
         return False
     counted = {outcome.job.target: outcome.pixels for outcome in outcomes if outcome.pixels}
-    missing = [label for label in to_count(folder, labels)[1] if label not in counted]
-    with progress("Counting classes", total=len(missing)) as advance:
+    known = look_up(folder, labels)
+    unread = sum(label not in counted for label in known.missing)
+    with progress("Counting classes", total=unread) as advance:
         return update_statistics(
             folder,
-            labels,
+            known,
             label_table(dataset, DataSettings()),
             counted,
             on_file=lambda: advance(1),

@@ -58,13 +58,15 @@ class SplitReport:
 # --- doing -------------------------------------------------------------------------------------------------
 
 
-def is_whole(path: Path) -> bool:
+def is_whole(path: Path | str) -> bool:
     """Whether a PNG or JPEG is there and ends as such a file must; a copy cut short does not."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(0, 2)
-            file.seek(max(file.tell() - 8, 0))
-            end = file.read()
+    try:  # without file objects and their buffers: a second run asks this of every file
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            os.lseek(handle, max(os.lseek(handle, 0, os.SEEK_END) - 8, 0), os.SEEK_SET)
+            end = os.read(handle, 8)
+        finally:
+            os.close(handle)
     except OSError:
         return False
     return end == _PNG_END or end.endswith(_JPEG_END)
@@ -76,8 +78,8 @@ def clear_leftovers(jobs: Sequence[Job]) -> int:
     Writing one takes moments: those of the last minute may belong to another run and are left alone.
     """
     removed = 0
-    for folder in {job.target.parent for job in jobs}:
-        if not folder.is_dir():
+    for folder in {os.path.dirname(job.writes) for job in jobs}:
+        if not os.path.isdir(folder):
             continue
         with os.scandir(folder) as entries:
             old = [e for e in entries if e.name.startswith(".") and e.name.endswith(".tmp")]
@@ -103,7 +105,7 @@ def run_jobs(jobs: Sequence[Job], *, workers: int = 1, force: bool = False) -> I
     clear_leftovers(jobs)
     todo = []
     for job in jobs:
-        if not force and is_whole(job.target):
+        if not force and is_whole(job.writes):
             yield Outcome(job, "kept")
         else:
             todo.append(job)

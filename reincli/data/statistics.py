@@ -13,8 +13,10 @@ file's name counts.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -48,24 +50,42 @@ def _read(folder: Path) -> dict[str, dict[int, int]]:
         return {}
 
 
-def to_count(folder: Path, labels: Sequence[Path]) -> tuple[dict[str, dict[int, int]], list[Path]]:
-    """What the statistics know of these labels, by path, and the labels that are new or newer than they."""
+@dataclass(frozen=True)
+class Known:
+    """What the statistics in a folder know of some labels.
+
+    Attributes:
+        pixels: by class index, by path of the label.
+        missing: labels that are new or newer than the statistics.
+        others: whether they know of labels that are not there any more.
+    """
+
+    pixels: dict[str, dict[int, int]]
+    missing: list[Path]
+    others: bool
+
+
+def look_up(folder: Path, labels: Sequence[Path]) -> Known:
+    """Read the statistics of a folder for these labels."""
     known = _read(folder)
     try:
         counted_at = min((folder / name).stat().st_mtime_ns for name in (BY_FILE, BY_NAME, BY_CLASS))
     except OSError:
         known, counted_at = {}, 0
-    kept = {}
+    kept, missing = {}, []
     for label in labels:
-        entry = known.get(label.as_posix())
-        if entry is not None and label.stat().st_mtime_ns <= counted_at:
-            kept[label.as_posix()] = entry
-    return kept, [label for label in labels if label.as_posix() not in kept]
+        name = label.as_posix()
+        entry = known.get(name)
+        if entry is not None and os.stat(name).st_mtime_ns <= counted_at:
+            kept[name] = entry
+        else:
+            missing.append(label)
+    return Known(kept, missing, len(kept) != len(known))
 
 
 def update_statistics(
     folder: Path,
-    labels: Sequence[Path],
+    known: Known,
     table: np.ndarray,
     counted: Mapping[Path, Sequence[int]],
     *,
@@ -76,7 +96,7 @@ def update_statistics(
 
     Args:
         folder: where they lie.
-        labels: the prepared training labels.
+        known: of `look_up`, for the prepared training labels.
         table: (256,) int16 of `sources.label_table`, for labels that have to be read.
         counted: pixels by class index of labels that were written just now.
         on_file: called after every label that was read.
@@ -85,9 +105,9 @@ def update_statistics(
     Raises:
         ReinError: a label cannot be read, or a file cannot be written.
     """
-    kept, missing = to_count(folder, labels)
-    if not missing and len(kept) == len(_read(folder)):
+    if not known.missing and not known.others:
         return False
+    kept, missing = dict(known.pixels), known.missing
     unread = [label for label in missing if label not in counted]
 
     def count(label: Path) -> Sequence[int]:
