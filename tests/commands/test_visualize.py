@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tiny
@@ -13,8 +15,10 @@ from typer.testing import CliRunner
 
 from reincli.cli import app
 from reincli.commands import visualize
+from reincli.commands.console import configure
 from reincli.data.images import read_image, read_label, write_png
 from reincli.data.labels import CITYSCAPES
+from reincli.data.video import Video
 from reincli.engine.predict import Prediction
 from reincli.errors import ReinError
 
@@ -54,7 +58,8 @@ def place(tmp_path, monkeypatch):
     checkpoint = Path("work_dirs/mine/last.pth")
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(b"")
-    return tmp_path
+    yield tmp_path
+    configure(quiet=False)
 
 
 @pytest.fixture(autouse=True)
@@ -347,3 +352,140 @@ def test_a_full_disk_stops_and_is_said(monkeypatch):
     with pytest.raises(ReinError, match="No space left"):
         visualize.run(["drive"])
     assert not list(Path("work_dirs/show").glob("**/*.png"))
+
+
+# --- videos and cameras ------------------------------------------------------------------------------------
+
+
+def film(path, count=12, rate=8.0):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, (64, 48))
+    for number in range(count):
+        frame = np.zeros((48, 64, 3), np.uint8)
+        frame[:, : 4 * (number + 1), 1] = 200  # green grows from the left
+        frame[:, 4 * (number + 1) :, 2] = 200
+        writer.write(frame)
+    writer.release()
+
+
+def greens(path):
+    """Width of the green part of each frame of a mask video, in steps of the film."""
+    video = Video(Path(path))
+    return [
+        int(
+            np.rint(
+                (np.abs(f[20].astype(int) - CITYSCAPES.colors[8]).sum(1) < 90).sum() / 4 * 64 / f.shape[1]
+            )
+        )
+        for f in video.read(video.span())
+    ]
+
+
+def test_a_video_becomes_a_video_of_the_same_rate_and_length(predictor, capsys):
+    film("drive/straße.mp4")
+    visualize.run(["drive"], style="mask", labels=True)
+    drawn = Video(Path("work_dirs/show/straße.mp4"))
+    assert (drawn.rate, drawn.frames) == (8.0, 12)
+    assert greens(drawn.path) == list(range(1, 13))
+    assert len(list(Path("work_dirs/show/straße_labelTrainIds").glob("*.png"))) == 12
+    assert not list(Path("work_dirs/show").glob(".*"))
+    visualize.run(["drive"], style="mask", labels=True)
+    assert len(predictor.asked) == 12  # kept
+
+
+def test_part_of_a_video(predictor):
+    film("a.mp4")
+    visualize.run(["a.mp4"], style="mask", start="0.25", end="0:01.25", every=2)
+    drawn = Video(Path("work_dirs/show/a.mp4"))
+    assert (drawn.rate, drawn.frames) == (4.0, 4)  # plays as long as the part does
+    assert greens(drawn.path) == [3, 5, 7, 9]
+
+
+def test_an_interrupted_video_leaves_none_and_is_gone_on_with(predictor, capsys):
+    film("a.mp4")
+
+    def stop(image):
+        if len(predictor.asked) == 8:
+            raise KeyboardInterrupt
+
+    predictor.before_predict = stop
+    with pytest.raises(KeyboardInterrupt, match=r"a\.mp4: \d+ of 12 frames are kept"):
+        visualize.run(["a.mp4"], style="mask")
+    assert not Path("work_dirs/show/a.mp4").exists()
+    predictor.before_predict = lambda image: None
+    visualize.run(["a.mp4"], style="mask")
+    assert 12 < len(predictor.asked) < 20  # not all again
+    assert greens("work_dirs/show/a.mp4") == list(range(1, 13))
+    assert "from an earlier run" in capsys.readouterr().err
+    assert not list(Path("work_dirs/show").glob(".*"))
+
+
+def test_a_video_cut_short_is_drawn_as_far_as_it_goes(monkeypatch, capsys):
+    film("a.avi")
+    picture("b.png")
+    monkeypatch.setattr(Video, "read", lambda self, span, read=Video.read: read(self, span[:7]))
+    Path("c.mp4").write_bytes(b"no video")
+    with pytest.raises(ReinError, match="2 of 3 inputs"):
+        visualize.run(["a.avi", "c.mp4", "b.png"], style="mask")
+    err = capsys.readouterr().err
+    assert "7 of 12 frames could be read" in err
+    assert "Cannot decode the video 'c.mp4'" in err
+    assert greens("work_dirs/show/a.mp4") == list(range(1, 8))
+
+
+def test_labels_go_with_images_only(capsys):
+    film("a.mp4")
+    Path("gt").mkdir()
+    with pytest.raises(ReinError, match="1 of 1"):
+        visualize.run(["a.mp4"], truth=Path("gt"), style="error")
+    assert "is a video" in capsys.readouterr().err
+
+
+def test_drawn_videos_inside_the_input_folder_are_not_read_again(predictor):
+    film("drive/a.mp4")
+    visualize.run(["drive"], out=Path("drive/shown"))
+    visualize.run(["drive"], out=Path("drive/shown"), force=True)
+    assert [p.name for p in Path("drive/shown").rglob("*") if p.is_file()] == ["a.mp4"]
+
+
+def test_a_camera_that_is_not_there_is_said():
+    done = CliRunner().invoke(app, ["visualize", "camera:93"])
+    assert done.exit_code == 1
+    assert "There is no camera 93" in done.stderr
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_camera_is_recorded_in_real_time(monkeypatch, predictor, capsys, stopped):
+    class Capture:
+        def __init__(self, source):
+            self.number = 0
+
+        def isOpened(self):  # noqa: N802
+            return True
+
+        def get(self, what):
+            return 20.0
+
+        def read(self):
+            time.sleep(0.05)
+            self.number += 1
+            return True, np.full((48, 64, 3), self.number % 200, np.uint8)
+
+        def release(self):
+            pass
+
+    def slow(image):
+        time.sleep(0.15)
+        if stopped and len(predictor.asked) == 5:
+            raise KeyboardInterrupt
+
+    predictor.before_predict = slow
+    with monkeypatch.context() as patch:
+        patch.setattr("cv2.VideoCapture", Capture)
+        visualize.run(["camera:3"], end=None if stopped else "1")
+    (path,) = (p for p in Path("work_dirs/show").glob("camera-3-*.mp4"))
+    video = Video(path)
+    assert video.rate == 20.0
+    assert 0.3 < video.frames / video.rate < 1.3  # not the number of frames that were predicted
+    assert len(predictor.asked) < 9
+    assert "frames predicted" in capsys.readouterr().out
