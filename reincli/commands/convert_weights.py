@@ -66,21 +66,14 @@ def run(
         )
     state = weights.plain_backbone(weights.unwrap(read_file(source)))
     facts = weights.recognise_backbone(state, str(source))
-    if kind is not None and kind not in (facts.name, *(["vit"] if kind == "vit" else [])):
+    if kind not in (None, facts.name):
         raise ReinError(
             f"'{source}' is {facts.name}, not {kind}.",
             "Leave --kind out: the file tells." if kind in FAMILIES else nearest(kind, FAMILIES),
             usage=True,
         )
     target = target or CHECKPOINTS / default_name(facts.name, height, width)
-    if target.resolve() == source.resolve():
-        raise ReinError(
-            f"Source and target are the same file, '{source}'.", "Name another target.", usage=True
-        )
-    if target.exists() and not force:
-        raise ReinError(
-            f"'{target}' is there already.", "Overwrite it with --force, or name another.", usage=True
-        )
+    refuse_to_overwrite(source, target, force)
     grid = (height // patch, width // patch)
     converted = weights.convert_backbone(state, grid, patch, facts.grid)
     write_file(target, converted)
