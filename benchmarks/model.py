@@ -91,7 +91,9 @@ def model_row(row: str, device: str, repeats: int) -> dict[str, float | str]:
         run = Run(settings, Path(), model, CITYSCAPES, optimizer, scaler, place, precision)
         batch = {
             "image": torch.randint(0, 256, (1, 3, 512, 512), dtype=torch.uint8),
-            "label": torch.randint(0, 12, (1, 32, 32)).to(torch.uint8).kron(torch.ones(16, 16, dtype=torch.uint8)),
+            "label": torch.randint(0, 12, (1, 32, 32))
+            .to(torch.uint8)
+            .kron(torch.ones(16, 16, dtype=torch.uint8)),
             "size": torch.tensor([[512, 512]]),
         }
 

@@ -72,9 +72,7 @@ def test_downloads_are_prepared_as_they_come(
     ours = {p.relative_to(root): p for p in root.rglob("*.png") if "annotations" not in p.parts}
     for path, file in ours.items():
         assert file.read_bytes() == (tmp_path / "unpacked" / path).read_bytes()
-    assert set(ours) == {
-        p.relative_to(tmp_path / "unpacked") for p in (tmp_path / "unpacked").rglob("*.png")
-    }
+    assert set(ours) == {p.relative_to(tmp_path / "unpacked") for p in (tmp_path / "unpacked").rglob("*.png")}
     assert not (root / "README.txt").exists()
     assert archives.pending(dataset, root, root) == []
     capsys.readouterr()
