@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reincli import __version__
 from reincli.commands.console import duration, note, progress, result
 from reincli.data.images import write_png
 from reincli.data.video import Camera, Video, VideoParts
@@ -84,7 +83,7 @@ def draw_video(each: Input, artist: Artist, request: Request, identity: dict[str
             f"'{each.source}' has no frame from --start on: it lasts {video.frames / video.rate:.1f} s."
         )
     plan = {**identity, "video": stamp(each.source), "span": [span.start, span.stop, span.step],
-            "version": __version__, "labels": request.labels}  # fmt: skip
+            "labels": request.labels}  # fmt: skip
     parts = VideoParts(each.target, video.rate / request.every, plan)
     if request.force:
         parts.discard()

@@ -1,0 +1,130 @@
+"""How much of `rein visualize` is not the model: pictures and video of 1280x720, drawn with a DINOv2-S sized model.
+
+The model runs with random weights, which cost what trained ones cost; what is drawn are the streets' own labels,
+since noise would not be drawn like a prediction. Each measurement of the whole path is taken between two of the
+model alone on the same frames in memory, so that a machine with other work to do disturbs both alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from reincli.commands import console, visualize
+from reincli.commands.visualize_video import Request, draw_video
+from reincli.config import build_settings, read_preset
+from reincli.data.images import read_image, write_png
+from reincli.data.inputs import find_inputs
+from reincli.data.labels import CITYSCAPES, IGNORE, LABEL_IDS, table_to_indices
+from reincli.data.scenes import generate
+from reincli.data.video import Video, VideoParts
+from reincli.engine.artist import Artist, Seen
+from reincli.engine.checkpoint import build_model
+from reincli.engine.device import pick_device, pick_precision
+from reincli.engine.predict import Predictor
+
+SIZE = (1280, 720)
+
+
+class LabelArtist(Artist):
+    """Runs the model and draws the label of the first street."""
+
+    label: np.ndarray
+
+    def see(self, images: Sequence[np.ndarray]) -> list[Seen]:
+        """Predict, then put the label in the prediction's place."""
+        return [Seen(seen.image, [LabelArtist.label], seen.confidences) for seen in super().see(images)]
+
+
+def timed(work: Callable[[], object], times: int = 1) -> float:
+    """Median seconds of a call."""
+    taken = []
+    for _ in range(times):
+        start = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+def main() -> None:
+    """Measure and print a table."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--frames", type=int, default=6)
+    options.add_argument("--rounds", type=int, default=2)
+    options.add_argument("--precision", default="auto")
+    options.add_argument("--device", default="auto")
+    options.add_argument("--mode", default="slide")
+    given = options.parse_args()
+    console.configure(quiet=True)
+    device = pick_device(given.device)
+    precision = pick_precision(given.precision, device)
+    settings = build_settings(read_preset("gta2citys-vit_s"))
+    torch.manual_seed(0)
+    predictor = Predictor(build_model(settings, len(CITYSCAPES)), CITYSCAPES, settings, device, precision)
+    artist = LabelArtist([predictor], mode=given.mode)
+    with tempfile.TemporaryDirectory() as name:
+        measure(Path(name), artist, given.frames, given.rounds)
+    print(f"{device}, {precision}, {given.mode}, {torch.get_num_threads()} threads, {given.frames} frames")
+
+
+def measure(folder: Path, artist: Artist, count: int, rounds: int) -> None:
+    """Write frames, time the parts and the whole."""
+    streets = [generate(seed, "clear", SIZE) for seed in range(count)]
+    frames = [image for image, _ in streets]
+    LabelArtist.label = table_to_indices(LABEL_IDS, other=IGNORE)[streets[0][1]]
+    for index, frame in enumerate(frames):
+        write_png(folder / "in" / f"{index}.png", frame)
+    writer = VideoParts(folder / "in.mp4", 25.0, {})
+    for frame in frames:
+        writer.write(frame)
+    writer.finish()
+    seen = Seen(frames[0], [LabelArtist.label], [None])
+    drawing = artist.draw(seen)
+    parts = VideoParts(folder / "probe.mp4", 25.0, {})
+    video = Video(folder / "in.mp4")
+    stages = {
+        "read a PNG": lambda: read_image(folder / "in" / "0.png"),
+        "draw": lambda: artist.draw(seen),
+        "write a PNG": lambda: write_png(folder / "probe.png", drawing),
+        "encode a frame": lambda: parts.write(drawing),
+    }
+    for name, work in stages.items():
+        print(f"{name:16} {1e3 * timed(work, 9):7.1f} ms")
+    print(f"{'decode a frame':16} {1e3 * timed(lambda: list(video.read(video.span())), 3) / count:7.1f} ms")
+    parts.discard()
+
+    def model() -> None:
+        for start in range(0, count, artist.batch):
+            artist.see(frames[start : start + artist.batch])
+
+    def pictures() -> None:
+        request = Request(folder / "out", force=True)
+        visualize._draw_pictures(
+            find_inputs([str(folder / "in")], request.out).files, artist, request, visualize.Tally()
+        )
+
+    def film() -> None:
+        request = Request(folder / "film", force=True)
+        draw_video(find_inputs([str(folder / "in.mp4")], request.out).files[0], artist, request, {})
+
+    artist.see(frames[:1])  # warm
+    for name, whole in (("pictures", pictures), ("video", film)):
+        alone, all_of_it = [timed(model)], []
+        for _ in range(rounds):
+            all_of_it.append(timed(whole))
+            alone.append(timed(model))
+        took, inside = min(all_of_it) / count, min(alone) / count
+        print(
+            f"{name:16} {took:.3f} s a frame, model alone {inside:.3f} s, outside {max(0.0, 1 - inside / took):.1%}"
+        )
+
+
+if __name__ == "__main__":
+    main()
