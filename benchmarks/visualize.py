@@ -20,6 +20,7 @@ import torch
 from reincli.commands import console, visualize
 from reincli.commands.visualize_video import Request, draw_video
 from reincli.config import build_settings, read_preset
+from reincli.data.drawing import write_drawing
 from reincli.data.images import read_image, write_png
 from reincli.data.inputs import find_inputs
 from reincli.data.labels import CITYSCAPES, IGNORE, LABEL_IDS, table_to_indices
@@ -92,7 +93,7 @@ def measure(folder: Path, artist: Artist, count: int, rounds: int) -> None:
     stages = {
         "read a PNG": lambda: read_image(folder / "in" / "0.png"),
         "draw": lambda: artist.draw(seen),
-        "write a PNG": lambda: write_png(folder / "probe.png", drawing),
+        "write a PNG": lambda: write_drawing(folder / "probe.png", drawing),
         "encode a frame": lambda: parts.write(drawing),
     }
     for name, work in stages.items():

@@ -10,7 +10,8 @@ from urllib.parse import quote
 import numpy as np
 
 from reincli.commands.console import problem, progress
-from reincli.data.images import read_image, write_bytes, write_png
+from reincli.data.drawing import write_drawing
+from reincli.data.images import read_image, write_bytes
 from reincli.data.inputs import Input
 from reincli.data.video import Video
 from reincli.engine.stream import batched, mapped
@@ -48,7 +49,7 @@ def write_sheets(drawn: list[Input], out: Path) -> list[Path]:
                 advance()
             path = out / (f"{base}.png" if len(there) <= COLUMNS * ROWS else f"{base}-{page}.png")
             names = [each.target.relative_to(out).as_posix() for each in group]
-            write_png(path, contact(small, names, columns=COLUMNS, cell_width=CELL))
+            write_drawing(path, contact(small, names, columns=COLUMNS, cell_width=CELL))
             written.append(path)
     path = out / f"{base}.html"
     write_bytes(path, _page(there, out).encode())

@@ -18,6 +18,7 @@ from reincli.commands.visualize_video import (
     stamp,
 )
 from reincli.config import load_settings, parse_size
+from reincli.data.drawing import write_drawing
 from reincli.data.images import read_image, write_png
 from reincli.data.inputs import Input, find_inputs
 from reincli.engine.ranks import this_rank
@@ -295,7 +296,7 @@ def _draw_pictures(pictures: list[Input], artist: Artist, request: Request, tall
             if request.labels:
                 write_png(job.picture.label, job.seen.labels[0])
             # last, since it stands for the whole being done
-            write_png(job.picture.target, artist.draw(job.seen, job.truth))
+            write_drawing(job.picture.target, artist.draw(job.seen, job.truth))
             tally.done()
         return job
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -348,7 +350,7 @@ def test_a_full_disk_stops_and_is_said(monkeypatch):
     def full(path, array):
         raise ReinError(f"Cannot write '{path}': No space left on device.")
 
-    monkeypatch.setattr(visualize, "write_png", full)
+    monkeypatch.setattr(visualize, "write_drawing", full)
     with pytest.raises(ReinError, match="No space left"):
         visualize.run(["drive"])
     assert not list(Path("work_dirs/show").glob("**/*.png"))
@@ -489,3 +491,30 @@ def test_a_camera_is_recorded_in_real_time(monkeypatch, predictor, capsys, stopp
     assert 0.3 < video.frames / video.rate < 1.3  # not the number of frames that were predicted
     assert len(predictor.asked) < 9
     assert "frames predicted" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_two_processes_of_torchrun_draw_a_folder_together(place):
+    chosen = tiny.settings()
+    tiny.write_backbone(Path("backbone.pth"), chosen)
+    tiny.write_checkpoint(Path("head.pth"), chosen)
+    for index in range(5):
+        picture(f"drive/{index}.png")
+    Path("drive/broken.png").write_bytes(b"no image")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "reincli"]
+    options = [
+        "--checkpoint",
+        "head.pth",
+        "--backbone",
+        "backbone.pth",
+        "--device",
+        "cpu",
+        "--out",
+        "shown",
+        "--sheet",
+    ]
+    done = subprocess.run([*launch, "visualize", "drive", *options], capture_output=True, text=True)
+    assert done.returncode != 0  # one is broken
+    assert "5 pictures drawn into 'shown'." in done.stdout
+    assert "1 of 6 inputs could not be drawn" in done.stderr
+    assert len(list(Path("shown").glob("*.png"))) == 6

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from reincli.data.drawing import write_drawing
 from reincli.data.images import write_png
 from reincli.data.rgb import as_rgb
 from reincli.errors import ReinError
@@ -80,3 +81,9 @@ def test_exif_turns_files_and_pil_images_alike(tmp_path):
 def test_what_is_no_picture_is_said(picture, words):
     with pytest.raises(ReinError, match=words):
         as_rgb(picture)
+
+
+def test_drawings_are_written_without_loss(tmp_path):
+    write_drawing(tmp_path / "sub" / "ä.png", RGB)
+    np.testing.assert_array_equal(as_rgb(tmp_path / "sub" / "ä.png"), RGB)
+    assert [path.name for path in (tmp_path / "sub").iterdir()] == ["ä.png"]
