@@ -1,4 +1,4 @@
-"""How much of `rein visualize` is not the model: pictures and video of 1280x720, drawn with a DINOv2-S sized model.
+"""How much of `rein visualize` is not the model: pictures and video of 1280x720, by default with DINOv2-S.
 
 The model runs with random weights, which cost what trained ones cost; what is drawn are the streets' own labels,
 since noise would not be drawn like a prediction. Each measurement of the whole path is taken between two of the
@@ -44,19 +44,20 @@ class LabelArtist(Artist):
         return [Seen(seen.image, [LabelArtist.label], seen.confidences) for seen in super().see(images)]
 
 
-def timed(work: Callable[[], object], times: int = 1) -> float:
-    """Median seconds of a call."""
+def timed(work: Callable[[], object], times: int = 1) -> tuple[float, float]:
+    """Median seconds of a call: by the clock, and of all cores together."""
     taken = []
     for _ in range(times):
-        start = time.perf_counter()
+        start, begun = time.perf_counter(), time.process_time()
         work()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
+        taken.append((time.perf_counter() - start, time.process_time() - begun))
+    return statistics.median(wall for wall, _ in taken), statistics.median(cpu for _, cpu in taken)
 
 
 def main() -> None:
     """Measure and print a table."""
     options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--preset", default="gta2citys-vit_s")
     options.add_argument("--frames", type=int, default=6)
     options.add_argument("--rounds", type=int, default=2)
     options.add_argument("--precision", default="auto")
@@ -66,13 +67,15 @@ def main() -> None:
     console.configure(quiet=True)
     device = pick_device(given.device)
     precision = pick_precision(given.precision, device)
-    settings = build_settings(read_preset("gta2citys-vit_s"))
+    settings = build_settings(read_preset(given.preset))
     torch.manual_seed(0)
     predictor = Predictor(build_model(settings, len(CITYSCAPES)), CITYSCAPES, settings, device, precision)
     artist = LabelArtist([predictor], mode=given.mode)
     with tempfile.TemporaryDirectory() as name:
         measure(Path(name), artist, given.frames, given.rounds)
-    print(f"{device}, {precision}, {given.mode}, {torch.get_num_threads()} threads, {given.frames} frames")
+    print(
+        f"{given.preset}, {device}, {precision}, {given.mode}, {torch.get_num_threads()} threads, {given.frames} frames"
+    )
 
 
 def measure(folder: Path, artist: Artist, count: int, rounds: int) -> None:
@@ -97,8 +100,9 @@ def measure(folder: Path, artist: Artist, count: int, rounds: int) -> None:
         "encode a frame": lambda: parts.write(drawing),
     }
     for name, work in stages.items():
-        print(f"{name:16} {1e3 * timed(work, 9):7.1f} ms")
-    print(f"{'decode a frame':16} {1e3 * timed(lambda: list(video.read(video.span())), 3) / count:7.1f} ms")
+        print(f"{name:16} {1e3 * timed(work, 9)[1]:7.1f} ms of a core", flush=True)
+    decoding = timed(lambda: list(video.read(video.span())), 3)[1] / count
+    print(f"{'decode a frame':16} {1e3 * decoding:7.1f} ms of a core", flush=True)
     parts.discard()
 
     def model() -> None:
@@ -121,10 +125,12 @@ def measure(folder: Path, artist: Artist, count: int, rounds: int) -> None:
         for _ in range(rounds):
             all_of_it.append(timed(whole))
             alone.append(timed(model))
-        took, inside = min(all_of_it) / count, min(alone) / count
-        print(
-            f"{name:16} {took:.3f} s a frame, model alone {inside:.3f} s, outside {max(0.0, 1 - inside / took):.1%}"
-        )
+        for what, index in (("by the clock", 0), ("of all cores", 1)):
+            took = min(each[index] for each in all_of_it) / count
+            inside = min(each[index] for each in alone) / count
+            share = max(0.0, 1 - inside / took)
+            print(f"{name:9} {what}: {took:.3f} s a frame, the model alone {inside:.3f} s, outside it {share:.1%}",
+                  flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

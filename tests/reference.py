@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from reincli.config import BackboneSettings, ModelSettings
+from reincli.model.mask_decoder import MaskDecoder
 from reincli.model.segmentor import Segmentor
 from reincli.model.weights import to_original
 
@@ -137,3 +138,24 @@ def relative_error(ours: np.ndarray, reference: np.ndarray) -> float:
     """Relative L2 distance."""
     difference = np.linalg.norm(np.asarray(ours, np.float64) - np.asarray(reference, np.float64))
     return float(difference / np.linalg.norm(np.asarray(reference, np.float64)))
+
+
+class Ties:
+    """Attention bits that hang on rounding, counted while the model runs.
+
+    A query may look where its mask logit is >= 0. A logit within rounding of 0 falls to either side with the order of
+    a sum (the number of threads), and the figures hold one outcome.
+    """
+
+    WITHIN = 3e-5
+
+    def __init__(self, monkeypatch: Any) -> None:
+        self.found: list[float] = []
+        plain = MaskDecoder._where_to_look
+
+        def where_to_look(embedding: torch.Tensor, small_features: torch.Tensor) -> torch.Tensor:
+            logits = embedding.detach() @ small_features
+            self.found += logits[logits.abs() < self.WITHIN].tolist()
+            return plain(embedding, small_features)
+
+        monkeypatch.setattr(MaskDecoder, "_where_to_look", staticmethod(where_to_look))
