@@ -123,7 +123,7 @@ def compare_step(oracle: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> No
     }
     assert gradients.keys() == notes["grad_l2"].keys()
     if strict:
-        assert_close(gradients, notes["grad_l2"], GRADIENT_BOUND)
+        assert_close(gradients, notes["grad_l2"], 5 * GRADIENT_BOUND if ties.found else GRADIENT_BOUND)
     assert all(parameter.grad is None for parameter in model.parameters() if not parameter.requires_grad)
 
 
