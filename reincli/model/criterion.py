@@ -166,18 +166,18 @@ def _mask_losses(
     # an image without a target counts as one pair: so the original divides, and so its numbers come out
     divisor = max(mean_pairs(sum(max(1, len(present)) for present in targets.on_host)), 1.0)
     features = predictions.mask_features.float()
-    if (
-        pairs == 0
-    ):  # exactly 0, but still a function of the predictions, so that every parameter has a gradient
+    if pairs == 0:  # exactly 0, but a function of the predictions still: every parameter has a gradient
         nothing = (predictions.mask_embeddings.float().sum((1, 2, 3)) + features.sum()) * 0
         return nothing, nothing
+    # taken apart once: indexing in the loop would fill a zero gradient of the whole for every round and image
+    feature_maps = features.unbind()
+    embeddings = [round_.unbind() for round_ in predictions.mask_embeddings.float().unbind()]
     losses = []
     for index, round_ in enumerate(matches):
         logits, classes, images = [], [], []
         for image, (chosen, target) in enumerate(round_):
-            embedding = predictions.mask_embeddings[index, image].float()
-            embedding = embedding[torch.from_numpy(chosen).to(features.device)]
-            logits.append(torch.einsum("pd,dhw->phw", embedding, features[image]))
+            embedding = embeddings[index][image][torch.from_numpy(chosen).to(features.device)]
+            logits.append(torch.einsum("pd,dhw->phw", embedding, feature_maps[image]))
             classes.append(targets.classes[image][torch.from_numpy(target).to(features.device)])
             images += [image] * len(chosen)
         masks = torch.cat(logits)  # (P, h, w)
