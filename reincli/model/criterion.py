@@ -30,9 +30,6 @@ PointSource = Callable[[str, int, tuple[int, ...]], Tensor]
 """(use, round, shape) -> uniform numbers in [0, 1) of that shape. Uses: 'match' (B, n, 2), 'oversample' and 'fresh'
 (P, n, 2)."""
 
-MeanPairs = Callable[[float], float | Tensor]
-"""Pairs of this process -> mean over all processes, at least 1: the divisor of mask and dice loss."""
-
 
 def uniform_points(device: torch.device, seed: int | None = None) -> PointSource:
     """Random points; the same for the same seed, fresh ones for None.
@@ -68,7 +65,7 @@ class Targets:
 
     @property
     def divisor(self) -> float:
-        """What mask and dice losses of this batch are divided by, before the mean over processes.
+        """What mask and dice losses are divided by, before a mean over processes.
 
         An image without a target counts as one pair: so the original divides, and so its numbers come out.
         """
@@ -105,7 +102,7 @@ def mask2former_loss(
     draw: PointSource | None = None,
     *,
     count: int = 12_544,
-    mean_pairs: MeanPairs = float,
+    divisor: float | None = None,
 ) -> tuple[dict[str, Tensor], Matches]:
     """Thirty losses: class, mask and dice of every round, equally weighted.
 
@@ -114,24 +111,25 @@ def mask2former_loss(
         targets: of the batch.
         draw: where random points come from; None: fresh random numbers.
         count: n, points on which a mask is matched and trained: 112 x 112.
-        mean_pairs: from this batch's divisor to the mean over all processes.
+        divisor: of mask and dice loss, a mean over processes; None: that of these targets.
 
     Returns:
         Losses by name ('loss_cls', 'loss_mask', 'loss_dice' of the last round, 'd0.loss_cls', ... of round 0 on),
         each a 0-d tensor, weights included; and who was matched with whom.
     """
     draw = draw or uniform_points(predictions.class_logits.device)
+    divisor = divisor or targets.divisor
     with torch.autocast(predictions.class_logits.device.type, enabled=False):
         matches = match(predictions, targets, draw, count)
         class_losses = _class_losses(predictions.class_logits.float(), targets, matches)
-        mask_losses, dice_losses = _mask_losses(predictions, targets, matches, draw, count, mean_pairs)
+        mask_losses, dice_losses = _mask_losses(predictions, targets, matches, draw, count)
     losses = {}
     last = len(matches) - 1
     for index in range(len(matches)):
         prefix = "" if index == last else f"d{index}."
         losses[f"{prefix}loss_cls"] = CLASS_WEIGHT * class_losses[index]
-        losses[f"{prefix}loss_mask"] = MASK_WEIGHT * mask_losses[index]
-        losses[f"{prefix}loss_dice"] = DICE_WEIGHT * dice_losses[index]
+        losses[f"{prefix}loss_mask"] = MASK_WEIGHT * mask_losses[index] / divisor
+        losses[f"{prefix}loss_dice"] = DICE_WEIGHT * dice_losses[index] / divisor
     return losses, matches
 
 
@@ -181,12 +179,10 @@ def _mask_losses(
     matches: Matches,
     draw: PointSource,
     count: int,
-    mean_pairs: MeanPairs,
 ) -> tuple[Tensor, Tensor]:
-    """Binary cross-entropy and dice of the matched masks on points, each (R,). All rounds are one batch."""
+    """Sums over matched masks of cross-entropy and dice on points, each (R,). All rounds are one batch."""
     rounds = len(matches)
     features, embeddings = predictions.mask_features.float(), predictions.mask_embeddings.float()
-    divisor = mean_pairs(targets.divisor)  # processes without a target take part in the mean too
     if (
         targets.pairs == 0
     ):  # exactly 0, but a function of the predictions still: every parameter has a gradient
@@ -205,7 +201,7 @@ def _mask_losses(
     where = _training_points(masks.detach(), draw, rounds, count)
     wanted = _wanted(targets, classes.flatten(), images.repeat(rounds), where)
     entropy, dice = _point_losses(sample_maps(masks, where), wanted)
-    return entropy.view(rounds, -1).sum(1) / divisor, dice.view(rounds, -1).sum(1) / divisor
+    return entropy.view(rounds, -1).sum(1), dice.view(rounds, -1).sum(1)
 
 
 def _pairs(
