@@ -57,9 +57,7 @@ def share_gradients(network: nn.Module, rank: Rank, device: torch.device) -> nn.
     if rank.world == 1:
         return network
     ids = [device.index] if device.type == "cuda" and device.index is not None else None
-    return DistributedDataParallel(
-        network, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-    )
+    return DistributedDataParallel(network, device_ids=ids, gradient_as_bucket_view=True)
 
 
 def gradients_stay(network: nn.Module, stay: bool) -> AbstractContextManager[object]:
