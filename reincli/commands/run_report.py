@@ -92,7 +92,7 @@ def curves(entries: list[dict[str, Any]], title: str) -> Any:
     for axes in (loss, parts, rate, score):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_xlim(0, max([entry["iteration"] for entry in entries] + [1]))
+        axes.set_xlim(0, 1.02 * max([entry["iteration"] for entry in entries] + [1]))
     for axes in (rate, score):
         axes.set_xlabel("iteration")
     return figure

@@ -23,6 +23,8 @@ from reincli.ops.points import most_uncertain, neighbours, sample_maps, sample_m
 
 OVERSAMPLING, UNCERTAIN_SHARE = 3, 0.75
 """Of 3 n uniform candidates the 0.75 n most undecided are trained on; the rest are drawn anew."""
+POINTS_AT_ONCE = {"cpu": 2**20, "gpu": 2**24}
+"""Candidates that are sampled in one go: a GPU wants few large pieces, a CPU has little memory to spare."""
 NO_OBJECT_WEIGHT = 0.1
 CLASS_WEIGHT, MASK_WEIGHT, DICE_WEIGHT = 2.0, 5.0, 5.0
 
@@ -198,8 +200,7 @@ def _mask_losses(
         ],
         dim=1,
     ).flatten(0, 1)  # (R*P, h, w)
-    where = _training_points(masks.detach(), draw, rounds, count)
-    wanted = _wanted(targets, classes.flatten(), images.repeat(rounds), where)
+    where, wanted = _points_and_values(masks.detach(), targets, classes, images, draw, count)
     entropy, dice = _point_losses(sample_maps(masks, where), wanted)
     return entropy.view(rounds, -1).sum(1), dice.view(rounds, -1).sum(1)
 
@@ -220,11 +221,30 @@ def _pairs(
 
 
 @torch.no_grad()
-def _training_points(masks: Tensor, draw: PointSource, rounds: int, count: int) -> Tensor:
-    """Mostly points where the mask is undecided, some anywhere: (R*P, h, w) -> (R*P, n, 2) (PointRend, section 4.2)."""
-    pairs, uncertain = len(masks) // rounds, int(UNCERTAIN_SHARE * count)
+def _points_and_values(
+    masks: Tensor, targets: Targets, classes: Tensor, images: Tensor, draw: PointSource, count: int
+) -> tuple[Tensor, Tensor]:
+    """Where (R*P, h, w) masks are trained, and what they should be there: (R*P, n, 2) and (R*P, n) in 0..1.
+
+    Some rounds at a time: candidates are many and soon forgotten.
+    """
+    rounds, pairs = classes.shape
+    limit = POINTS_AT_ONCE["cpu" if masks.device.type == "cpu" else "gpu"]
+    step = max(1, limit // (pairs * OVERSAMPLING * count))
+    where, wanted = [], []
+    for first in range(0, rounds, step):
+        chunk = range(first, min(first + step, rounds))
+        where.append(_training_points(masks[first * pairs : (chunk[-1] + 1) * pairs], draw, chunk, count))
+        asked = classes[first : chunk[-1] + 1].flatten()
+        wanted.append(_wanted(targets, asked, images.repeat(len(chunk)), where[-1]))
+    return torch.cat(where), torch.cat(wanted)
+
+
+def _training_points(masks: Tensor, draw: PointSource, rounds: range, count: int) -> Tensor:
+    """Mostly points where the mask is undecided, some anywhere: (M, h, w) -> (M, n, 2) (PointRend, section 4.2)."""
+    pairs, uncertain = len(masks) // len(rounds), int(UNCERTAIN_SHARE * count)
     candidates, fresh = [], []
-    for index in range(rounds):
+    for index in rounds:
         candidates.append(draw("oversample", index, (pairs, OVERSAMPLING * count, 2)))
         fresh.append(draw("fresh", index, (pairs, count - uncertain, 2)))
     anywhere = torch.cat(candidates)
@@ -232,7 +252,6 @@ def _training_points(masks: Tensor, draw: PointSource, rounds: int, count: int) 
     return torch.cat([chosen, torch.cat(fresh)], dim=1)
 
 
-@torch.no_grad()
 def _wanted(targets: Targets, classes: Tensor, images: Tensor, where: Tensor) -> Tensor:
     """What the matched masks should be at the points: (M,), (M,), (M, n, 2) -> (M, n) in 0..1."""
     height, width = targets.labels.shape[1:]
