@@ -1,4 +1,4 @@
-"""Sliding-window inference: where the windows lie, and how their maps become one."""
+"""Windows and views of an image: where the windows lie, how their maps become one, how views are averaged."""
 
 from __future__ import annotations
 
@@ -60,6 +60,30 @@ def resized_argmax(maps: Tensor, size: tuple[int, int], rows: int = 256) -> Tens
     Returns:
         (H, W) uint8 class indices, equal to resizing at once followed by argmax.
     """
-    if size == tuple(maps.shape[1:]):
-        return maps.argmax(0).to(torch.uint8)
     return torch.cat([band.argmax(0).to(torch.uint8) for _, band in resized_bands(maps, size, rows)])
+
+
+class ViewAverage:
+    """Averages what a model says of several views (sizes, mirror images) of one image.
+
+    Each view's maps, at the size of the answer, are squashed by a softmax over the classes, then averaged. A band of
+    rows at a time: what is kept is (K, H, W) once, however many views there are.
+
+    Args:
+        channels: K.
+        size: (H, W) of the answer.
+        device: of the maps.
+    """
+
+    def __init__(self, channels: int, size: tuple[int, int], device: torch.device) -> None:
+        self.total = torch.zeros(channels, *size, device=device)
+        self.size = size
+
+    def add(self, maps: Tensor, *, mirrored: bool = False, rows: int = 256) -> None:
+        """Add the (K, h, w) scores of one view; `mirrored`: of the image's mirror image."""
+        for part, band in resized_bands(maps.flip(-1) if mirrored else maps, self.size, rows):
+            self.total[:, part] += band.softmax(0)
+
+    def label(self) -> Tensor:
+        """(H, W) uint8 classes of the largest average."""
+        return self.total.argmax(0).to(torch.uint8)
