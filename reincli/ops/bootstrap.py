@@ -11,6 +11,7 @@ N images, K classes, D draws. Areas are (N, 3, K) pixels: right, labelled, predi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +54,9 @@ def mean_iou(values: np.ndarray) -> np.ndarray:
         return np.where(known, values, 0).sum(-1) / known.sum(-1)
 
 
-def resampled(a: np.ndarray, b: np.ndarray, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def resampled(
+    a: np.ndarray, b: np.ndarray, draws: int, seed: int | Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
     """IoU of two models on the same resampled images.
 
     Args:

@@ -72,14 +72,18 @@ def test_files_on_disk_in_the_originals_layout(oracle, tmp_path):
         precision="fp32",
     )
     sizes, maps = [], {}
-    class_maps = predictor.class_maps
-    predictor.class_maps = lambda image, mode=None: sizes.append(list(image.shape)) or class_maps(image, mode)
+    stream = predictor.stream
+
+    def watched(images, mode):
+        return stream((sizes.append(list(image.shape)) or image for image in images), mode)
+
+    predictor.stream = watched
     samples = val_samples(settings)
     evaluation = evaluate(
         predictor,
         samples,
         workers=0,
-        on_image=lambda sample, label: maps.update({Path(sample.name).stem: label}),
+        on_image=lambda scored: maps.update({Path(scored.sample.name).stem: scored.prediction}),
     )
     assert sizes == [seen[0][1:] for seen in notes["inputs_seen"]]
     assert len(maps) == 6
