@@ -74,6 +74,8 @@ def run(
         console.configure(quiet=True)
     if size is not None:
         check_size(size)
+    if submit is not None and submit.suffix != ".zip":
+        raise ReinError(f"--submit '{submit}' does not end with .zip.", usage=True)
     settings = chosen_settings(checkpoint, preset, config, sets or [], data_root)
     sources = [each for source in data or [] for each in corrupted_sources(source)]
     sources = sources or ([SOURCE] if submit else list(settings.data.val))
@@ -168,8 +170,6 @@ def _refuse(source: str, settings: Settings, alone: Sequence[str]) -> None:
 def _submission(path: Path | None, samples: Sequence[Sample]) -> Submission | None:
     if path is None:
         return None
-    if path.suffix != ".zip":
-        raise ReinError(f"--submit '{path}' does not end with .zip.", usage=True)
     tested = [sample for sample in samples if sample.label is None]
     if not tested:
         raise ReinError(f"--submit is for {SOURCE}, which --data does not name.", usage=True)
