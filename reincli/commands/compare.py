@@ -237,6 +237,8 @@ def _verdict(found: Difference) -> str:
 def _short(found: Difference) -> str:
     if math.isnan(found.value):
         return "-"
+    if found.low == found.value == found.high == 0:
+        return "= "
     return f"{found.value:+.2f} ({found.low:+.1f} to {found.high:+.1f}){_verdict(found) or ' '}"
 
 

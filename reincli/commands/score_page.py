@@ -28,6 +28,7 @@ p{margin:4px 0}.soft{color:var(--soft)}.warn{background:#fff3d6;border-left:4px 
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th{font-weight:600;text-align:left;padding:3px 10px}td{padding:3px 10px;text-align:right}
+.scores thead th{text-align:right}.scores thead th:first-child{text-align:left}
 .scores td{background:linear-gradient(90deg,rgba(var(--blue),.22) var(--v,0%),transparent var(--v,0%));
  border-left:3px solid #fff;min-width:84px}
 .scores tr.sum td,.scores tr.sum th{border-top:1px solid var(--line);font-weight:600}
@@ -174,7 +175,7 @@ def _cell(count: int, total: int, row: int, column: int, names: Sequence[str]) -
     share = count / total
     colour = "blue" if row == column else "red"
     strength = 0.08 + 0.8 * share**0.5 if share >= 0.001 else 0.0
-    ink = ";color:#fff" if strength > 0.55 else ""
+    ink = ";color:#fff" if strength > 0.7 else ""
     text = f"{100 * share:.0f}" if share >= 0.005 else ""
     title = escape(f"{names[row]} as {names[column]}: {share:.2%}, {count:,} pixels", quote=True)
     return f'<td title="{title}" style="background:rgba(var(--{colour}),{strength:.2f}){ink}">{text}</td>'
