@@ -5,9 +5,9 @@
 
 A row is MODEL-WxH-WINDOW-STRIDE-PRECISION, WxH being the test size. The images are generated streets, PNG of 2048x1024
 as Cityscapes has them; weights are random, which changes no work. Each row runs in a process of its own, so that its
-peak memory is its own; the matrix rate is measured there too, right before. "Outside" is what the evaluation takes more
-than the model's passes over the same windows in memory: by the clock, and of the time of all cores, which a machine
-with other work to do disturbs less.
+peak memory is its own; the matrix rate is measured there too, right before. "Outside" by the clock
+is the part of the evaluation in which no window is in the model (reading and counting run beside it); "cores" is what all
+else takes of the time of all cores, measured with the model's answers already at hand.
 """
 
 from __future__ import annotations
@@ -83,31 +83,29 @@ def measure(row: str, device: str, images: int, batch: int | None) -> dict[str, 
         predictor = Predictor(build_model(settings, len(CITYSCAPES)), CITYSCAPES, settings, place, precision)
         samples = val_samples(settings)
         table = {"cityscapes": label_table("cityscapes", settings.data)}
-        dataset = EvalDataset(samples, table, settings)
-        tensors = [dataset[index]["images"][0] for index in range(images)]
+        image = EvalDataset(samples, table, settings)[0]["images"][0]
         with FlopCounterMode(display=False) as counter:
-            predictor.class_maps(tensors[0])  # warms, too
-        forward = predictor._forward
-        inside: list[tuple[float, float]] = []
+            predictor.class_maps(image)  # warms, too
+        forward, inside, kept = predictor._forward, [0.0], {}
 
         def watched(windows: torch.Tensor) -> torch.Tensor:
-            inside.append(timed(lambda: found.append(forward(windows)), device))
-            return found.pop()
+            def pass_through() -> None:
+                kept[tuple(windows.shape)] = forward(windows)
 
-        found: list[torch.Tensor] = []
+            inside[0] += timed(pass_through, device)[0]
+            return kept[tuple(windows.shape)]
+
         predictor._forward = watched  # type: ignore[method-assign]
-        for _ in predictor.stream(tensors):
-            pass
-        predictor._forward = forward  # type: ignore[method-assign]
         whole = timed(lambda: evaluate(predictor, samples), device)
-    model = [sum(each[index] for each in inside) for index in range(2)]
+        predictor._forward = lambda windows: kept[tuple(windows.shape)]  # type: ignore[method-assign]
+        outside = timed(lambda: evaluate(predictor, samples), device)
     flops = counter.get_total_flops()
     return {
         "row": row.replace("auto", precision),
         "seconds": whole[0] / images,
-        "model_seconds": model[0] / images,
-        "outside_clock": max(0.0, 1 - model[0] / whole[0]),
-        "outside_cores": max(0.0, 1 - model[1] / whole[1]) if device == "cpu" else None,
+        "model_seconds": inside[0] / images,
+        "outside_clock": 1 - inside[0] / whole[0],
+        "outside_cores": outside[1] / whole[1] if device == "cpu" else None,
         "gflop": flops / 1e9,
         "matrix_gflops": rate / 1e9,
         "share": flops / (whole[0] / images) / rate,

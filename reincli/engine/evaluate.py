@@ -143,7 +143,7 @@ def evaluate(
     tables = {name: label_table(name, settings.data) for name in {sample.dataset for sample in mine}}
     dataset = EvalDataset(mine, tables, settings, size, settings.test.tta_scales if result.tta else (1.0,))
     threads = min(READERS, os.cpu_count() or 1) if workers is None else workers
-    items = _each(dataset.__getitem__, range(len(mine)), threads, 2 * threads)
+    items = _each(dataset.__getitem__, range(len(mine)), threads, threads + 2)
     found = _predicted(predictor, items, result.mode, result.tta)
     counted = _each(partial(_count, predictor, names), found, min(threads, 1), 2)
     for place, scored in zip(places, counted, strict=True):

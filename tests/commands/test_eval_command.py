@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from reincli.cli import app
 from reincli.commands import evaluate as command
-from reincli.config import build_settings, to_toml
+from reincli.config import to_toml
 from reincli.data import submission
 from reincli.data.images import write_png
 from reincli.data.layouts import CORRUPTIONS
@@ -37,17 +37,30 @@ def rein(*words: object, code: int = 0):
     return result
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """Toy data, a checkpoint for it, and two results on the same images, the second with other windows."""
+    folder = tmp_path_factory.mktemp("made")
+    tiny.write_toy(folder / "toy", SPLITS)
+    data = {**tiny.own_data(folder / "toy", SPLITS), "root": "toy"}
+    data["own"]["toy"]["root"] = "toy"
+    settings = tiny.settings("model.backbone.weights='backbone.pth'", data=data)
+    tiny.write_backbone(folder / "backbone.pth", settings)
+    tiny.write_checkpoint(folder / "head.pth", settings)
+    (folder / "toy.toml").write_text(to_toml(settings))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        rein("eval", "head.pth", "--json", "a.json")
+        rein("eval", "head.pth", "--json", "b.json", "--set", "test.window=32", "--set", "test.stride=32")
+    return folder
+
+
 @pytest.fixture
-def toy(tmp_path, monkeypatch) -> Path:
-    """Toy data and a checkpoint for it in the current folder."""
-    monkeypatch.chdir(tmp_path)
-    tiny.write_toy(tmp_path / "toy", SPLITS)
-    raw = tiny.settings(data=tiny.own_data(tmp_path / "toy", SPLITS)).model_dump(mode="json")
-    settings = build_settings(raw, (), {"model.backbone.weights": "backbone.pth"})
-    tiny.write_backbone(tmp_path / "backbone.pth", settings)
-    tiny.write_checkpoint(tmp_path / "head.pth", settings)
-    (tmp_path / "toy.toml").write_text(to_toml(settings))
-    return tmp_path
+def toy(made, tmp_path, monkeypatch) -> Path:
+    """A copy of it as the current folder."""
+    shutil.copytree(made, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
 
 
 @pytest.fixture
@@ -334,15 +347,7 @@ def test_several_datasets_at_their_own_sizes_and_at_full_size(streets):
 # --- comparison --------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def two(toy) -> Path:
-    """Two results on the same images: of the toy model, and of one of another window."""
-    rein("eval", "head.pth", "--json", "a.json")
-    rein("eval", "head.pth", "--json", "b.json", "--set", "test.window=32", "--set", "test.stride=32")
-    return toy
-
-
-def test_compare_names_differences_and_intervals(two):
+def test_compare_names_differences_and_intervals(toy):
     done = rein("compare", "a.json", "b.json", "--draws", "300", "--json", "d.json")
     a, b = (json.loads(Path(f"{name}.json").read_text()) for name in "ab")
     told = json.loads(Path("d.json").read_text())
@@ -362,7 +367,7 @@ def test_compare_names_differences_and_intervals(two):
     assert again == done.stdout
 
 
-def test_a_result_against_itself_is_all_zero(two):
+def test_a_result_against_itself_is_all_zero(toy):
     done = rein("compare", "a.json", "a.json", "--draws", "100", "--json", "d.json")
     told = json.loads(Path("d.json").read_text())
     assert told["mean"]["mIoU"]["difference"] == 0
@@ -370,7 +375,7 @@ def test_a_result_against_itself_is_all_zero(two):
     assert done.stderr == ""
 
 
-def test_only_shared_images_and_domains_are_compared(two):
+def test_only_shared_images_and_domains_are_compared(toy):
     rein("eval", "head.pth", "--data", "toy:val", "--json", "c.json")
     done = rein("compare", "a.json", "c.json", "--draws", "100")
     assert "Only in one of the two, left out: dusk." in done.stderr
