@@ -6,8 +6,8 @@
 A row is MODEL-WxH-WINDOW-STRIDE-PRECISION, WxH being the test size. The images are generated streets, PNG of 2048x1024
 as Cityscapes has them; weights are random, which changes no work. Each row runs in a process of its own, so that its
 peak memory is its own; the matrix rate is measured there too, right before. "Outside" by the clock is the part of the
-evaluation in which no window is in the model (reading and counting run beside it); "cores" is what all else takes of the
-time of all cores, measured with the model's answers already at hand.
+evaluation in which no window is in the model (reading and counting run beside it); "cores" is what all else takes of
+the time of all cores, measured with the model's answers already at hand.
 """
 
 from __future__ import annotations
