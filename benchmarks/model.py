@@ -21,7 +21,7 @@ ROWS = [
     f"{work}-{size}-{precision}"
     for work, size in (("infer", "s"), ("infer", "l"), ("train", "s"))
     for precision in ("fp32", "bf16")
-] + ["deformable-plain", "deformable-sparse"]
+] + ["train-s-fp32-recompute", "deformable-plain", "deformable-sparse"]
 
 
 def median_seconds(call: Callable[[], object], device: str, repeats: int) -> float:
@@ -65,10 +65,12 @@ def model_row(row: str, device: str, repeats: int) -> dict[str, float | str]:
     from reincli.engine.device import DTYPES, peak_memory
     from reincli.engine.optim import build_optimizer
     from reincli.engine.predict import Predictor
-    from reincli.engine.train import Run, step_points, train_step
+    from reincli.engine.run import Run
+    from reincli.engine.train import train_step
     from reincli.model.weights import half_precision
 
-    work, size, precision = row.split("-")
+    work, size, precision, *rest = row.split("-")
+    variant = rest[0] if rest else ""
     torch.manual_seed(0)
     settings = build_settings(read_preset(f"gta2citys{'-vit_s' if size == 's' else ''}"))
     model = build_model(settings, 19)
@@ -88,7 +90,8 @@ def model_row(row: str, device: str, repeats: int) -> dict[str, float | str]:
             half_precision(model.backbone, DTYPES[precision])
         scaler = torch.amp.GradScaler(device, enabled=False)
         optimizer = build_optimizer(model, settings.optim)
-        run = Run(settings, Path(), model, CITYSCAPES, optimizer, scaler, place, precision)
+        model.recompute = variant == "recompute"
+        run = Run(settings, Path(), model, model, CITYSCAPES, optimizer, scaler, place, precision, 1)
         batch = {
             "image": torch.randint(0, 256, (1, 3, 512, 512), dtype=torch.uint8),
             "label": torch.randint(0, 12, (1, 32, 32))
@@ -98,7 +101,7 @@ def model_row(row: str, device: str, repeats: int) -> dict[str, float | str]:
         }
 
         def call() -> object:
-            return train_step(run, batch, step_points(run))
+            return train_step(run, [batch])
 
     with FlopCounterMode(display=False) as counter:
         call()
@@ -153,7 +156,7 @@ def main() -> None:
         print(json.dumps(measure(given.row, given.device, given.repeats)))
         return
     results = []
-    print(f"{'row':<18} {'s':>7} {'GFLOP':>8} {'GFLOP/s at best':>16} {'share':>6} {'peak GiB':>9}")
+    print(f"{'row':<22} {'s':>7} {'GFLOP':>8} {'GFLOP/s at best':>16} {'share':>6} {'peak GiB':>9}")
     for row in given.only.split(",") if given.only else ROWS:
         command = [
             sys.executable,
@@ -169,7 +172,7 @@ def main() -> None:
             subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
         )
         results.append(figures)
-        line = f"{row:<18} {figures['seconds']:>7.3f}"
+        line = f"{row:<22} {figures['seconds']:>7.3f}"
         if "share" in figures:
             line += f" {figures['gflop']:>8.0f} {figures['matrix_gflops']:>16.0f} {figures['share']:>6.0%}"
             line += f" {figures['peak_gib']:>9.2f}"

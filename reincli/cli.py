@@ -305,6 +305,7 @@ def convert_weights(
         "rein train --preset gta2citys",
         "rein train --preset gta2citys-vit_b --set optim.lr=6e-5 --work-dir work_dirs/slow",
         "rein train --config mine.toml --device cuda:1",
+        "rein train --preset citys2acdc --gpus 4",
         "rein train --resume work_dirs/gta2citys",
     )
 )
@@ -323,6 +324,9 @@ def train(
         ),
     ] = None,
     data_root: DataRoot = None,
+    gpus: Annotated[
+        int, typer.Option("--gpus", min=1, metavar="N", help="GPUs of this machine that share each batch.")
+    ] = 1,
     precision: Annotated[
         Precision | None, typer.Option("--precision", help="Arithmetic; else as the settings say.")
     ] = None,
@@ -341,6 +345,7 @@ def train(
             backbone=backbone,
             work_dir=work_dir,
             data_root=data_root,
+            gpus=gpus,
             precision=precision.value if precision else None,
             device=device,
         )

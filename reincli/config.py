@@ -165,17 +165,33 @@ class OptimSettings(Strict):
 
 
 class TrainSettings(Strict):
-    """The loop. `batch_size` is the whole batch of one step."""
+    """The loop. `batch_size` is the whole batch of one step, over all processes and slices."""
 
     iterations: Positive = 40_000
     batch_size: Positive = 4
+    accumulate: Positive = 1
+    """Slices of the batch that a process computes one after another: less memory, the same training."""
+    checkpoint_activations: bool = False
+    """Keep only what goes into each block and work the rest out again: less memory, a third more time."""
+    compile: bool = False
+    """Let torch.compile fuse the model (takes minutes at the start)."""
     validate_every: Annotated[int, Field(ge=0)] = 10_000
     """Iterations between validations, and one at the end; 0: none at all."""
+    validate_first: bool = False
+    """Validate before the first iteration too."""
     checkpoint_every: Positive = 4_000
     keep_checkpoints: Positive = 3
     log_every: Positive = 50
+    tensorboard: bool = False
+    """Write what is logged for TensorBoard too (extra `tensorboard`)."""
     points: Positive = 12_544
     """Points on which a mask is matched and trained (112 x 112)."""
+    clip_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    """Scale gradients down to this Euclidean norm; None: leave them."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Keep an exponential moving average of the weights, validate and save that (0.999); None: none."""
+    stop_after_skipped: Positive = 20
+    """Steps in a row whose gradient is not finite (they change no weight) before training gives up."""
     seed: Annotated[int, Field(ge=0)] = 42
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     start_from: str | None = None

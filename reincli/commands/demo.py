@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from reincli.commands import console, convert_weights, evaluate, train, visualize
+from reincli.commands import console, convert_weights, evaluate, run_report, train, visualize
 from reincli.config import Settings, build_settings, read_preset
 from reincli.data.dataset import load_label
 from reincli.data.images import read_image, read_label, write_png
@@ -20,7 +20,7 @@ from reincli.data.scenes import write_scenes
 from reincli.data.sources import Sample, label_table
 from reincli.engine.checkpoint import build_model, write_file
 from reincli.engine.evaluate import val_samples
-from reincli.engine.train import settings_of_run
+from reincli.engine.run_folder import settings_of_run
 from reincli.errors import ReinError
 from reincli.ops.paint import colourise, legend, overlay, present, sheet, text_height
 
@@ -62,7 +62,7 @@ def run(*, out: Path | None = None, iterations: int | None = None) -> None:
                  json_file=out / "scores.json")  # fmt: skip
     step("6/6 Drawing (rein visualize)", out / "show")
     samples = val_samples(settings)
-    chosen = first_of_each_domain(samples)
+    chosen = run_report.first_of_each_domain(samples)
     visualize.run([str(sample.image) for sample in chosen], checkpoint=checkpoint, out=out / "show", force=True,
                   device="cpu", precision="fp32", size=settings.test.sizes["cityscapes"])  # fmt: skip
     contact_sheet(out, settings, chosen)
@@ -130,14 +130,6 @@ def train_or_go_on(out: Path, folder: Path, iterations: int | None) -> None:
     sets = [f"train.iterations={iterations}"] if iterations else []
     train.run(preset="demo", sets=sets, backbone=backbone_file(out), work_dir=folder, data_root=out / "data",
               device="cpu", precision="fp32")  # fmt: skip
-
-
-def first_of_each_domain(samples: list[Sample]) -> list[Sample]:
-    """One image a domain, in the order of the table."""
-    first: dict[str, Sample] = {}
-    for sample in samples:
-        first.setdefault(sample.domain, sample)
-    return list(first.values())
 
 
 def contact_sheet(out: Path, settings: Settings, samples: list[Sample]) -> None:

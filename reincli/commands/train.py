@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
-from reincli.commands import console
+import numpy as np
+
+from reincli.commands import console, run_report
 from reincli.commands.evaluate import show
 from reincli.config import Settings, build_settings, load_settings
-from reincli.data.sources import find_samples
+from reincli.data.sources import Sample, find_samples
 from reincli.engine.device import pick_device, pick_precision
-from reincli.engine.train import Run, StepLog, Watch, prepare_run, settings_of_run, start_folder
+from reincli.engine.evaluate import val_samples
+from reincli.engine.meter import StepLog
+from reincli.engine.processes import joined
+from reincli.engine.ranks import launched, this_rank
+from reincli.engine.run import Run, prepare_run
+from reincli.engine.run_folder import refuse_existing, settings_of_run, start_folder
+from reincli.engine.train import Watch
 from reincli.engine.train import train as train_run
 from reincli.errors import ReinError
 
@@ -24,10 +34,23 @@ def run(
     backbone: Path | None = None,
     work_dir: Path | None = None,
     data_root: Path | None = None,
+    gpus: int = 1,
     precision: str | None = None,
     device: str = "auto",
 ) -> Path:
-    """Train, or go on with a run; returns the run's folder."""
+    """Train, or go on with a run; returns the run's folder.
+
+    With several GPUs the command starts itself once for each of them, by `torchrun`; this call does not return.
+    """
+    if gpus > 1 and not launched():
+        words = {
+            "--preset": preset, "--config": config, "--resume": resume, "--backbone": backbone,
+            "--work-dir": work_dir, "--data-root": data_root, "--precision": precision, "--device": device,
+        }  # fmt: skip
+        launch(gpus, device, words, sets or [])
+    rank = this_rank()
+    if rank.rank > 0:
+        console.configure(quiet=True)
     options: dict[str, Any] = {
         "data.root": str(data_root) if data_root else None,
         "train.precision": precision,
@@ -42,38 +65,42 @@ def run(
     else:
         settings = load_settings(preset, config, sets or [], options)
         folder = work_dir or Path("work_dirs") / settings.name
-    place = pick_device(device)
+    place = pick_device(rank.device(device))
     arithmetic = pick_precision(settings.train.precision, place)
-    for source in (
-        *settings.data.train,
-        *settings.data.val,
-    ):  # what is missing is said before anything is built
-        find_samples(source, settings.data)
+    for source in (*settings.data.train, *settings.data.val):
+        find_samples(source, settings.data)  # what is missing is said before anything is built
     if resume is None:
         refuse_existing(folder)
-    prepared = prepare_run(
-        settings,
-        folder,
-        device=place,
-        precision=arithmetic,
-        resume=resume is not None,
-        watch=Watch(note=console.note),
-    )
-    if resume is None:
-        start_folder(folder, settings)
-    introduce(prepared)
-    watched_training(prepared)
+    with joined(rank, place):
+        prepared = prepare_run(
+            settings, folder, device=place, precision=arithmetic, rank=rank, resume=resume is not None,
+            note=console.note,
+        )  # fmt: skip
+        if resume is None and rank.rank == 0:
+            start_folder(folder, settings)
+        introduce(prepared)
+        watched_training(prepared)
     return folder
 
 
-def refuse_existing(folder: Path) -> None:
-    """A finished or stopped run is never overwritten."""
-    if (folder / "settings.toml").exists():
-        raise ReinError(
-            f"There is a run in '{folder}' already.",
-            f"Go on with it: rein train --resume {folder}   or choose another folder: --work-dir DIR",
-            usage=True,
-        )
+def launch(gpus: int, device: str, words: dict[str, Any], sets: list[str]) -> None:
+    """Become `torchrun` with this command in every process. ReinError where there are fewer GPUs."""
+    if device != "cpu":
+        import torch
+
+        there = torch.cuda.device_count()
+        if gpus > there:
+            raise ReinError(
+                f"--gpus {gpus} was asked for, but PyTorch sees {there}.",
+                "Give a smaller number; with --device cpu that many processes share the CPU.",
+                usage=True,
+            )
+    given = [text for name, value in words.items() if value is not None for text in (name, str(value))]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}",
+               "-m", "reincli", "train", *given, *(text for pair in sets for text in ("--set", pair))]  # fmt: skip
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // gpus)))
+    sys.stdout.flush()
+    os.execv(sys.executable, command)
 
 
 def introduce(prepared: Run) -> None:
@@ -85,36 +112,56 @@ def introduce(prepared: Run) -> None:
     }
     head = parts["pixel_decoder"] + parts["mask_decoder"]
     shown = [f"{parts[name]:,} {name}" for name in ("rein", "backbone") if name in parts]
+    processes = f"{prepared.rank.world} x " if prepared.rank.world > 1 else ""
     console.note(
         f"{settings.name}: {settings.model.backbone.name}, training {' + '.join([*shown, f'{head:,} head'])} "
-        f"of {total:,} parameters; {prepared.device}, {prepared.precision}"
+        f"of {total:,} parameters; {processes}{prepared.device}, {prepared.precision}"
     )
 
 
 def watched_training(prepared: Run) -> None:
-    """Train with a progress bar, a line a log interval, and a table a validation."""
-    settings: Settings = prepared.settings
+    """Train with a progress bar, a line a log interval, and a table and a report a validation."""
+    settings, folder = prepared.settings, prepared.folder
+    first = prepared.rank.rank == 0
     left = settings.train.iterations - prepared.iteration
     if left <= 0:
         console.note(f"Nothing left to do: all {settings.train.iterations} iterations are done.")
         return
+    shown = run_report.first_of_each_domain(val_samples(settings)) if settings.train.validate_every else []
+    board = run_report.Board(folder) if settings.train.tensorboard and first else None
 
     def on_step(log: StepLog) -> None:
-        losses = log.losses
-        console.note(
-            f"{log.iteration:>6}/{settings.train.iterations}  loss {losses['loss']:.2f} (last round: class "
-            f"{losses['loss_cls']:.3f} mask {losses['loss_mask']:.3f} dice {losses['loss_dice']:.3f})  lr {log.lr:.2e}"
-            f"  {log.seconds:.2f} s/it  waiting {log.waiting:.0%}  peak {log.memory / 2**30:.1f} GiB"
-        )
+        console.note(step_line(log, settings))
+        if board is not None:
+            board.step(log)
+
+    def on_prediction(iteration: int, sample: Sample, prediction: np.ndarray) -> None:
+        if sample in shown:
+            run_report.keep_sample(folder, iteration, sample, prediction, prepared.classes)
 
     def on_validation(iteration: int, result: dict[str, Any]) -> None:
-        show(result, title=f"Iteration {iteration}")
+        if first:
+            show(result, title=f"Iteration {iteration}")
+            run_report.write(folder, settings)
+            if board is not None:
+                board.validation(iteration, result)
 
     with console.progress("Training", total=left) as advance:
-        train_run(
-            prepared,
-            Watch(
-                note=console.note, step=on_step, tick=lambda iteration: advance(1), validated=on_validation
-            ),
-        )
-    console.result(f"Trained: {prepared.folder / 'last.pth'}")
+        watch = Watch(note=console.note, step=on_step, tick=lambda iteration: advance(1), predicted=on_prediction,
+                      validated=on_validation)  # fmt: skip
+        train_run(prepared, watch)
+    if first:
+        run_report.write(folder, settings)
+        console.result(f"Trained: {folder / 'last.pth'}")
+
+
+def step_line(log: StepLog, settings: Settings) -> str:
+    """One line for people."""
+    losses = log.losses
+    line = (
+        f"{log.iteration:>6}/{settings.train.iterations}  loss {losses['loss']:.2f} (last round: class "
+        f"{losses['loss_cls']:.3f} mask {losses['loss_mask']:.3f} dice {losses['loss_dice']:.3f})  lr {log.lr:.2e}"
+        f"  {log.seconds:.2f} s/it  {log.images:.1f} img/s  waiting {log.waiting:.0%}"
+        f"  peak {log.memory / 2**30:.1f} GiB"
+    )
+    return line + (f"  skipped {log.skipped}" if log.skipped else "")

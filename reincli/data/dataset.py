@@ -6,6 +6,7 @@ nor an interruption changes what a run sees.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -29,8 +30,13 @@ CHECK_LIMIT = 3
 
 
 def init_worker(_worker: int) -> None:
-    """For `DataLoader(worker_init_fn=…)`: one thread a process, else OpenCV's threads fight for the cores."""
+    """For `DataLoader(worker_init_fn=…)`: one thread a process, else OpenCV's threads fight for the cores.
+
+    Being asked to stop (Ctrl-C, a batch system) is for the process that trains: it needs its data until it has saved.
+    """
     cv2.setNumThreads(0)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import torch
 
@@ -75,16 +75,28 @@ def peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that can still be taken: of the device, or of this machine."""
+def memory_in_use(device: torch.device) -> int:
+    """Bytes in use now: of the device, or by this process on the CPU (the peak where that cannot be told)."""
     if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + int(cached)
-    with suppress(OSError, ValueError, IndexError), open("/proc/meminfo", encoding="ascii") as file:
-        sizes = {line.split(":")[0]: int(line.split()[1]) for line in file}
-        if "MemAvailable" in sizes:
-            return sizes["MemAvailable"] * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return int(torch.cuda.memory_allocated(device))
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return peak_memory(device)
+    return pages * resource.getpagesize()
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Bytes that could still be taken; None where that cannot be told."""
+    if device.type == "cuda":
+        held_back = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + held_back)
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

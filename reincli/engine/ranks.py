@@ -58,6 +58,11 @@ class Rank:
             distributed.destroy_process_group()
 
 
+def launched() -> bool:
+    """Whether `torchrun` started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
 def this_rank() -> Rank:
     """From the environment that `torchrun` sets."""
     return Rank(*(int(os.environ.get(name, usual)) for name, usual in

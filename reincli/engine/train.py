@@ -1,337 +1,261 @@
-"""Training: the loop, one step of it, and its state on disk."""
+"""Training: the loop, and one step of it.
+
+Nothing random is carried from step to step: which image, which crop, which points follow from the seed and the
+number of the iteration alone. So a run that was stopped goes on to the same bits, and a batch that is divided
+among processes or slices is the same batch.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
 
-from reincli.config import Settings, build_settings, read_toml, to_toml
-from reincli.data.dataset import TrainDataset, check_labels, init_worker
-from reincli.data.images import write_bytes
-from reincli.data.labels import Classes
-from reincli.data.sampling import rare_classes
-from reincli.data.sources import Sample, classes_of, find_samples, label_tables
-from reincli.engine import checkpoint as checkpoints
-from reincli.engine.device import DTYPES, autocast, peak_memory
+from reincli.config import Settings
+from reincli.data.sources import Sample
+from reincli.engine import run_folder
+from reincli.engine.batches import load_batches, train_samples
+from reincli.engine.checkpoint import write_file
+from reincli.engine.device import autocast
 from reincli.engine.evaluate import evaluate, report, val_samples
-from reincli.engine.optim import build_optimizer, learning_rate, set_learning_rate
+from reincli.engine.meter import Guard, MemoryWatch, Meter, StepLog
+from reincli.engine.optim import learning_rate, set_learning_rate
 from reincli.engine.predict import Predictor
+from reincli.engine.processes import gradients_stay, mean_over_processes
+from reincli.engine.run import Run, save, state_of_run
+from reincli.engine.signals import stop_requests
 from reincli.errors import ReinError
-from reincli.model.criterion import PointSource, mask2former_loss, targets_of, uniform_points
-from reincli.model.segmentor import Segmentor
-from reincli.model.weights import half_precision
+from reincli.model.criterion import PointSource, Targets, mask2former_loss, targets_of, uniform_points
 
-
-@dataclass(frozen=True)
-class StepLog:
-    """Means since the last log line.
-
-    Attributes:
-        iteration: number of steps done. losses: total and the last round's parts.
-        lr: learning rate. seconds: a step. waiting: share of the time spent waiting for data, 0 to 1.
-        memory: peak in bytes.
-    """
-
-    iteration: int
-    losses: dict[str, float]
-    lr: float
-    seconds: float
-    waiting: float
-    memory: int
+MEMORY_AFTER = 20
+"""Steps after which the peak of memory is told."""
+STARVED, STARVED_LINES = 0.2, 3
+"""Share of time spent waiting for data, in so many log lines in a row, that is worth a remark."""
+FAILURE = "failure.pth"
+"""State and batch of a training that gave up, in the run's folder."""
 
 
 @dataclass(frozen=True)
 class Watch:
-    """What the caller wants to hear of; training itself prints nothing."""
+    """What the caller wants to hear of; training itself prints nothing.
+
+    Attributes:
+        note: a remark. step: a log line. tick: the number of steps done, after each.
+        predicted: (iteration, sample, (H, W) label map) of every validation image.
+        validated: (iteration, result) of a validation.
+    """
 
     note: Callable[[str], None] = lambda text: None
     step: Callable[[StepLog], None] = lambda log: None
     tick: Callable[[int], None] = lambda iteration: None
+    predicted: Callable[[int, Sample, np.ndarray], None] = lambda iteration, sample, prediction: None
     validated: Callable[[int, dict[str, Any]], None] = lambda iteration, result: None
-
-
-class Draws(Sampler[int]):
-    """The numbers of the draws still to come: a resumed run goes on where it stopped."""
-
-    def __init__(self, start: int, stop: int) -> None:
-        self.start, self.stop = start, stop
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.start, self.stop))
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-
-@dataclass
-class Run:
-    """A training run in memory: what is trained, and where it stands."""
-
-    settings: Settings
-    folder: Path
-    model: Segmentor
-    classes: Classes
-    optimizer: torch.optim.AdamW
-    scaler: torch.amp.GradScaler
-    device: torch.device
-    precision: str
-    iteration: int = 0
-
-
-def prepare_run(
-    settings: Settings,
-    folder: Path,
-    *,
-    device: torch.device,
-    precision: str,
-    backbone: Path | None = None,
-    resume: bool = False,
-    watch: Watch | None = None,
-) -> Run:
-    """Build the model, load its backbone, and go back to the last checkpoint where resuming.
-
-    Raises:
-        ReinError: weights missing or not fitting.
-    """
-    watch = watch or Watch()
-    classes = classes_of(settings.data)
-    torch.manual_seed(settings.train.seed)
-    model = checkpoints.build_model(settings, len(classes))
-    path = checkpoints.find_backbone(settings, backbone)
-    if path is not None:
-        for note in checkpoints.load_backbone(model, path):
-            watch.note(note)
-    elif not model.backbone_trains:
-        raise ReinError(
-            "The backbone is frozen and has random weights: nothing would keep them for later use.",
-            "Give --backbone FILE, or train it too: --set model.train_backbone=true",
-            usage=True,
-        )
-    if settings.train.start_from and not resume:
-        checkpoints.load_trained(model, checkpoints.read_checkpoint(Path(settings.train.start_from)))
-    model.to(device)
-    if precision != "fp32" and not model.backbone_trains:
-        half_precision(model.backbone, DTYPES[precision])
-    optimizer = build_optimizer(model, settings.optim)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    run = Run(settings, folder, model, classes, optimizer, scaler, device, precision)
-    if resume:
-        restore(run, folder / "last.pth")
-    return run
 
 
 def train(run: Run, watch: Watch | None = None) -> None:
     """Train to the last iteration: log, checkpoint and validate on the way.
 
-    Ctrl-C saves a checkpoint before it goes on as KeyboardInterrupt, so that nothing is lost.
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM, with how to go on; the step was finished and a checkpoint saved.
+        ReinError: too many steps in a row without a finite gradient.
     """
     watch, settings, train = watch or Watch(), run.settings, run.settings.train
     samples = train_samples(settings)
     validation = val_samples(settings) if train.validate_every else []
+    begun, due = run.iteration, Due(run, bool(validation))
+    memory = MemoryWatch(run.device, run.trained_bytes, run.slice_size)
+    meter, guard = Meter(run.device, train.batch_size), Guard(train.stop_after_skipped)
+    starved = 0
     run.model.train()
-    start = run.iteration
-    log = _Meter(run.device)
-    try:
-        for batch in load_batches(samples, settings, start):
-            log.data_here()
+    if due.validation_missed():
+        validate(run, validation, watch)
+    with stop_requests(insist=run.rank.world == 1) as stop:
+        for slices in load_batches(samples, run):
+            meter.data_here()
             lr = learning_rate(settings.optim, run.iteration, train.iterations)
             set_learning_rate(run.optimizer, lr)
-            log.add(train_step(run, batch, step_points(run)))
+            values = train_step(run, slices)
             run.iteration += 1
+            meter.add(values)
             watch.tick(run.iteration)
-            last = run.iteration == train.iterations
-            if run.iteration % train.log_every == 0 or last:
-                entry = log.flush(run.iteration, lr)
-                append_log(run.folder, {"kind": "step", **vars(entry)})
-                watch.step(entry)
-            if run.iteration % train.checkpoint_every == 0 or last:
+            if guard.too_many(values["skipped"]):
+                give_up(run, slices)
+            if run.iteration == begun + MEMORY_AFTER:
+                watch.note(memory.estimate())
+            if due.log():
+                entry = meter.flush(run.iteration, lr)
+                log_step(run, entry, watch)
+                starved = starved + 1 if entry.waiting > STARVED else 0
+                if starved == STARVED_LINES:
+                    watch.note(starvation(settings, entry.waiting))
+            leaving = any(mean_over_processes([float(stop.asked)]))
+            if due.checkpoint() or leaving:
                 save(run)
-            if validation and (run.iteration % train.validate_every == 0 or last):
-                watch.validated(run.iteration, validate(run, validation))
-                log.restart()
-    except KeyboardInterrupt:
-        if run.iteration > start:
-            save(run)
-        raise KeyboardInterrupt(
-            f"Saved at iteration {run.iteration}; go on with: rein train --resume {run.folder}"
-        ) from None
+            if due.validation() and not leaving:
+                validate(run, validation, watch)
+                meter.restart()
+            if leaving:
+                raise KeyboardInterrupt(
+                    f"Saved at iteration {run.iteration}; go on with: rein train --resume {run.folder}"
+                )
 
 
-def train_step(run: Run, batch: dict[str, Any], points: PointSource) -> dict[str, Tensor]:
-    """One step of the optimiser on one batch; losses by name stay on the device."""
-    model, device = run.model, run.device
-    images, labels = (batch[key].to(device, non_blocking=True) for key in ("image", "label"))
-    targets = targets_of(labels, model.classes)
-    with autocast(run.precision, device):
-        predictions = model(model.normalise(images, batch["size"].to(device)))
-    losses, _ = mask2former_loss(predictions, targets, points, count=run.settings.train.points)
-    total = torch.stack(list(losses.values())).sum()
+@dataclass
+class Due:
+    """What is to be done after the iteration at which a run stands."""
+
+    run: Run
+    validates: bool
+
+    def _every(self, interval: int) -> bool:
+        done, last = self.run.iteration, self.run.settings.train.iterations
+        return done == last or (interval > 0 and done > 0 and done % interval == 0)
+
+    def log(self) -> bool:
+        return self._every(self.run.settings.train.log_every)
+
+    def validation(self) -> bool:
+        return self.validates and self._every(self.run.settings.train.validate_every)
+
+    def checkpoint(self) -> bool:
+        """Also before each validation: what was validated can be kept as the best."""
+        return self.validation() or self._every(self.run.settings.train.checkpoint_every)
+
+    def validation_missed(self) -> bool:
+        """Asked for before the first iteration, or cut off by what the run is resumed from."""
+        if self.run.iteration == 0:
+            return self.validates and self.run.settings.train.validate_first
+        done = [e for e in run_folder.read_log(self.run.folder) if e["kind"] == "validation"]
+        return self.validation() and self.run.iteration not in [entry["iteration"] for entry in done]
+
+
+# --- one step ----------------------------------------------------------------------------------------------
+
+
+def train_step(run: Run, slices: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """One step of the optimiser on this process's part of a batch.
+
+    Args:
+        run: where it stands.
+        slices: of the batch, computed one after another; their gradients add up.
+
+    Returns:
+        Means over the slices of 'loss' and of the last round's parts, 'grad_norm', and 'skipped', 1 where the
+        gradient was not finite and the weights stayed as they were: 0-d tensors on the device.
+    """
+    targets = [targets_of(part["label"], run.model.classes, run.device) for part in slices]
+    pairs = sum(wanted.divisor for wanted in targets) / len(slices)
+    divisor = mean_over_processes([pairs])[0]
     run.optimizer.zero_grad(set_to_none=True)
-    run.scaler.scale(total).backward()
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
-    return {
-        "loss": total.detach(),
-        **{name: losses[name].detach() for name in ("loss_cls", "loss_mask", "loss_dice")},
-    }
+    total: dict[str, Tensor] = {}
+    for number, (part, wanted) in enumerate(zip(slices, targets, strict=True)):
+        points = step_points(run, run.rank.rank * len(slices) + number)
+        with gradients_stay(run.network, number < len(slices) - 1):
+            losses = slice_losses(run, part, wanted, points, divisor)
+            run.scaler.scale(losses["loss"] / len(slices)).backward()
+        for name in ("loss", "loss_cls", "loss_mask", "loss_dice"):
+            value = losses[name].detach() / len(slices)
+            total[name] = total[name] + value if name in total else value
+    norm, skipped = update(run)
+    return {**total, "grad_norm": norm, "skipped": skipped}
 
 
-def step_points(run: Run) -> PointSource:
-    """Random points of one step, from the seed and the iteration alone: a resumed run draws the same."""
-    return uniform_points(run.device, run.settings.train.seed * 1_000_003 + run.iteration)
+def slice_losses(
+    run: Run, part: dict[str, Any], targets: Targets, points: PointSource, divisor: float
+) -> dict[str, Tensor]:
+    """The thirty losses of some images and their sum, 'loss'."""
+    images = part["image"].to(run.device, non_blocking=True)
+    sizes = part["size"].to(run.device, non_blocking=True)
+    with autocast(run.precision, run.device):
+        predictions = run.network(run.model.normalise(images, sizes))
+    count = run.settings.train.points
+    losses, _ = mask2former_loss(predictions, targets, points, count=count, divisor=divisor)
+    return {**losses, "loss": torch.stack(list(losses.values())).sum()}
 
 
-def train_samples(settings: Settings) -> list[Sample]:
-    """All training images. Labels of own datasets are read through first: they may hold anything."""
-    samples = [sample for source in settings.data.train for sample in find_samples(source, settings.data)]
-    own = [sample for sample in samples if sample.dataset in settings.data.own]
-    if own:
-        check_labels(own, label_tables(settings.data.train, settings.data))
-    return samples
+def update(run: Run) -> tuple[Tensor, Tensor]:
+    """Let the optimiser step, unless the gradient is not finite: its norm, and 1 where it was skipped (0-d)."""
+    run.scaler.unscale_(run.optimizer)
+    gradients = [parameter.grad for parameter in run.trained if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    limit = run.settings.train.clip_grad_norm
+    if limit is not None:
+        torch.nn.utils.clip_grads_with_norm_(run.trained, limit, norm)
+    skipped = (~norm.isfinite()).float()
+    if run.scaler.is_enabled():
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
+    else:
+        run.optimizer.found_inf = skipped  # type: ignore[attr-defined]  # the fused step looks at it on the device
+        run.optimizer.step()
+    if run.ema is not None:
+        run.ema.update(run.iteration)
+    return norm, skipped
 
 
-def load_batches(samples: list[Sample], settings: Settings, start: int) -> DataLoader[dict[str, Any]]:
-    """Batches of consecutive draws, from iteration `start` to the last."""
-    tables = label_tables(settings.data.train, settings.data)
-    rare = rare_classes(samples, settings.data)
-    dataset = TrainDataset(samples, tables, settings.data.augment, settings.train.seed, rare)
-    size = settings.train.batch_size
-    workers = min(settings.data.workers, os.cpu_count() or 1)
-    return DataLoader(
-        dataset,
-        batch_size=size,
-        sampler=Draws(start * size, settings.train.iterations * size),
-        num_workers=workers,
-        worker_init_fn=init_worker,
-        pin_memory=torch.cuda.is_available(),
-        persistent_workers=False,
-        prefetch_factor=4 if workers else None,
-    )
+def step_points(run: Run, number: int = 0) -> PointSource:
+    """Random points of one slice of one step, counted over all processes: from seed and iteration alone."""
+    return uniform_points(run.device, run.settings.train.seed * 1_000_003 + run.iteration + number * 2**40)
 
 
-def validate(run: Run, samples: list[Sample]) -> dict[str, Any]:
-    """Scores of the model as it stands; written to the log."""
+# --- on the way --------------------------------------------------------------------------------------------
+
+
+def log_step(run: Run, entry: StepLog, watch: Watch) -> None:
+    """Write a log line and tell of it."""
+    if run.rank.rank == 0:
+        run_folder.append_log(run.folder, {"kind": "step", **vars(entry)})
+    watch.step(entry)
+
+
+def validate(run: Run, samples: list[Sample], watch: Watch) -> dict[str, Any]:
+    """Scores of the model as it stands (of its moving average where it has one), logged; the best is kept."""
     run.model.eval()
-    predictor = Predictor(run.model, run.classes, run.settings, run.device, run.precision, in_training=True)
-    result = report(predictor, evaluate(predictor, samples), str(run.folder / "last.pth"))
+    with run.ema.applied() if run.ema is not None else nullcontext():
+        predictor = Predictor(
+            run.model, run.classes, run.settings, run.device, run.precision, in_training=True
+        )
+        predictor.tell = watch.note
+        evaluation = evaluate(
+            predictor,
+            samples,
+            rank=run.rank,
+            on_image=lambda scored: watch.predicted(run.iteration, scored.sample, scored.prediction),
+        )
+    result = report(predictor, evaluation, str(run.folder / f"iter_{run.iteration}.pth"))
     run.model.train()
-    append_log(run.folder, {"kind": "validation", "iteration": run.iteration, **result})
+    if run.rank.rank == 0:
+        run_folder.append_log(run.folder, {"kind": "validation", "iteration": run.iteration, **result})
+        path = run.folder / f"iter_{run.iteration}.pth"
+        if path.exists():
+            run_folder.keep_best(run.folder, path, run.iteration, result["mean"]["mIoU"])
+    watch.validated(run.iteration, result)
     return result
 
 
-# --- on disk -----------------------------------------------------------------------------------------------
+def starvation(settings: Settings, waiting: float) -> str:
+    """What to do about a loader that cannot keep up."""
+    return (
+        f"{waiting:.0%} of the time goes into waiting for data (data.workers = {settings.data.workers}, "
+        f"{os.cpu_count()} cores): give it more workers, or write compact copies: rein prepare-data NAME --cache"
+    )
 
 
-def start_folder(folder: Path, settings: Settings) -> None:
-    """Make the run's folder and write its settings. ReinError where a run is there already."""
-    if (folder / "settings.toml").exists():
-        raise ReinError(
-            f"There is a run in '{folder}' already.",
-            f"Go on with it: rein train --resume {folder}   or choose another folder: --work-dir DIR",
-            usage=True,
-        )
-    write_bytes(folder / "settings.toml", to_toml(settings).encode())
-
-
-def settings_of_run(folder: Path) -> Settings:
-    """Settings of a run to resume. ReinError where there is nothing to resume."""
-    if not (folder / "settings.toml").exists():
-        raise ReinError(
-            f"There is no run in '{folder}' (no settings.toml).", "Give the folder of a run.", usage=True
-        )
-    return build_settings(read_toml(folder / "settings.toml"))
-
-
-def save(run: Run) -> None:
-    """Write `iter_N.pth`, point `last.pth` at it, and drop all but the newest few."""
-    training = {
-        "iteration": run.iteration,
-        "optimizer": run.optimizer.state_dict(),
-        "scaler": run.scaler.state_dict(),
-    }
-    path = run.folder / f"iter_{run.iteration}.pth"
-    content = checkpoints.checkpoint_content(run.model, run.settings, run.classes, run.iteration, training)
-    checkpoints.write_file(path, content)
-    point_at(run.folder / "last.pth", path)
-    numbered = sorted(run.folder.glob("iter_*.pth"), key=lambda file: int(file.stem[5:]))
-    for old in numbered[: -run.settings.train.keep_checkpoints]:
-        old.unlink()
-
-
-def point_at(pointer: Path, target: Path) -> None:
-    """Make `pointer` the same file as `target`; it stays whole when the target is deleted later."""
-    temporary = pointer.with_name(f".{pointer.name}.{os.getpid()}.tmp")
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    try:
-        os.link(target, temporary)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(target, temporary)
-    os.replace(temporary, pointer)
-
-
-def restore(run: Run, path: Path) -> None:
-    """Go back to a checkpoint: weights, optimiser, scaler, iteration."""
-    if not path.exists():
-        raise ReinError(
-            f"'{path.parent}' has no checkpoint yet.", "Start it anew: remove the folder, then train."
-        )
-    read = checkpoints.read_checkpoint(path)
-    checkpoints.load_trained(run.model, read)
-    if read.training is None:
-        raise ReinError(
-            f"'{path}' holds weights but no state of training.", "Use it as train.start_from instead."
-        )
-    run.optimizer.load_state_dict(read.training["optimizer"])
-    run.scaler.load_state_dict(read.training["scaler"])
-    run.iteration = int(read.training["iteration"])
-
-
-def append_log(folder: Path, entry: dict[str, Any]) -> None:
-    """One line of JSON at the end of `log.jsonl`."""
-    with open(folder / "log.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
-
-
-class _Meter:
-    """Means between log lines. Losses are added up on the device and copied once a line."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.restart()
-
-    def restart(self) -> None:
-        self.total: dict[str, Tensor] = {}
-        self.steps = 0
-        self.waited = 0.0
-        self.begun = self.ready = time.perf_counter()
-
-    def data_here(self) -> None:
-        self.waited += time.perf_counter() - self.ready
-
-    def add(self, losses: dict[str, Tensor]) -> None:
-        for name, value in losses.items():
-            self.total[name] = self.total.get(name, torch.zeros_like(value)) + value
-        self.steps += 1
-        self.ready = time.perf_counter()
-
-    def flush(self, iteration: int, lr: float) -> StepLog:
-        values = torch.stack(list(self.total.values())) / self.steps
-        losses = dict(zip(self.total, values.tolist(), strict=True))
-        passed = time.perf_counter() - self.begun
-        entry = StepLog(
-            iteration, losses, lr, passed / self.steps, self.waited / passed, peak_memory(self.device)
-        )
-        self.restart()
-        return entry
+def give_up(run: Run, slices: list[dict[str, Any]]) -> None:
+    """Save the state and the batch for looking, and raise ReinError."""
+    names = [name for part in slices for name in part["name"]]
+    path = run.folder / FAILURE
+    if run.rank.rank == 0:
+        write_file(path, {**state_of_run(run), "batch": slices})
+    raise ReinError(
+        f"The gradient was not finite in {run.settings.train.stop_after_skipped} steps in a row, up to iteration "
+        f"{run.iteration}; no weight was changed by them. The last images were {', '.join(names[:8])}.",
+        f"State and batch are in '{path}'. Try a lower optim.lr, train.clip_grad_norm, or --precision "
+        f"{'bf16' if run.precision == 'fp16' else 'fp32'}.",
+    )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reincli.engine.device import free_memory, is_out_of_memory
+from reincli.engine.device import available_memory, is_out_of_memory
 from reincli.errors import ReinError
 from reincli.ops.window import WindowAverage, window_boxes
 
@@ -36,13 +36,14 @@ class Budget:
 
     def __init__(self, device: torch.device, chosen: int | None, tell: Callable[[str], None]) -> None:
         self.device, self.chosen, self.tell = device, chosen, tell
-        self.memory = free_memory(device)
+        self.memory = available_memory(device)
         self.most_pixels: int | None = None
 
     def windows(self, height: int, width: int) -> int:
         """Windows of a size in one batch, at least 1."""
-        by_memory = min(USUAL[self.device.type], self.memory // (height * width * BYTES_PER_PIXEL))
-        most = self.chosen or max(1, by_memory)
+        most = self.chosen or USUAL[self.device.type]
+        if self.chosen is None and self.memory is not None:
+            most = min(most, self.memory // (height * width * BYTES_PER_PIXEL))
         if self.most_pixels is not None:
             most = min(most, self.most_pixels // (height * width))
         return max(1, most)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from reincli.config import BackboneSettings
 from reincli.errors import ReinError, nearest
 from reincli.model.timm_import import import_timm
+from reincli.ops.recompute import run
 from reincli.ops.resample import stretch_grid
 
 Refine = Callable[[Tensor, int, int], Tensor]
@@ -139,12 +140,15 @@ class ViT(nn.Module):
                 global_pool="", **sizes,
             )  # fmt: skip
 
-    def forward(self, images: Tensor, refine: Refine | None = None) -> list[Tensor]:
+    def forward(
+        self, images: Tensor, refine: Refine | None = None, *, recompute: bool = False
+    ) -> list[Tensor]:
         """Maps after the tapped blocks.
 
         Args:
             images: (B, 3, H, W), normalised; H and W are multiples of the patch size.
             refine: called on every block's output.
+            recompute: keep only what goes into each block for the backward pass.
 
         Returns:
             Four (B, C, H/p, W/p). The final norm of the ViT is not applied.
@@ -155,7 +159,7 @@ class ViT(nn.Module):
         features = torch.cat([cls_token, patches.to(cls_token.dtype)], dim=1) + self.positions(grid)
         maps = {}
         for index, block in enumerate(self.body.blocks):
-            features = block(features)
+            features = run(block, features, recompute=recompute)
             if refine is not None:
                 features = refine(features, index, self.prefix)
             if index in self.taps:

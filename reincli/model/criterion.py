@@ -9,7 +9,7 @@ All rounds and images of a step are assigned after one copy to the host.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,7 +55,7 @@ class Targets:
     """
 
     labels: Tensor
-    classes: list[Tensor]
+    classes: Sequence[Tensor]
     on_host: list[np.ndarray]
 
     @property
@@ -63,14 +63,33 @@ class Targets:
         """P: targets of the whole batch."""
         return sum(len(present) for present in self.on_host)
 
+    @property
+    def divisor(self) -> float:
+        """What mask and dice losses are divided by, before a mean over processes.
 
-def targets_of(labels: Tensor, classes: int) -> Targets:
-    """Read the classes present in each image of (B, H, W) labels; values from `classes` on are no class."""
-    present = torch.zeros(len(labels), 256, dtype=torch.bool, device=labels.device)
-    present.scatter_(1, labels.flatten(1).long(), True)
-    rows = present[:, :classes].cpu().numpy()  # the one copy that the shape of everything below hangs on
-    on_host = [np.flatnonzero(row) for row in rows]
-    return Targets(labels, [torch.from_numpy(found).to(labels.device) for found in on_host], on_host)
+        An image without a target counts as one pair: so the original divides, and so its numbers come out.
+        """
+        return float(sum(max(1, len(present)) for present in self.on_host))
+
+
+def targets_of(labels: Tensor, classes: int, device: torch.device | None = None) -> Targets:
+    """Read the classes present in each image of (B, H, W) labels; values from `classes` on are no class.
+
+    Labels that are still on the host cost no wait for the device; they are sent to `device` afterwards.
+    """
+    on_host = [
+        np.flatnonzero(np.bincount(image.ravel(), minlength=classes)[:classes])
+        for image in labels.cpu().numpy()
+    ]
+    there = labels.to(device or labels.device, non_blocking=True)
+    packed = send(np.concatenate(on_host), there.device)
+    return Targets(there, packed.split([len(present) for present in on_host]), on_host)
+
+
+def send(array: np.ndarray, device: torch.device) -> Tensor:
+    """An array as a tensor on the device, without waiting for the device."""
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 Matches = list[list[tuple[np.ndarray, np.ndarray]]]
@@ -83,7 +102,7 @@ def mask2former_loss(
     draw: PointSource | None = None,
     *,
     count: int = 12_544,
-    mean_pairs: Callable[[float], float] = float,
+    divisor: float | None = None,
 ) -> tuple[dict[str, Tensor], Matches]:
     """Thirty losses: class, mask and dice of every round, equally weighted.
 
@@ -92,24 +111,25 @@ def mask2former_loss(
         targets: of the batch.
         draw: where random points come from; None: fresh random numbers.
         count: n, points on which a mask is matched and trained: 112 x 112.
-        mean_pairs: pairs of this process -> mean over all processes (the divisor of mask and dice loss).
+        divisor: of mask and dice loss, a mean over processes; None: that of these targets.
 
     Returns:
         Losses by name ('loss_cls', 'loss_mask', 'loss_dice' of the last round, 'd0.loss_cls', ... of round 0 on),
         each a 0-d tensor, weights included; and who was matched with whom.
     """
     draw = draw or uniform_points(predictions.class_logits.device)
+    divisor = divisor or targets.divisor
     with torch.autocast(predictions.class_logits.device.type, enabled=False):
         matches = match(predictions, targets, draw, count)
         class_losses = _class_losses(predictions.class_logits.float(), targets, matches)
-        mask_losses, dice_losses = _mask_losses(predictions, targets, matches, draw, count, mean_pairs)
+        mask_losses, dice_losses = _mask_losses(predictions, targets, matches, draw, count)
     losses = {}
     last = len(matches) - 1
     for index in range(len(matches)):
         prefix = "" if index == last else f"d{index}."
         losses[f"{prefix}loss_cls"] = CLASS_WEIGHT * class_losses[index]
-        losses[f"{prefix}loss_mask"] = MASK_WEIGHT * mask_losses[index]
-        losses[f"{prefix}loss_dice"] = DICE_WEIGHT * dice_losses[index]
+        losses[f"{prefix}loss_mask"] = MASK_WEIGHT * mask_losses[index] / divisor
+        losses[f"{prefix}loss_dice"] = DICE_WEIGHT * dice_losses[index] / divisor
     return losses, matches
 
 
@@ -146,7 +166,7 @@ def _class_losses(logits: Tensor, targets: Targets, matches: Matches) -> Tensor:
     for index, round_ in enumerate(matches):
         for image, (chosen, target) in enumerate(round_):
             wanted[index, image, chosen] = targets.on_host[image][target]
-    labels = torch.from_numpy(wanted).to(logits.device)
+    labels = send(wanted, logits.device)
     weight = logits.new_ones(classes)
     weight[-1] = NO_OBJECT_WEIGHT
     losses = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), weight, reduction="none")
@@ -159,59 +179,73 @@ def _mask_losses(
     matches: Matches,
     draw: PointSource,
     count: int,
-    mean_pairs: Callable[[float], float],
 ) -> tuple[Tensor, Tensor]:
-    """Binary cross-entropy and dice of the matched masks on points, each (R,)."""
-    rounds, pairs = len(matches), targets.pairs
-    # an image without a target counts as one pair: so the original divides, and so its numbers come out
-    divisor = max(mean_pairs(sum(max(1, len(present)) for present in targets.on_host)), 1.0)
-    features = predictions.mask_features.float()
-    if pairs == 0:  # exactly 0, but a function of the predictions still: every parameter has a gradient
-        nothing = (predictions.mask_embeddings.float().sum((1, 2, 3)) + features.sum()) * 0
+    """Sums over matched masks of cross-entropy and dice on points, each (R,). All rounds are one batch."""
+    rounds = len(matches)
+    features, embeddings = predictions.mask_features.float(), predictions.mask_embeddings.float()
+    if (
+        targets.pairs == 0
+    ):  # exactly 0, but a function of the predictions still: every parameter has a gradient
+        nothing = (embeddings.sum((1, 2, 3)) + features.sum()) * 0
         return nothing, nothing
-    # taken apart once: indexing in the loop would fill a zero gradient of the whole for every round and image
-    feature_maps = features.unbind()
-    embeddings = [round_.unbind() for round_ in predictions.mask_embeddings.float().unbind()]
-    losses = []
-    for index, round_ in enumerate(matches):
-        logits, classes, images = [], [], []
+    queries, classes, images = _pairs(targets, matches, embeddings.shape[2], features.device)
+    shares = [len(chosen) for chosen, _ in matches[0]]  # pairs of each image, the same in every round
+    chosen = embeddings.flatten(1, 2).gather(1, queries[..., None].expand(-1, -1, features.shape[1]))
+    masks = torch.cat(
+        [
+            torch.einsum("rpd,dhw->rphw", part, image)
+            for part, image in zip(chosen.split(shares, dim=1), features.unbind(), strict=True)
+        ],
+        dim=1,
+    ).flatten(0, 1)  # (R*P, h, w)
+    where = _training_points(masks.detach(), draw, rounds, count)
+    wanted = _wanted(targets, classes.flatten(), images.repeat(rounds), where)
+    entropy, dice = _point_losses(sample_maps(masks, where), wanted)
+    return entropy.view(rounds, -1).sum(1), dice.view(rounds, -1).sum(1)
+
+
+def _pairs(
+    targets: Targets, matches: Matches, queries_each: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Who was matched, in one copy: query within the batch (R, P), class (R, P), image (P,)."""
+    queries, classes, images = [], [], []
+    for round_ in matches:
         for image, (chosen, target) in enumerate(round_):
-            embedding = embeddings[index][image][torch.from_numpy(chosen).to(features.device)]
-            logits.append(torch.einsum("pd,dhw->phw", embedding, feature_maps[image]))
-            classes.append(targets.classes[image][torch.from_numpy(target).to(features.device)])
-            images += [image] * len(chosen)
-        masks = torch.cat(logits)  # (P, h, w)
-        where = _training_points(masks.detach(), draw, index, count)
-        wanted = _wanted(targets, torch.cat(classes), images, where)
-        losses.append(_point_losses(sample_maps(masks, where), wanted))
-    stacked = torch.stack([torch.stack(pair) for pair in losses], dim=1) / divisor  # (2, R)
-    assert stacked.shape == (2, rounds)
-    return stacked[0] / count, stacked[1]
+            queries.append(image * queries_each + chosen)
+            classes.append(targets.on_host[image][target])
+            images.append(np.full(len(chosen), image))
+    packed = send(np.stack([np.concatenate(part) for part in (queries, classes, images)]), device)
+    queries_of, classes_of, images_of = packed.view(3, len(matches), -1).unbind()
+    return queries_of, classes_of, images_of[0]
 
 
 @torch.no_grad()
-def _training_points(masks: Tensor, draw: PointSource, index: int, count: int) -> Tensor:
-    """Mostly points where the mask is undecided, some anywhere: (P, h, w) -> (P, n, 2) (PointRend, section 4.2)."""
-    uncertain = int(UNCERTAIN_SHARE * count)
-    candidates = draw("oversample", index, (len(masks), OVERSAMPLING * count, 2))
-    chosen = most_uncertain(sample_maps(masks, candidates), candidates, uncertain)
-    return torch.cat([chosen, draw("fresh", index, (len(masks), count - uncertain, 2))], dim=1)
+def _training_points(masks: Tensor, draw: PointSource, rounds: int, count: int) -> Tensor:
+    """Mostly points where the mask is undecided, some anywhere: (R*P, h, w) -> (R*P, n, 2) (PointRend, section 4.2)."""
+    pairs, uncertain = len(masks) // rounds, int(UNCERTAIN_SHARE * count)
+    candidates, fresh = [], []
+    for index in range(rounds):
+        candidates.append(draw("oversample", index, (pairs, OVERSAMPLING * count, 2)))
+        fresh.append(draw("fresh", index, (pairs, count - uncertain, 2)))
+    anywhere = torch.cat(candidates)
+    chosen = most_uncertain(sample_maps(masks, anywhere), anywhere, uncertain)
+    return torch.cat([chosen, torch.cat(fresh)], dim=1)
 
 
 @torch.no_grad()
-def _wanted(targets: Targets, classes: Tensor, images: list[int], where: Tensor) -> Tensor:
-    """What the matched masks should be at the points: (P,), (P, n, 2) -> (P, n) in 0..1."""
+def _wanted(targets: Targets, classes: Tensor, images: Tensor, where: Tensor) -> Tensor:
+    """What the matched masks should be at the points: (M,), (M,), (M, n, 2) -> (M, n) in 0..1."""
     height, width = targets.labels.shape[1:]
     index, weight = neighbours(where.flatten(0, 1), height, width)
     count = where.shape[1]
-    index += torch.tensor(images, device=where.device).repeat_interleave(count) * (height * width)
-    return sample_membership(targets.labels, classes.repeat_interleave(count), index, weight).view(-1, count)
+    index += images.repeat_interleave(count, output_size=len(images) * count) * (height * width)
+    asked = classes.repeat_interleave(count, output_size=len(classes) * count)
+    return sample_membership(targets.labels, asked, index, weight).view(-1, count)
 
 
 def _point_losses(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums over pairs (and points) of cross-entropy and of dice: (P, n), (P, n) -> two 0-d."""
-    entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
+    """Mean cross-entropy and dice of each mask: (M, n), (M, n) -> two (M,)."""
+    entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(1)
     shares = logits.sigmoid()
     overlap = (shares * wanted).sum(1)
-    dice = 1 - (2 * overlap + 1) / (shares.sum(1) + wanted.sum(1) + 1)
-    return entropy, dice.sum()
+    return entropy, 1 - (2 * overlap + 1) / (shares.sum(1) + wanted.sum(1) + 1)

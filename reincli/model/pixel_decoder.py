@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reincli.ops.deformable import deformable_attention
+from reincli.ops.recompute import run
 
 LEVELS = 3
 GROUPS = 32
@@ -171,13 +172,16 @@ class PixelDecoder(nn.Module):
                 nn.init.zeros_(conv.bias)
         nn.init.normal_(self.level_encoding)
 
-    def forward(self, maps: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> PixelFeatures:
+    def forward(
+        self, maps: Sequence[Tensor], sizes: Sequence[tuple[int, int]], *, recompute: bool = False
+    ) -> PixelFeatures:
         """Decode.
 
         Args:
             maps: four backbone maps (B, C_i, h, w), fine to coarse; those of a ViT all have its own grid.
             sizes: (h, w) that each map is meant to have. A 1x1 convolution and a bilinear resize commute, so
                 the maps are projected first and resized after: the wide enlarged maps are never built.
+            recompute: keep only what goes into each layer for the backward pass.
         """
         flat, shapes = [], []
         for conv, norm, level in zip(self.input_convs, self.input_norms, (3, 2, 1), strict=True):
@@ -194,7 +198,7 @@ class PixelDecoder(nn.Module):
         )
         references = reference_points(shapes, device)[:, None]  # the same on every level
         for layer in self.layers:
-            features = layer(features, positions, references, shapes)
+            features = run(layer, features, positions, references, shapes, recompute=recompute)
 
         memories = list(features.split([h * w for h, w in shapes], dim=1))
         finest = memories[-1].transpose(1, 2).unflatten(2, shapes[-1])

@@ -34,7 +34,12 @@ class Segmentor(nn.Module):
         settings: what to build.
         classes: K.
         grid: patches along a side of the training crop.
+
+    Attributes:
+        recompute: in training, work activations out again in the backward pass instead of keeping them.
     """
+
+    recompute = False
 
     def __init__(self, settings: ModelSettings, classes: int, grid: int) -> None:
         super().__init__()
@@ -158,12 +163,13 @@ class Segmentor(nn.Module):
             every_round: predictions of all rounds; None: in training only.
         """
         rein = folded or self.rein
-        maps = self.backbone(images, rein)
+        recompute = self.recompute and self.training
+        maps = self.backbone(images, rein, recompute=recompute)
         height, width = maps[0].shape[2:]
         sizes = [(int(height * zoom), int(width * zoom)) for zoom in self.backbone.zooms]
         link = rein.queries() if rein is not None else None
         rounds = self.training if every_round is None else every_round
-        return self.mask_decoder(self.pixel_decoder(maps, sizes), link, rounds)
+        return self.mask_decoder(self.pixel_decoder(maps, sizes, recompute=recompute), link, rounds)
 
     def fold(self, dtype: torch.dtype = torch.float32) -> FoldedRein | None:
         """Constants of the adapters for inference; None where there are no adapters."""

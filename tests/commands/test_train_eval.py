@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import cv2
@@ -15,6 +17,8 @@ from typer.testing import CliRunner
 from reincli.cli import app
 from reincli.config import Settings, build_settings, read_toml, to_toml
 from reincli.engine import train as engine
+from reincli.engine.run import prepare_run
+from reincli.engine.run_folder import settings_of_run
 
 
 def rein(*words: object, code: int = 0) -> str:
@@ -52,7 +56,8 @@ def test_train_evaluate_and_visualise(toy):
     assert "Mean of val, dusk" in output
     run = toy / "run"
     assert {path.name for path in run.iterdir()} == {
-        "settings.toml", "log.jsonl", "iter_3.pth", "iter_6.pth", "last.pth"
+        "settings.toml", "log.jsonl", "iter_3.pth", "iter_6.pth", "last.pth", "best.pth", "best.json", "samples",
+        "curves.png", "report.html",
     }  # fmt: skip
     entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [entry["iteration"] for entry in entries if entry["kind"] == "step"] == [2, 4, 6]
@@ -79,7 +84,8 @@ def test_train_evaluate_and_visualise(toy):
     assert cv2.imread(str(toy / "show" / "0.png")).shape[1] == 96
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_weights(toy, monkeypatch):
+@pytest.mark.parametrize("signal_sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(toy, monkeypatch, signal_sent):
     train(toy)
     straight = state(toy / "run" / "last.pth")
     (toy / "run").rename(toy / "straight")
@@ -90,8 +96,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(toy, monkeypatch):
     def interrupted(*args):
         nonlocal calls
         calls += 1
-        if calls == 5:
-            raise KeyboardInterrupt
+        if calls == 4:
+            os.kill(os.getpid(), signal_sent)
         return step(*args)
 
     monkeypatch.setattr(engine, "train_step", interrupted)
@@ -119,7 +125,7 @@ def test_what_does_not_train_does_not_change(toy):
     before = torch.load(toy / "backbone.pth", weights_only=True)
     weights = {"model.backbone.weights": str(toy / "backbone.pth")}
     settings = build_settings(read_toml(toy / "toy.toml"), (), weights)
-    run = engine.prepare_run(settings, toy / "run", device=torch.device("cpu"), precision="fp32")
+    run = prepare_run(settings, toy / "run", device=torch.device("cpu"), precision="fp32")
     (toy / "run").mkdir()
     engine.train(run)
     for name, value in run.model.backbone.body.state_dict().items():
@@ -225,7 +231,7 @@ def test_convert_weights(toy, monkeypatch):
 
 def test_settings_of_a_run_are_those_it_was_started_with(toy):
     train(toy, "--set", "optim.lr=3e-4")
-    written = engine.settings_of_run(toy / "run")
+    written = settings_of_run(toy / "run")
     assert isinstance(written, Settings)
     assert written.optim.lr == 3e-4
     assert written.model.backbone.weights == str(toy / "backbone.pth")

@@ -34,20 +34,49 @@ def test_scores_of_recorded_pairs(oracle):
         np.testing.assert_allclose(ours.iou / 100, expected, rtol=1e-5)
 
 
+def remember(monkeypatch, *modules: torch.nn.Module) -> None:
+    """Compute each module once for an input: what comes before the attention masks is the same in every run."""
+
+    def once(forward):
+        known = {}
+
+        def remembered(*given, **options):
+            first = given[0] if isinstance(given[0], torch.Tensor) else given[0][0]
+            key = (first.shape, first.double().sum().item(), first.double().square().sum().item())
+            if key not in known:
+                known[key] = forward(*given, **options)
+            return known[key]
+
+        return remembered
+
+    for module in modules:
+        monkeypatch.setattr(module, "forward", once(module.forward))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["rein_dinov2_s_512", "rein_dinov2_l_512"])
-def test_sliding_windows(oracle, variant):
+def test_sliding_windows(oracle, variant, monkeypatch):
     stored, notes = reference.load(oracle, f"slide_{variant}_in600x900")
     settings = build_settings(read_preset("gta2citys"))
     model = reference.build(variant)
     predictor = Predictor(model, CITYSCAPES, settings, torch.device("cpu"), "fp32")
     facts = notes["tensors"]["seg_logits"]
-    maps = predictor.class_maps(reference.image(600, 900, 12345))
-    error = reference.relative_error(reference.cut(maps[None].numpy(), facts["slice"]), stored["seg_logits"])
-    print(f"slide_{variant}: relative error {error:.1e}")
-    # attention bits on the edge (see reference.Ties) may fall to either side in each of the six windows: the original
-    # itself differs in 2.4e-4 of the pixels here between one thread and two
-    assert error < 1e-4
+    remember(monkeypatch, model.backbone, model.pixel_decoder)
+    ties = reference.Ties(monkeypatch)
+    maps = torch.empty(0)
+
+    def run() -> float:
+        nonlocal maps
+        maps = predictor.class_maps(reference.image(600, 900, 12345))
+        return reference.relative_error(
+            reference.cut(maps[None].numpy(), facts["slice"]), stored["seg_logits"]
+        )
+
+    error = ties.settle(run, 1e-5)
+    print(
+        f"slide_{variant}: relative error {error:.1e}, {len(ties.found)} ties, {len(ties.flipped)} turned round"
+    )
+    assert error < 1e-5
     centred = maps - maps.mean((1, 2), keepdim=True)
     for height, width in ((600, 900), (1200, 1800)):
         for name, chosen in (("argmax", maps), ("argmax_centred", centred)):

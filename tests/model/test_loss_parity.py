@@ -93,37 +93,35 @@ def batch_of(notes: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def compare_step(oracle: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     notes = json.loads((oracle / f"{name}.json").read_text())
     model = reference.build(notes["variant"]).train()
-    ties = reference.Ties(monkeypatch)
     images, labels, sizes = batch_of(notes)
     targets = targets_of(labels, 19)
-    predictions = model(model.normalise(images, sizes))
-    losses, matches = mask2former_loss(predictions, targets, reference.points(500_000, len(images), True))
-    total = torch.stack(list(losses.values())).sum()
-    total.backward()
     expected = {key.removeprefix("decode."): value for key, value in notes["losses"].items()}
+    losses: dict[str, torch.Tensor] = {}
+    matches: list = []
+
+    def run() -> float:
+        predictions = model(model.normalise(images, sizes))
+        draw = reference.points(500_000, len(images), True)
+        found, matches[:] = mask2former_loss(predictions, targets, draw)
+        losses.update(found)
+        return max(abs(losses[key].item() / value - 1) for key, value in expected.items())
+
+    ties = reference.Ties(monkeypatch)
+    ties.settle(run, LOSS_BOUND)
+    print(f"{name}: {len(ties.found)} ties, {len(ties.flipped)} turned round")
     assert len(expected) == len(losses) == 30
-    ours = {key: value.item() for key, value in losses.items()}
-    assert abs(total.item() / notes["total"] - 1) < (1e-2 if ties.found else LOSS_BOUND)
-    if (
-        ties.found
-    ):  # what comes after an attention bit that hangs on rounding may differ: hold what comes before
-        print(f"{name}: {len(ties.found)} ties")
-        first = {key: value for key, value in expected.items() if key.startswith("d0.")}
-        assert_close(ours, first, LOSS_BOUND)
-    if not ties.found or all(abs(ours[key] / value - 1) < LOSS_BOUND for key, value in expected.items()):
-        assert_close(ours, expected, LOSS_BOUND)
-        assert_same_matches(notes["matches_in_call_order_layer_major_then_image"], matches, targets)
-        strict = True
-    else:
-        strict = False
+    assert_close({key: value.item() for key, value in losses.items()}, expected, LOSS_BOUND)
+    total = torch.stack(list(losses.values())).sum()
+    assert total.item() == pytest.approx(notes["total"], rel=LOSS_BOUND)
+    assert_same_matches(notes["matches_in_call_order_layer_major_then_image"], matches, targets)
+    total.backward()
     gradients = {
         to_original(key): parameter.grad.norm().item()
         for key, parameter in model.named_parameters()
         if parameter.requires_grad
     }
     assert gradients.keys() == notes["grad_l2"].keys()
-    if strict:
-        assert_close(gradients, notes["grad_l2"], 5 * GRADIENT_BOUND if ties.found else GRADIENT_BOUND)
+    assert_close(gradients, notes["grad_l2"], GRADIENT_BOUND)
     assert all(parameter.grad is None for parameter in model.parameters() if not parameter.requires_grad)
 
 
