@@ -71,14 +71,13 @@ def curves(entries: list[dict[str, Any]], title: str) -> Any:
     figure = Figure(figsize=(11, 7), layout="constrained")
     figure.suptitle(title)
     (loss, parts), (rate, score) = figure.subplots(2, 2)
-    at = [entry["iteration"] for entry in steps]
-    loss.plot(at, [entry["losses"]["loss"] for entry in steps], color="#2a5bd7")
+    loss.plot(*_points(steps, [entry["losses"]["loss"] for entry in steps]), color="#2a5bd7")
     loss.set_title("loss, all rounds")
     for key, name in PARTS.items():
-        parts.plot(at, [entry["losses"][key] for entry in steps], label=name)
+        parts.plot(*_points(steps, [entry["losses"][key] for entry in steps]), label=name)
     parts.set_title("last round's parts, weighted")
     parts.legend(frameon=False)
-    rate.plot(at, [entry["lr"] for entry in steps], color="#777777")
+    rate.plot(*_points(steps, [entry["lr"] for entry in steps]), color="#777777")
     rate.set_title("learning rate")
     domains = list(dict.fromkeys(name for entry in validations for name in entry["domains"]))
     for name in domains:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -94,9 +95,17 @@ def keep_best(folder: Path, checkpoint: Path, iteration: int, miou: float | None
 
 
 def append_log(folder: Path, entry: dict[str, Any]) -> None:
-    """One line of JSON at the end of `log.jsonl`."""
+    """One line of JSON at the end of `log.jsonl`; numbers that are not finite are written as null."""
     with open(folder / "log.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
+        file.write(json.dumps(_finite(entry), allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

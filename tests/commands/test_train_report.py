@@ -1,0 +1,133 @@
+"""What a run shows of itself."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tiny
+from typer.testing import CliRunner
+
+from reincli.cli import app
+from reincli.commands import run_report, train
+from reincli.config import to_toml
+from reincli.data.sources import find_samples
+from reincli.engine.run_folder import append_log
+from reincli.errors import ReinError
+
+
+def rein(*words: object, code: int = 0) -> str:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A run of six iterations with three validations on two domains, one of them with a slash in its name."""
+    tmp_path = tmp_path_factory.mktemp("report")
+    tiny.write_toy(tmp_path / "toy", ("train", "val", "dusk"))
+    data = tiny.own_data(tmp_path / "toy", ("train", "val", "dusk"))
+    data["own"]["toy"]["splits"]["dusk"]["domain"] = "dusk/<wet>"
+    settings = tiny.settings(
+        "train.validate_every=2", "train.points=64", "train.log_every=1", "train.tensorboard=true", data=data
+    )
+    tiny.write_backbone(tmp_path / "backbone.pth", settings)
+    (tmp_path / "toy.toml").write_text(to_toml(settings))
+    rein("train", "--config", tmp_path / "toy.toml", "--backbone", tmp_path / "backbone.pth", "--work-dir",
+         tmp_path / "run", "--device", "cpu")  # fmt: skip
+    return tmp_path / "run"
+
+
+def test_curves_and_page(run):
+    picture = cv2.imread(str(run / "curves.png"))
+    assert picture.shape[0] > 500
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
+    page = (run / "report.html").read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page)  # opens with nothing beside it
+    assert page.count("data:image/jpeg;base64,") == 6  # three validations of two domains
+    assert "dusk/&lt;wet&gt;" in page
+    assert "dusk/<wet>" not in page
+    for text in ("<svg", "iteration <b>6</b> of 6", "peak memory", "road", "[train]"):
+        assert text in page
+    assert sorted(path.name for path in (run / "samples").iterdir()) == ["2", "4", "6"]
+    sample = cv2.imread(str(run / "samples" / "6" / "val.jpg"))
+    assert sample.shape == (320, 480, 3)
+
+
+def test_everything_logged_is_on_the_board(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(run / "tensorboard"))
+    board.Reload()
+    assert {"train/loss", "train/lr", "train/grad_norm", "speed/images", "mIoU/val", "mIoU/mean"} <= set(
+        board.Tags()["scalars"]
+    )
+    assert [event.step for event in board.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ReinError, match="'tensorboard' is not installed") as caught:
+        run_report.Board(tmp_path)
+    assert "reincli[tensorboard]" in caught.value.hint
+
+
+def test_values_that_are_missing_or_not_finite_are_drawn_around(tmp_path):
+    settings = tiny.settings()
+    base = {
+        "grad_norm": None,
+        "skipped": 1,
+        "lr": 1e-4,
+        "seconds": 1.0,
+        "images": 2.0,
+        "waiting": 0.0,
+        "memory": 1,
+    }
+    losses = {"loss": 3.0, "loss_cls": 1.0, "loss_mask": 1.0, "loss_dice": 1.0}
+    append_log(tmp_path, {"kind": "step", "iteration": 1, "losses": losses, **base})
+    append_log(
+        tmp_path, {"kind": "step", "iteration": 2, "losses": {k: float("nan") for k in losses}, **base}
+    )
+    empty = {"mIoU": None, "IoU": {"road": None, "sky": 3.0}}
+    append_log(
+        tmp_path, {"kind": "validation", "iteration": 2, "domains": {"val": empty}, "mean": {"mIoU": None}}
+    )
+    assert "NaN" not in (tmp_path / "log.jsonl").read_text()  # which is no JSON
+    run_report.write(tmp_path, settings)
+    page = (tmp_path / "report.html").read_text()
+    assert "skipped steps <b>2</b>" in page
+    assert "<td>road</td><td>-</td>" in page
+
+
+def test_the_first_of_each_domain_is_shown(run):
+    settings = tiny.settings(data=tiny.own_data(run.parent / "toy", ("train", "val", "dusk")))
+    samples = [s for split in ("dusk", "val") for s in find_samples(f"toy:{split}", settings.data)]
+    shown = run_report.first_of_each_domain(samples)
+    assert [(sample.domain, sample.name) for sample in shown] == [("dusk", "0.png"), ("val", "0.png")]
+
+
+def test_several_gpus_start_the_launcher_with_the_same_words(monkeypatch, tmp_path):
+    started: list[list[str]] = []
+    monkeypatch.setattr(train.os, "execv", lambda program, words: started.append(words) or exit(0))
+    rein("train", "--preset", "gta2citys", "--gpus", "3", "--device", "cpu", "--set", "optim.lr=1e-5",
+         "--set", "train.seed=7", "--work-dir", tmp_path / "r")  # fmt: skip
+    (words,) = started
+    assert words[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
+    assert words[5:8] == ["-m", "reincli", "train"]
+    assert words[8:] == ["--preset", "gta2citys", "--work-dir", str(tmp_path / "r"), "--device", "cpu",
+                         "--set", "optim.lr=1e-5", "--set", "train.seed=7"]  # fmt: skip
+
+
+def test_more_gpus_than_there_are_is_said(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert "--gpus 2 was asked for, but PyTorch sees 1" in rein(
+        "train", "--preset", "gta2citys", "--gpus", "2", code=2
+    )
