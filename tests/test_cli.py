@@ -124,6 +124,7 @@ def test_python_dash_m():
                 "backbone": None,
                 "work_dir": None,
                 "data_root": None,
+                "gpus": 1,
                 "precision": None,
                 "device": "auto",
             },

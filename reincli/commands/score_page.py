@@ -32,6 +32,7 @@ th{font-weight:600;text-align:left;padding:3px 10px}td{padding:3px 10px;text-ali
 .scores td{background:linear-gradient(90deg,rgba(var(--blue),.22) var(--v,0%),transparent var(--v,0%));
  border-left:3px solid #fff;min-width:84px}
 .scores tr.sum td,.scores tr.sum th{border-top:1px solid var(--line);font-weight:600}
+.pair{display:flex;flex-wrap:wrap;gap:0 56px}.pair section{min-width:0;max-width:100%}.pair p{max-width:620px}
 .swatch{display:inline-block;width:13px;height:13px;border-radius:3px;margin-right:7px;vertical-align:-2px;
  border:1px solid rgba(0,0,0,.25)}
 .matrix{font-size:11px}.matrix td{padding:0;width:30px;min-width:30px;height:22px;text-align:center}
@@ -67,13 +68,13 @@ def page(
     drawn = list(ends) if len(ends) <= WIDE else [name for name in ends if name in result["mean"]["domains"]]
     parts = [
         *_head(result),
-        "<h2>Scores</h2>",
+        "<div class=pair><section><h2>Scores</h2>",
         *_scores(result, classes),
-        "<h2>Confusion</h2>",
+        "</section><section><h2>Confusion</h2>",
         "<p class=soft>Rows are labels, columns predictions; a cell is the share of the row's pixels in percent. "
         "Blue: found. Red: taken for another class.</p>",
         *_matrices(matrices, classes),
-        "<h2>Classes</h2>",
+        "</section></div><h2>Classes</h2>",
         f"<div class=classes>{''.join(f'<span>{_named(classes, i)}</span>' for i in range(len(classes)))}</div>",
         "<h2>Images</h2>",
         "<p class=soft>The score of an image is the mean IoU of the classes in its label. Error map: vermilion is "
