@@ -16,7 +16,7 @@ import numpy as np
 from reincli.commands import console
 from reincli.commands.score_examples import Extremes, merge
 from reincli.commands.score_page import page
-from reincli.commands.score_table import corrupted_sources, protocol_line, show
+from reincli.commands.score_table import protocol_line, show
 from reincli.config import Settings, build_settings, load_settings, parse_size, test_size
 from reincli.data.images import write_bytes, write_png
 from reincli.data.labels import CITYSCAPES
@@ -125,6 +125,11 @@ def chosen_settings(
 
 
 # --- what is scored ----------------------------------------------------------------------------------------
+
+
+def corrupted_sources(source: str) -> list[str]:
+    """'cityscapes-c:all' -> its five severities; every other source as it is."""
+    return [f"cityscapes-c:severity{n}" for n in range(1, 6)] if source == "cityscapes-c:all" else [source]
 
 
 def find_all(

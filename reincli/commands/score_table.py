@@ -118,8 +118,3 @@ def _corruption_table(scores: Mapping[tuple[str, int], float | None]) -> None:
         whole = len(there) == len(corruptions)
         footer.append(percent(sum(there) / len(there)) if whole else "-")
     console.table(columns, rows, numbers=set(columns[1:]), footer=footer)
-
-
-def corrupted_sources(source: str) -> list[str]:
-    """'cityscapes-c:all' -> its five severities; every other source as it is."""
-    return [f"cityscapes-c:severity{n}" for n in range(1, 6)] if source == "cityscapes-c:all" else [source]

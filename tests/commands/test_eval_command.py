@@ -386,6 +386,24 @@ def test_only_shared_images_and_domains_are_compared(toy):
     assert "val: compared on the 2 images that both have (A 3, B 2)." in done.stderr
 
 
+def test_results_of_other_classes_or_domains_are_not_compared(toy):
+    scores = json.loads(Path("a.json").read_text())
+    for domain in scores["domains"].values():
+        domain["IoU"] = {f"{name}s": value for name, value in domain["IoU"].items()}
+    Path("c.json").write_text(json.dumps(scores))
+    assert "3 classes" in rein("compare", "a.json", "c.json", code=2).stderr
+    scores = json.loads(Path("a.json").read_text())
+    for key in ("domains", "per_image"):
+        scores[key] = {f"{name} 2": value for name, value in scores[key].items()}
+    Path("c.json").write_text(json.dumps(scores))
+    assert "have no domain in common" in rein("compare", "a.json", "c.json", code=2).stderr
+    scores = json.loads(Path("a.json").read_text())
+    for kept in scores["per_image"].values():
+        kept["names"] = [f"x{name}" for name in kept["names"]]
+    Path("c.json").write_text(json.dumps(scores))
+    assert "no image in common" in rein("compare", "a.json", "c.json", code=1).stderr
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
