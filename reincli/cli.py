@@ -356,7 +356,9 @@ def train(
     epilog=_examples(
         "rein eval work_dirs/gta2citys/last.pth",
         "rein eval checkpoints/dinov2_rein_and_head.pth --data cityscapes:val --size 2048x1024",
-        "rein eval work_dirs/citys2acdc/last.pth --json acdc.json --out predictions",
+        "rein eval work_dirs/citys2acdc/last.pth --json acdc.json --report acdc.html --out predictions",
+        "rein eval work_dirs/citys2acdc/last.pth --submit acdc.zip",
+        "rein eval work_dirs/citys2citysc/last.pth --data cityscapes-c:all",
     ),
 )
 def evaluate(
@@ -374,6 +376,9 @@ def evaluate(
     ] = None,
     sets: Sets = None,
     mode: ModeOption = None,
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Average over six sizes of each image and their mirror images.")
+    ] = False,
     size: Annotated[
         str | None,
         typer.Option(
@@ -389,6 +394,19 @@ def evaluate(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the scores as JSON.")
     ] = None,
+    report_file: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE.html", help="Write a page with scores and images."),
+    ] = None,
+    submit: Annotated[
+        Path | None,
+        typer.Option(
+            "--submit", metavar="FILE.zip", help="Write what the benchmark of ACDC's test images takes."
+        ),
+    ] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Score what has image and label; say how many have not.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Score a checkpoint: IoU of each class in each domain, and the means."""
@@ -403,13 +421,40 @@ def evaluate(
             data=data or [],
             sets=sets or [],
             mode=mode.value if mode else None,
+            tta=tta,
             size=size,
             data_root=data_root,
             precision=precision.value,
             device=device,
             out=out,
             json_file=json_file,
+            report_file=report_file,
+            submit=submit,
+            allow_missing=allow_missing,
         )
+
+
+@app.command(
+    epilog=_examples("rein compare a.json b.json", "rein compare a.json b.json --json differences.json")
+)
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A.json", help="What rein eval --json wrote.")],
+    second: Annotated[Path, typer.Argument(metavar="B.json", help="The same of another model.")],
+    draws: Annotated[int, typer.Option("--draws", min=100, help="Bootstrap samples of the images.")] = 2000,
+    level: Annotated[
+        float, typer.Option("--level", min=50.0, max=99.9, help="Of the intervals, in percent.")
+    ] = 95.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the draws.")] = 0,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the differences as JSON.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Say by how much B is better than A, by class and domain, and whether chance may explain it."""
+    with _command(quiet):
+        from reincli.commands import compare as command
+
+        command.run(first, second, draws=draws, level=level, seed=seed, json_file=json_file)
 
 
 @app.command(

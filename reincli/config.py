@@ -207,7 +207,14 @@ class TestSettings(Strict):
     window: Positive = 512
     stride: Positive = 341
     window_batch: Positive | None = None
-    """Windows in one forward pass; None: by the memory at hand."""
+    """Windows in one forward pass, of several images where one has fewer; None: by the memory at hand."""
+    tta: bool = False
+    """Average the prediction over views of each image: `tta_scales`, each mirrored too with `tta_flip`."""
+    tta_scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (
+        0.5, 0.75, 1.0, 1.25, 1.5, 1.75,
+    )  # fmt: skip
+    """Sizes of the views, as multiples of the test size."""
+    tta_flip: bool = True
     sizes: dict[str, str] = {}
     """Test size by dataset, 'WxH' (ratio kept) or 'native', over the table below."""
 

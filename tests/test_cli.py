@@ -16,7 +16,9 @@ import reincli
 from reincli.cli import app
 from reincli.errors import ReinError
 
-COMMANDS = ["demo", "prepare-data", "convert-weights", "train", "eval", "visualize", "presets", "doctor"]
+COMMANDS = [
+    "demo", "prepare-data", "convert-weights", "train", "eval", "compare", "visualize", "presets", "doctor",
+]  # fmt: skip
 
 
 def rein(*args: str):
@@ -122,6 +124,7 @@ def test_python_dash_m():
                 "backbone": None,
                 "work_dir": None,
                 "data_root": None,
+                "gpus": 1,
                 "precision": None,
                 "device": "auto",
             },
@@ -148,13 +151,21 @@ def test_python_dash_m():
                 "data": ["acdc:val"],
                 "sets": [],
                 "mode": "whole",
+                "tta": False,
                 "size": "960x540",
                 "data_root": None,
                 "precision": "bf16",
                 "device": "auto",
                 "out": None,
                 "json_file": None,
+                **{"report_file": None, "submit": None, "allow_missing": False},
             },
+        ),
+        (
+            ["compare", "a.json", "b.json", "--draws", "500"],
+            "compare",
+            (Path("a.json"), Path("b.json")),
+            {"draws": 500, "level": 95.0, "seed": 0, "json_file": None},
         ),
         (
             ["visualize", "a.png", "b", "--style", "side", "--no-legend", "--alpha", "0.3"],

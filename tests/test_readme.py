@@ -19,13 +19,14 @@ from reincli.data.layouts import DATASETS
 from reincli.model import backbones
 
 SOURCE = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/own-data.md")
+PAGES = ("README.md", "docs/own-data.md", "docs/evaluate.md")
 MODULES = (
     "demo",
     "prepare_data",
     "convert_weights",
     "train",
     "evaluate",
+    "compare",
     "visualize",
     "presets",
     "doctor",
@@ -80,7 +81,8 @@ def test_every_dataset_is_listed():
 
 def test_each_command_is_shown():
     shown = {shlex.split(line)[1] for _, line in rein_commands()}
-    known = {"demo", "prepare-data", "convert-weights", "train", "eval", "visualize", "presets", "doctor"}
+    known = {"demo", "prepare-data", "convert-weights", "train", "eval", "compare", "visualize",
+             "presets", "doctor"}  # fmt: skip
     assert known <= shown
 
 

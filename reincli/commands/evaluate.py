@@ -1,22 +1,48 @@
-"""`rein eval`: a checkpoint in, scores per domain out."""
+"""`rein eval`: a checkpoint in, scores per domain out; also label maps, a page, and the zip of a benchmark."""
 
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from reincli.commands import console
-from reincli.config import Settings, build_settings, load_settings, parse_size
+from reincli.commands.score_examples import Extremes, merge
+from reincli.commands.score_page import page
+from reincli.commands.score_table import protocol_line, show
+from reincli.config import Settings, build_settings, load_settings, parse_size, test_size
 from reincli.data.images import write_bytes, write_png
-from reincli.data.sources import Sample
+from reincli.data.labels import CITYSCAPES
+from reincli.data.sources import Sample, find_samples, scorable_samples
+from reincli.data.submission import SOURCE, Submission
 from reincli.engine.checkpoint import read_checkpoint, settings_for
-from reincli.engine.evaluate import Evaluation, evaluate, report, val_samples
+from reincli.engine.evaluate import Evaluation, Scored, evaluate, image_matrices, report
 from reincli.engine.predict import Predictor, load_segmentor
+from reincli.engine.ranks import Rank, this_rank
 from reincli.errors import ReinError
+
+WRITERS = 4
+"""Threads that write label maps."""
+QUEUED = 16
+"""Label maps that wait to be written before the evaluation waits for them."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is to be written, None where it is not."""
+
+    out: Path | None = None
+    json_file: Path | None = None
+    report_file: Path | None = None
+    submission: Submission | None = None
+    extremes: Extremes = field(default_factory=Extremes)
 
 
 def run(
@@ -28,32 +54,53 @@ def run(
     data: list[str] | None = None,
     sets: list[str] | None = None,
     mode: str | None = None,
+    tta: bool = False,
     size: str | None = None,
     data_root: Path | None = None,
     precision: str = "auto",
     device: str = "auto",
     out: Path | None = None,
     json_file: Path | None = None,
+    report_file: Path | None = None,
+    submit: Path | None = None,
+    allow_missing: bool = False,
 ) -> dict[str, Any]:
-    """Score a checkpoint; the report that `--json` writes is returned."""
+    """Score a checkpoint; what is returned is what `--json` writes, without the matrices of single images.
+
+    Started by torchrun, each process takes its share of the images, and the first one tells.
+    """
+    rank = this_rank()
+    if rank.rank:
+        console.configure(quiet=True)
     if size is not None:
         check_size(size)
+    if submit is not None and submit.suffix != ".zip":
+        raise ReinError(f"--submit '{submit}' does not end with .zip.", usage=True)
     settings = chosen_settings(checkpoint, preset, config, sets or [], data_root)
-    samples = val_samples(settings, data)
+    sources = [each for source in data or [] for each in corrupted_sources(source)]
+    sources = sources or ([SOURCE] if submit else list(settings.data.val))
+    samples, left_out = find_all(sources, settings, allow_missing, submit)
+    outputs = Outputs(out, json_file, report_file, _submission(submit, samples))
     predictor = load_segmentor(
-        checkpoint, backbone=backbone, settings=settings, device=device, precision=precision
+        checkpoint, backbone=backbone, settings=settings, device=rank.device(device), precision=precision
     )
     for text in predictor.notes:
         console.note(text)
-    evaluation = Evaluation(predictor.classes.names)
-    try:
-        _evaluate(predictor, samples, evaluation, size, mode, out)
-    finally:  # what an interrupted run has counted is shown, and called partial
-        result = report(predictor, evaluation, str(checkpoint), mode)
-        if evaluation.domains:
-            show(result)
-            if json_file is not None:
-                write_bytes(json_file, (json.dumps(result, indent=1) + "\n").encode())
+    predictor.tell = console.problem
+    if submit and predictor.classes.names != CITYSCAPES.names:
+        message = (
+            f"The ACDC benchmark has the 19 Cityscapes classes, '{checkpoint}' has {len(predictor.classes)}."
+        )
+        raise ReinError(message, "Submit a model of those classes.", usage=True)
+    evaluation = Evaluation(predictor.classes.names, left_out=left_out)
+    with rank.group():
+        with _told_if_stopped(predictor, evaluation, checkpoint, sources, outputs, rank, len(samples)):
+            _evaluate(predictor, samples, evaluation, (size, mode, tta or None), outputs, rank)
+        extremes = rank.gather(outputs.extremes) if report_file else []
+        rank.gather(None)  # the label maps of every process are written
+    result = report(predictor, evaluation, str(checkpoint), sources)
+    if not rank.rank:
+        _deliver(result, evaluation, predictor, outputs, extremes)
     return result
 
 
@@ -77,60 +124,161 @@ def chosen_settings(
     )
 
 
+# --- what is scored ----------------------------------------------------------------------------------------
+
+
+def corrupted_sources(source: str) -> list[str]:
+    """'cityscapes-c:all' -> its five severities; every other source as it is."""
+    return [f"cityscapes-c:severity{n}" for n in range(1, 6)] if source == "cityscapes-c:all" else [source]
+
+
+def find_all(
+    sources: Sequence[str], settings: Settings, allow_missing: bool, submit: Path | None
+) -> tuple[list[Sample], dict[str, int]]:
+    """The images of all sources, and by source how many files are left out for want of a partner.
+
+    Raises:
+        ReinError: images without label (unless that is allowed), a source that is not there, or none at all.
+    """
+    samples: list[Sample] = []
+    left_out: dict[str, int] = {}
+    for source in dict.fromkeys(sources):
+        if source == SOURCE:
+            if submit is None:
+                raise ReinError(
+                    f"'{SOURCE}' has no labels.",
+                    "Write what its benchmark takes: --submit FILE.zip",
+                    usage=True,
+                )
+            samples += find_samples(source, settings.data, need_labels=False)
+            continue
+        found, alone = scorable_samples(source, settings.data)
+        if alone and not allow_missing:
+            _refuse(source, settings, alone)
+        if alone:
+            left_out[source] = len(alone)
+        samples += found
+    if not samples:
+        raise ReinError("There is nothing to score: data.val is empty.", "Give --data NAME.", usage=True)
+    return samples, left_out
+
+
+def _refuse(source: str, settings: Settings, alone: Sequence[str]) -> None:
+    try:
+        find_samples(source, settings.data)
+    except ReinError as error:
+        hint = f"{error.hint} Or score the rest alone: --allow-missing"
+        raise ReinError(error.message, hint, usage=error.usage) from None
+    raise ReinError(f"{len(alone)} files of '{source}' have no partner.", "Score the rest: --allow-missing")
+
+
+def _submission(path: Path | None, samples: Sequence[Sample]) -> Submission | None:
+    if path is None:
+        return None
+    tested = [sample for sample in samples if sample.label is None]
+    if not tested:
+        raise ReinError(f"--submit is for {SOURCE}, which --data does not name.", usage=True)
+    return Submission(path, tested)
+
+
+# --- the run -----------------------------------------------------------------------------------------------
+
+
 def _evaluate(
     predictor: Predictor,
     samples: list[Sample],
     evaluation: Evaluation,
-    size: str | None,
-    mode: str | None,
-    out: Path | None,
+    protocol: tuple[str | None, str | None, bool | None],
+    outputs: Outputs,
+    rank: Rank,
 ) -> None:
-    with ThreadPoolExecutor(2) as writers, console.progress("Evaluating", total=len(samples)) as advance:
-        written = []
+    size, mode, tta = protocol
+    total = len(rank.share(samples))
+    with _writers() as write, console.progress("Evaluating", total=total) as advance:
 
-        def on_image(sample: Sample, prediction: np.ndarray) -> None:
-            if out is not None:
-                path = out / sample.domain / PurePosixPath(sample.name).with_suffix(".png")
-                written.append(writers.submit(write_png, path, prediction))
-            advance(1, note=sample.domain)
+        def on_image(scored: Scored) -> None:
+            sample = scored.sample
+            if outputs.out is not None:
+                path = outputs.out / scored.domain / PurePosixPath(sample.name).with_suffix(".png")
+                write(write_png, path, scored.prediction)
+            if outputs.submission is not None and sample.label is None:
+                write(outputs.submission.add, sample, scored.prediction)
+            if outputs.report_file is not None:
+                outputs.extremes.add(scored)
+            advance(1, note=scored.domain)
 
-        evaluate(predictor, samples, size=size, mode=mode, on_image=on_image, into=evaluation)
-        for job in written:
-            job.result()
-
-
-def show(result: dict[str, Any], title: str = "") -> None:
-    """Protocol, table of classes by domains, means, and published scores beside them."""
-    protocol, domains = result["protocol"], result["domains"]
-    sizes = ", ".join(f"{name} at {domain['test_size']}" for name, domain in domains.items())
-    window = f" {protocol['window']}/{protocol['stride']}" if protocol["window"] else ""
-    partial = "" if result["complete"] else "PARTIAL, interrupted: "
-    heading = f"{title}: " if title else ""
-    console.result(
-        f"{heading}{partial}{protocol['mode']}{window}, {protocol['precision']}; test size: {sizes}"
-    )
-    names = list(next(iter(domains.values()))["IoU"])
-    columns = ["IoU %", *domains]
-    rows = [[name, *(_percent(domain["IoU"][name]) for domain in domains.values())] for name in names]
-    rows += [
-        ["mIoU", *(_percent(domain["mIoU"]) for domain in domains.values())],
-        ["mAcc", *(_percent(domain["mAcc"]) for domain in domains.values())],
-        ["aAcc", *(_percent(domain["aAcc"]) for domain in domains.values())],
-        ["images", *(str(domain["images"]) for domain in domains.values())],
-    ]
-    published = result["published"]
-    if any(name in published for name in domains):
-        rows.append(["published", *(_percent(published.get(name)) for name in domains)])
-    console.table(columns, rows, numbers=set(columns[1:]))
-    mean = result["mean"]
-    console.result(
-        f"Mean of {', '.join(mean['domains'])}: mIoU {_percent(mean['mIoU'])}  mAcc {_percent(mean['mAcc'])}  "
-        f"aAcc {_percent(mean['aAcc'])}"
-    )
-    others = {name: score for name, score in published.items() if name not in domains}
-    if others:
-        console.result("Published for this setting: " + ", ".join(f"{k} {v:.1f}" for k, v in others.items()))
+        evaluate(
+            predictor, samples, size=size, mode=mode, tta=tta, on_image=on_image, into=evaluation, rank=rank
+        )
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+@contextmanager
+def _writers() -> Iterator[Callable[..., None]]:
+    """`write(function, *arguments)` in threads; all is done at the end, and what failed is raised."""
+    begun: deque[Future[Any]] = deque()
+    with ThreadPoolExecutor(WRITERS) as pool:
+
+        def write(function: Callable[..., object], *arguments: Path | Sample | np.ndarray) -> None:
+            begun.append(pool.submit(function, *arguments))
+            while len(begun) > QUEUED:
+                begun.popleft().result()
+
+        yield write
+        while begun:
+            begun.popleft().result()
+
+
+@contextmanager
+def _told_if_stopped(
+    predictor: Predictor,
+    evaluation: Evaluation,
+    checkpoint: Path,
+    sources: Sequence[str],
+    outputs: Outputs,
+    rank: Rank,
+    total: int,
+) -> Iterator[None]:
+    """Where a run ends early, show what it has, as partial; then the reason goes its way."""
+    try:
+        yield
+    except (KeyboardInterrupt, ReinError) as reason:
+        done = sum(domain.images for domain in evaluation.domains.values())
+        if done and not rank.rank:
+            result = report(predictor, evaluation, str(checkpoint), sources)
+            show(result)
+            _write_json(result, evaluation, outputs.json_file)
+        if outputs.submission is not None:
+            outputs.submission.discard()
+        if isinstance(reason, KeyboardInterrupt):
+            here = " in this process" if rank.world > 1 else ""
+            raise KeyboardInterrupt(f"{done} of {total} images were scored{here}.") from None
+        raise
+
+
+def _deliver(
+    result: dict[str, Any],
+    evaluation: Evaluation,
+    predictor: Predictor,
+    outputs: Outputs,
+    extremes: Sequence[Extremes],
+) -> None:
+    """Print and write what a finished evaluation has."""
+    if result["domains"]:
+        show(result)
+    _write_json(result, evaluation, outputs.json_file)
+    if outputs.report_file is not None:
+        matrices = {name: domain.matrix for name, domain in evaluation.domains.items() if domain.images}
+        text = page(result, matrices, predictor.classes, merge(extremes), predictor.settings.data)
+        write_bytes(outputs.report_file, text.encode())
+        console.note(f"Report: {outputs.report_file}")
+    if outputs.submission is not None:
+        count = outputs.submission.finish()
+        used = evaluation.size or test_size(predictor.settings, SOURCE.split(":")[0])
+        protocol = protocol_line({**result, "domains": {SOURCE: {"test_size": used}}})
+        console.result(f"Submission: {count} files in '{outputs.submission.path}' ({protocol})")
+
+
+def _write_json(result: dict[str, Any], evaluation: Evaluation, path: Path | None) -> None:
+    if path is not None:
+        content = {**result, "per_image": image_matrices(evaluation)}
+        write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())

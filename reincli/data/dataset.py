@@ -127,6 +127,11 @@ def eval_size(height: int, width: int, size: str) -> tuple[int, int]:
     return transforms.keep_ratio_size(height, width, max(target), min(target))
 
 
+def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """(height, width) times `scale`, rounded, at least one pixel."""
+    return max(int(size[0] * scale + 0.5), 1), max(int(size[1] * scale + 0.5), 1)
+
+
 class EvalDataset(Dataset[dict[str, Any]]):
     """Whole images at the test size of their dataset, with labels at their own size.
 
@@ -135,6 +140,7 @@ class EvalDataset(Dataset[dict[str, Any]]):
         tables: label table by dataset.
         settings: of the run; `config.test_size` gives the size for each dataset.
         size: one size, 'WxH' or 'native', for all of them instead.
+        scales: multiples of the test size, one view of the image each.
     """
 
     def __init__(
@@ -143,9 +149,11 @@ class EvalDataset(Dataset[dict[str, Any]]):
         tables: Mapping[str, np.ndarray],
         settings: Settings,
         size: str | None = None,
+        scales: Sequence[float] = (1.0,),
     ) -> None:
         self.samples = list(samples)
         self.tables = dict(tables)
+        self.scales = tuple(scales)
         self.sizes = {s.dataset: size or test_size(settings, s.dataset) for s in self.samples}
 
     def __len__(self) -> int:
@@ -155,7 +163,7 @@ class EvalDataset(Dataset[dict[str, Any]]):
         """One test image.
 
         Returns:
-            image: (3, H, W) uint8 RGB tensor at the test size.
+            images: (3, H, W) uint8 RGB tensors, at each scale of the test size.
             label: (h, w) uint8 class indices (numpy) at the size of the label file, or None.
             original_size: (h, w) of the image file.
             sample: the sample.
@@ -166,9 +174,10 @@ class EvalDataset(Dataset[dict[str, Any]]):
         height, width = image.shape[:2]
         if label is not None and is_turned((height, width), label.shape):
             label = np.full((height, width), IGNORE, np.uint8)  # nothing of it can be scored
-        resized = transforms.resize_image(image, eval_size(height, width, self.sizes[sample.dataset]))
+        whole = eval_size(height, width, self.sizes[sample.dataset])
+        sizes = [scaled_size(whole, scale) for scale in self.scales]
         return {
-            "image": to_tensor(resized),
+            "images": [to_tensor(transforms.resize_image(image, size)) for size in sizes],
             "label": label,
             "original_size": (height, width),
             "sample": sample,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -191,13 +192,23 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         ReinError: no permission or no space.
     """
+    with replace_whole(path) as temporary, open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def replace_whole(path: Path) -> Iterator[Path]:
+    """A temporary name beside a file, to be written to; it becomes the file at the end, or is removed on an error.
+
+    Raises:
+        ReinError: no permission or no space.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
         os.replace(temporary, path)
     except OSError as error:
         raise ReinError(

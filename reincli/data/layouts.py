@@ -105,7 +105,7 @@ def split_folders(root: Path) -> dict[str, dict[str, tuple[Folders, ...]]]:
                 "../cityscapes/gtFine/val",
                 "_leftImg8bit.png",
                 ("_gtFine_labelTrainIds.png",),
-                corruption,
+                corrupted_domain(corruption, severity),
                 base=f"{corruption}/{severity}/",
             )
             for corruption in CORRUPTIONS
@@ -135,6 +135,17 @@ def split_folders(root: Path) -> dict[str, dict[str, tuple[Folders, ...]]]:
         "acdc": {s: acdc(s) for s in ("train", "val", "test")},
         "cityscapes-c": {"val": corrupted(5)} | {f"severity{n}": corrupted(n) for n in range(1, 6)},
     }
+
+
+def corrupted_domain(corruption: str, severity: int) -> str:
+    """The domain of images of Cityscapes-C: 'fog', 5 -> 'fog/5'."""
+    return f"{corruption}/{severity}"
+
+
+def corruption_of(domain: str) -> tuple[str, int] | None:
+    """Corruption and severity of a domain of Cityscapes-C; None for every other domain."""
+    corruption, _, severity = domain.partition("/")
+    return (corruption, int(severity)) if corruption in CORRUPTIONS and severity.isdigit() else None
 
 
 def own_folders(own: OwnDataset) -> dict[str, tuple[Folders, ...]]:

@@ -241,6 +241,29 @@ def _require_partners(pairs: Pairs, folders: Folders, root: Path, dataset: str) 
         )
 
 
+def scorable_samples(source: str, data: DataSettings) -> tuple[list[Sample], list[str]]:
+    """What there is to score of a source that is not complete.
+
+    Returns:
+        the images that have a label, and the names of images without label and of labels without image.
+
+    Raises:
+        ReinError: unknown source; no labels at all; a folder is missing.
+    """
+    dataset, split = parse_source(source, data)
+    root = dataset_root(dataset, data)
+    pairs = []
+    for folders in splits_of(dataset, data)[split]:
+        if folders.labels is None:
+            message = f"The split '{dataset}:{split}' has no labels."
+            raise ReinError(message, "Choose a split with labels.", usage=True)
+        pairs.append(find_pairs(folders, root, dataset))
+    whole = [sample for each in pairs for sample in each.samples if sample.label is not None]
+    if not whole:
+        raise ReinError(f"No image of '{source}' in '{root}' has a label.", hint(dataset, root, prepare=True))
+    return whole, [name for each in pairs for name in (*each.without_label, *each.without_image)]
+
+
 # --- classes and label values ------------------------------------------------------------------------------
 
 

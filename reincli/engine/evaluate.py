@@ -1,50 +1,72 @@
-"""Scores per domain."""
+"""Scores per domain: predict at the test size, score at the size of the label.
+
+Files are read in threads ahead of the model, and what follows it (resizing to the label's size, argmax, counting) runs
+in a thread beside it. K classes.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor
 
 from reincli.config import Settings, test_size
-from reincli.data.dataset import EvalDataset, init_worker
-from reincli.data.labels import IGNORE
+from reincli.data.dataset import EvalDataset
+from reincli.data.labels import CITYSCAPES, IGNORE
 from reincli.data.sources import Sample, find_samples, label_table
 from reincli.engine.predict import Predictor
+from reincli.engine.ranks import Rank
+from reincli.engine.results import DomainResult, Evaluation, ImageCount, image_matrices, mean_domains, report
+from reincli.engine.stream import mapped
 from reincli.errors import ReinError
-from reincli.ops.confusion import Scores, confusion_matrix, scores
-from reincli.ops.window import resized_argmax
+from reincli.ops.confusion import confusion_matrix
+from reincli.ops.image_counts import sparse
+from reincli.ops.window import ViewAverage, resized_argmax
 
-OnImage = Callable[[Sample, np.ndarray], None]
-"""(sample, (H, W) uint8 label map at the image's own size)."""
+__all__ = [
+    "DomainResult",
+    "Evaluation",
+    "Scored",
+    "domain_names",
+    "evaluate",
+    "image_matrices",
+    "mean_domains",
+    "report",
+    "require_classes",
+    "val_samples",
+]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+READERS = 8
+"""Most threads that read files ahead of the model."""
 
 
-@dataclass
-class DomainResult:
-    """What was counted for one domain: `matrix` is (K, K) int64, rows = label, columns = prediction."""
+@dataclass(frozen=True)
+class Scored:
+    """One image that is done.
 
+    Attributes:
+        sample: the image. domain: where it was counted.
+        prediction: (H, W) uint8 label map at the image's own size.
+        matrix: (K, K) int64, rows = label, columns = prediction; None where the image has no label.
+    """
+
+    sample: Sample
     domain: str
-    test_size: str
-    matrix: np.ndarray
-    images: int = 0
+    prediction: np.ndarray
+    matrix: np.ndarray | None
 
 
-@dataclass
-class Evaluation:
-    """Results by domain, in the order met; `complete` is false while images are still to come."""
-
-    classes: tuple[str, ...]
-    domains: dict[str, DomainResult] = field(default_factory=dict)
-    complete: bool = False
-
-    def scores(self) -> dict[str, Scores]:
-        """Scores by domain."""
-        return {name: scores(result.matrix) for name, result in self.domains.items()}
+# --- what is scored ----------------------------------------------------------------------------------------
 
 
 def val_samples(settings: Settings, sources: Sequence[str] | None = None) -> list[Sample]:
@@ -53,112 +75,177 @@ def val_samples(settings: Settings, sources: Sequence[str] | None = None) -> lis
     return [sample for source in chosen for sample in find_samples(source, settings.data)]
 
 
+def domain_names(samples: Sequence[Sample]) -> dict[tuple[str, str], str]:
+    """The name under which each (dataset, domain) is scored: its domain, or with the dataset where two share it."""
+    pairs = dict.fromkeys((sample.dataset, sample.domain) for sample in samples)
+    domains = [domain for _, domain in pairs]
+    return {pair: pair[1] if domains.count(pair[1]) == 1 else ":".join(pair) for pair in pairs}
+
+
+def require_classes(predictor: Predictor, samples: Sequence[Sample]) -> None:
+    """ReinError where a dataset has other classes than the model."""
+    own, names = predictor.settings.data.own, predictor.classes.names
+    for dataset in dict.fromkeys(sample.dataset for sample in samples):
+        there = tuple(c.name for c in own[dataset].classes) if dataset in own else CITYSCAPES.names
+        if there != names:
+            raise ReinError(
+                f"The model has {len(names)} classes ({_few(names)}), the dataset '{dataset}' has {len(there)} "
+                f"({_few(there)}).",
+                "Score it on data of its own classes, in their order: --data NAME.",
+                usage=True,
+            )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+# --- the evaluation ----------------------------------------------------------------------------------------
+
+
 def evaluate(
     predictor: Predictor,
     samples: Sequence[Sample],
     *,
     size: str | None = None,
     mode: str | None = None,
-    workers: int = 2,
-    on_image: OnImage | None = None,
+    tta: bool | None = None,
+    workers: int | None = None,
+    on_image: Callable[[Scored], None] | None = None,
     into: Evaluation | None = None,
+    rank: Rank = Rank(),
 ) -> Evaluation:
     """Predict at the test size, score at the size of the label.
 
     Args:
         predictor: the model.
-        samples: images with labels.
+        samples: images; those without label are predicted and not scored. The same in every process.
         size: one test size for all; None: by dataset, as the settings say.
-        mode: 'slide' or 'whole'; None: as the settings say.
-        workers: processes that read ahead.
-        on_image: called with every label map.
+        mode: 'slide' or 'whole'; None: as the settings say. tta: average over views; None: as the settings say.
+        workers: threads that read ahead; None: one a core, up to 8; 0: everything in this thread.
+        on_image: called with every image, in this thread and in their order.
         into: filled as images are done, so that an interrupted run can show what it has.
+        rank: which of several processes this is. Each takes its share of the samples; at the end all have the sums,
+            for which the process group has to be there.
+
+    Raises:
+        ReinError: classes that differ; a file that is unreadable or does not fit, named; out of memory.
     """
-    settings, count = predictor.settings, len(predictor.classes)
+    settings = predictor.settings
     result = into if into is not None else Evaluation(predictor.classes.names)
-    names = {sample.dataset for sample in samples}
-    tables = {name: label_table(name, settings.data) for name in names}
-    dataset = EvalDataset(samples, tables, settings, size)
-    loader = DataLoader(dataset, batch_size=None, num_workers=workers, worker_init_fn=init_worker)
-    for item in loader:
-        sample: Sample = item["sample"]
-        maps = predictor.class_maps(item["image"], mode)
-        prediction = resized_argmax(maps, tuple(item["original_size"]))
-        label = torch.as_tensor(item["label"]).to(prediction.device)
-        if label.shape != prediction.shape:
-            raise ReinError(
-                f"The label '{sample.label}' is {label.shape[1]}x{label.shape[0]}, but its image is "
-                f"{prediction.shape[1]}x{prediction.shape[0]}.",
-                f"Find all such pairs: rein prepare-data {sample.dataset} --check",
-            )
-        if sample.domain not in result.domains:
-            shown = size or test_size(settings, sample.dataset)
-            result.domains[sample.domain] = DomainResult(
-                sample.domain, shown, np.zeros((count, count), np.int64)
-            )
-        domain = result.domains[sample.domain]
-        domain.matrix += confusion_matrix(prediction, label, count, IGNORE).cpu().numpy()
-        domain.images += 1
+    result.mode, result.size = mode or settings.test.mode, size
+    result.tta = settings.test.tta if tta is None else tta
+    require_classes(predictor, samples)
+    names = domain_names([sample for sample in samples if sample.label is not None])
+    _open_domains(result, samples, names, settings)
+    places = rank.share(range(len(samples)))
+    mine = [samples[place] for place in places]
+    tables = {name: label_table(name, settings.data) for name in {sample.dataset for sample in mine}}
+    dataset = EvalDataset(mine, tables, settings, size, settings.test.tta_scales if result.tta else (1.0,))
+    threads = min(READERS, os.cpu_count() or 1) if workers is None else workers
+    items = _each(dataset.__getitem__, range(len(mine)), threads, threads + 2)
+    found = _predicted(predictor, items, result.mode, result.tta)
+    counted = _each(partial(_count, predictor, names), found, min(threads, 1), 2)
+    for place, scored in zip(places, counted, strict=True):
+        if scored.matrix is not None:
+            domain = result.domains[scored.domain]
+            domain.matrix += scored.matrix
+            domain.images += 1
+            domain.counts.append(ImageCount(place, scored.sample.name, sparse(scored.matrix)))
         if on_image is not None:
-            on_image(sample, prediction.cpu().numpy())
+            on_image(scored)
+    if rank.world > 1:
+        _sum_over_processes(result, rank, predictor.device)
     result.complete = True
     return result
 
 
-def mean_domains(settings: Settings, evaluation: Evaluation) -> list[str]:
-    """Domains that enter the mean: those the settings name, as far as they were evaluated, else all."""
-    chosen = [name for name in settings.data.mean or () if name in evaluation.domains]
-    return chosen or list(evaluation.domains)
+def _open_domains(
+    result: Evaluation, samples: Sequence[Sample], names: Mapping[tuple[str, str], str], settings: Settings
+) -> None:
+    count = len(result.classes)
+    for sample in samples:
+        name = names.get((sample.dataset, sample.domain))
+        if name is not None and name not in result.domains:
+            shown = result.size or test_size(settings, sample.dataset)
+            result.domains[name] = DomainResult(
+                name, sample.dataset, shown, np.zeros((count, count), np.int64)
+            )
 
 
-def report(
-    predictor: Predictor, evaluation: Evaluation, checkpoint: str, mode: str | None = None
-) -> dict[str, Any]:
-    """The result as plain data, percentages unrounded; a class that does not occur is None."""
-    settings = predictor.settings
-    by_domain = evaluation.scores()
-    members = [by_domain[name] for name in mean_domains(settings, evaluation)]
-    sliding = (mode or settings.test.mode) == "slide"
-    return {
-        "preset": settings.name,
-        "checkpoint": checkpoint,
-        "protocol": {
-            "mode": mode or settings.test.mode,
-            "window": settings.test.window if sliding else None,
-            "stride": settings.test.stride if sliding else None,
-            "precision": predictor.precision,
-            "tta": False,
-        },
-        "complete": evaluation.complete,
-        "domains": {
-            name: {
-                "images": result.images,
-                "test_size": result.test_size,
-                "mIoU": _number(by_domain[name].miou),
-                "mAcc": _number(by_domain[name].macc),
-                "aAcc": _number(by_domain[name].aacc),
-                "IoU": _by_class(evaluation.classes, by_domain[name].iou),
-                "Acc": _by_class(evaluation.classes, by_domain[name].acc),
-            }
-            for name, result in evaluation.domains.items()
-        },
-        "mean": {
-            "domains": mean_domains(settings, evaluation),
-            "mIoU": _mean([member.miou for member in members]),
-            "mAcc": _mean([member.macc for member in members]),
-            "aAcc": _mean([member.aacc for member in members]),
-        },
-        "published": dict(settings.published),
-    }
+def _each(function: Callable[[T], R], items: Iterable[T], workers: int, depth: int) -> Iterator[R]:
+    return mapped(function, items, workers=workers, depth=depth) if workers else map(function, items)
 
 
-def _by_class(names: Sequence[str], values: np.ndarray) -> Mapping[str, float | None]:
-    return {name: _number(value) for name, value in zip(names, values, strict=True)}
+def _predicted(
+    predictor: Predictor, items: Iterable[dict[str, Any]], mode: str, tta: bool
+) -> Iterator[tuple[dict[str, Any], Callable[[], Tensor]]]:
+    """Each item with what gives its (H, W) label map on the device."""
+    waiting: deque[dict[str, Any]] = deque()
+    mirrored = (False, True) if tta and predictor.settings.test.tta_flip else (False,)
+
+    def views() -> Iterator[Tensor]:
+        for item in items:
+            _require_label_size(item)
+            waiting.append(item)
+            for image in item["images"]:
+                yield from (image.flip(-1) if mirror else image for mirror in mirrored)
+
+    stream = predictor.stream(views(), mode)
+    for maps in stream:
+        item = waiting.popleft()
+        size = item["original_size"]
+        if not tta:
+            yield item, partial(resized_argmax, maps, size)
+            continue
+        average = ViewAverage(len(predictor.classes), size, predictor.device)
+        for index in range(len(item["images"]) * len(mirrored)):
+            average.add(maps if index == 0 else next(stream), mirrored=mirrored[index % len(mirrored)])
+        yield item, average.label
 
 
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
+def _require_label_size(item: dict[str, Any]) -> None:
+    sample, label, (height, width) = item["sample"], item["label"], item["original_size"]
+    if label is not None and label.shape != (height, width):
+        raise ReinError(
+            f"The label '{sample.label}' is {label.shape[1]}x{label.shape[0]}, but its image is {width}x{height}.",
+            f"Find all such pairs: rein prepare-data {sample.dataset} --check",
+        )
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return _number(float(np.mean(values))) if values else None
+@torch.inference_mode()
+def _count(
+    predictor: Predictor,
+    names: Mapping[tuple[str, str], str],
+    found: tuple[dict[str, Any], Callable[[], Tensor]],
+) -> Scored:
+    item, label_map = found
+    sample: Sample = item["sample"]
+    prediction = label_map()
+    matrix = None
+    if item["label"] is not None:
+        label = torch.as_tensor(item["label"]).to(prediction.device)
+        matrix = confusion_matrix(prediction, label, len(predictor.classes), IGNORE).cpu().numpy()
+    domain = names.get((sample.dataset, sample.domain), sample.domain)
+    return Scored(sample, domain, prediction.cpu().numpy(), matrix)
+
+
+def _sum_over_processes(result: Evaluation, rank: Rank, device: torch.device) -> None:
+    """Add up what every process has counted; afterwards all have the same."""
+    import torch.distributed as distributed
+
+    if not distributed.is_initialized():
+        raise RuntimeError("several processes share an evaluation, but they form no process group")
+    place = torch.device("cpu") if "gloo" in distributed.get_backend() else device
+    domains = list(result.domains.values())
+    if domains:
+        sums = torch.from_numpy(np.stack([domain.matrix for domain in domains])).to(place)
+        images = torch.tensor([domain.images for domain in domains], device=place)
+        for tensor in (sums, images):
+            distributed.all_reduce(tensor)
+        for domain, matrix, count in zip(domains, sums.cpu().numpy(), images.tolist(), strict=True):
+            domain.matrix, domain.images = matrix, count
+    gathered = rank.gather({domain.domain: domain.counts for domain in domains})
+    for domain in domains:
+        counts = [count for part in gathered for count in part[domain.domain]]
+        domain.counts = sorted(counts, key=lambda count: count.place)

@@ -5,7 +5,7 @@ Shapes: B windows, K classes, (H, W) image, (h, w) the size at which it is predi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
@@ -23,12 +23,13 @@ from reincli.data.sources import classes_of
 from reincli.data.transforms import resize_image
 from reincli.engine import checkpoint as checkpoints
 from reincli.engine.device import DTYPES, autocast, pick_device, pick_precision
+from reincli.engine.windows import Budget, Slider
 from reincli.errors import ReinError
 from reincli.model.segmentor import Segmentor, class_maps
 from reincli.model.weights import half_precision, holds_backbone
 from reincli.ops import paint
 from reincli.ops.confidence import resized_confidence, resized_probabilities
-from reincli.ops.window import WindowAverage, resized_argmax, window_boxes
+from reincli.ops.window import resized_argmax
 
 GROUP_PIXELS = 4_000_000
 """Pixels of the images that a GPU predicts together: four frames of 1280x720."""
@@ -94,6 +95,9 @@ class Predictor:
         device, precision: as picked.
         notes: one-line remarks for the user.
         in_training: the model goes on training: its weights are left as they are.
+
+    Attributes:
+        tell: takes remarks that arise while it predicts (memory ran out); the notes, unless it is replaced.
     """
 
     def __init__(
@@ -116,16 +120,13 @@ class Predictor:
                 half_precision(model, DTYPES[precision])
         else:
             self.folded = model.fold(DTYPES[precision])
+        self.tell: Callable[[str], None] = self.notes.append
+        self.budget = Budget(device, settings.test.window_batch, lambda text: self.tell(text))
 
     @property
     def image_batch(self) -> int:
         """Images of usual size that are worth predicting together: a CPU gains nothing by more than one."""
         return 4 if self.device.type == "cuda" else 1
-
-    @property
-    def window_batch(self) -> int:
-        """Windows in one forward pass."""
-        return self.settings.test.window_batch or (16 if self.device.type == "cuda" else 2)
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # text is a path, not a batch of letters
@@ -214,56 +215,33 @@ class Predictor:
         """
         return self.class_maps_of([image], mode)[0]
 
-    @torch.inference_mode()
     def class_maps_of(self, images: Sequence[Tensor], mode: str | None = None) -> list[Tensor]:
         """Scores of several images, as `class_maps`; windows of one shape run in one batch across images."""
-        whole = (mode or self.settings.test.mode) == "whole"
-        test = self.settings.test
-        averages: list[WindowAverage] = []
-        jobs: list[tuple[int, tuple[int, int, int, int]]] = []
-        normals = [self.model.normalise(image[None].to(self.device)) for image in images]
-        for index, image in enumerate(images):
-            height, width = image.shape[1:]
-            box = (0, height, 0, width)
-            boxes = [box] if whole else window_boxes(height, width, test.window, test.stride)
-            jobs += [(index, box) for box in boxes]
-            if not whole:
-                averages.append(WindowAverage(len(self.classes), height, width, self.device))
-        found: dict[int, Tensor] = {}
-        for some in _alike(jobs, self.window_batch):
-            windows = torch.cat([normals[i][:, :, t:b, left:right] for i, (t, b, left, right) in some])
-            for maps, (index, box) in zip(self._forward(windows), some, strict=True):
-                if whole:
-                    found[index] = maps
-                else:
-                    averages[index].add(maps, box)
-        return [found[index] for index in range(len(images))] if whole else [a.mean() for a in averages]
+        return list(self._slide(images, mode, across=True))
 
-    def _forward(self, normal: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised -> (B, K, H, W); what no patch divides is padded and cut again."""
-        height, width = normal.shape[2:]
+    def stream(self, images: Iterable[Tensor], mode: str | None = None) -> Iterator[Tensor]:
+        """Scores of ever more images, as `class_maps`, in their order.
+
+        On a GPU, or where `test.window_batch` is set, a batch takes windows of several images; else each image is
+        predicted alone and its numbers do not hang on its neighbours.
+        """
+        chosen = self.settings.test.window_batch is not None
+        return self._slide(images, mode, across=chosen or self.device.type == "cuda")
+
+    def _slide(self, images: Iterable[Tensor], mode: str | None, across: bool) -> Iterator[Tensor]:
+        test = self.settings.test
+        whole = (mode or test.mode) == "whole"
+        slider = Slider(self._forward, len(self.classes), self.budget, across)
+        return slider.stream(images, None if whole else test.window, test.stride)
+
+    def _forward(self, windows: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 -> (B, K, H, W); what no patch divides is padded and cut again."""
+        height, width = windows.shape[2:]
         patch = 2 * self.model.backbone.patch_size  # the coarsest map has half the resolution of the patches
-        padded = F.pad(normal, (0, -width % patch, 0, -height % patch))
+        padded = F.pad(self.model.normalise(windows), (0, -width % patch, 0, -height % patch))
         with autocast(self.precision, self.device):
             predictions = self.model(padded, self.folded, every_round=False)
         return class_maps(predictions, (padded.shape[2], padded.shape[3]))[:, :, :height, :width]
-
-
-def _alike(
-    jobs: Sequence[tuple[int, tuple[int, int, int, int]]], most: int
-) -> Iterator[list[tuple[int, tuple[int, int, int, int]]]]:
-    """(image, box) jobs in their order, in batches of boxes of one shape."""
-    batch: list[tuple[int, tuple[int, int, int, int]]] = []
-    shape = (0, 0)
-    for index, box in jobs:
-        this = (box[1] - box[0], box[3] - box[2])
-        if batch and (len(batch) == most or this != shape):
-            yield batch
-            batch = []
-        batch.append((index, box))
-        shape = this
-    if batch:
-        yield batch
 
 
 def load_segmentor(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -37,11 +38,24 @@ class Rank:
             return [value]
         import torch.distributed as distributed
 
-        distributed.init_process_group("gloo", timeout=timedelta(days=1))
         values: list[T | None] = [None] * self.world
-        distributed.all_gather_object(values, value)
-        distributed.destroy_process_group()
+        with self.group():
+            distributed.all_gather_object(values, value)
         return [each for each in values if each is not None]
+
+    @contextmanager
+    def group(self) -> Iterator[None]:
+        """The processes as a group that can exchange values; one that is there already is used and kept."""
+        import torch.distributed as distributed
+
+        if self.world == 1 or distributed.is_initialized():
+            yield
+            return
+        distributed.init_process_group("gloo", timeout=timedelta(days=1))
+        try:
+            yield
+        finally:
+            distributed.destroy_process_group()
 
 
 def launched() -> bool:

@@ -221,8 +221,12 @@ def validate(run: Run, samples: list[Sample], watch: Watch) -> dict[str, Any]:
         predictor = Predictor(
             run.model, run.classes, run.settings, run.device, run.precision, in_training=True
         )
+        predictor.tell = watch.note
         evaluation = evaluate(
-            predictor, samples, on_image=lambda sample, found: watch.predicted(run.iteration, sample, found)
+            predictor,
+            samples,
+            rank=run.rank,
+            on_image=lambda scored: watch.predicted(run.iteration, scored.sample, scored.prediction),
         )
     result = report(predictor, evaluation, str(run.folder / f"iter_{run.iteration}.pth"))
     run.model.train()

@@ -12,8 +12,6 @@ Shapes: K classes, (h, w) maps as predicted, (H, W) the image.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from torch import Tensor
 
 from reincli.ops.resample import resized_bands
@@ -27,7 +25,7 @@ def probabilities(scores: Tensor, dim: int = 0) -> Tensor:
 def resized_probabilities(maps: Tensor, size: tuple[int, int], rows: int = 256) -> Tensor:
     """Scores (K, h, w), resized bilinearly, as probabilities (K, H, W) float32."""
     result = maps.new_empty(len(maps), *size)
-    for part, band in _bands(maps, size, rows):
+    for part, band in resized_bands(maps, size, rows):
         result[:, part] = probabilities(band)
     return result
 
@@ -38,15 +36,6 @@ def resized_confidence(maps: Tensor, size: tuple[int, int], rows: int = 256) -> 
     A band of rows at a time: memory is bounded at K * rows * W.
     """
     result = maps.new_empty(*size)
-    for part, band in _bands(maps, size, rows):
+    for part, band in resized_bands(maps, size, rows):
         result[part] = band.amax(0) / band.sum(0).clamp(min=1)
     return result
-
-
-def _bands(maps: Tensor, size: tuple[int, int], rows: int) -> Iterator[tuple[slice, Tensor]]:
-    if size != tuple(maps.shape[1:]):
-        yield from resized_bands(maps, size, rows)
-        return
-    for top in range(0, size[0], rows):
-        part = slice(top, min(top + rows, size[0]))
-        yield part, maps[:, part]

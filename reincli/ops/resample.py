@@ -60,6 +60,11 @@ def resized_bands(maps: Tensor, size: tuple[int, int], rows: int) -> Iterator[tu
     Yields:
         (which rows of the result, (..., up to `rows`, W)); put together they equal `F.interpolate` at once.
     """
+    if tuple(maps.shape[-2:]) == size:
+        for top in range(0, size[0], rows):
+            part = slice(top, min(top + rows, size[0]))
+            yield part, maps[..., part, :]
+        return
     source, width = maps.shape[-2], size[1]
     wide = F.interpolate(
         maps.reshape(1, -1, *maps.shape[-2:]), size=(source, width), mode="bilinear", align_corners=False

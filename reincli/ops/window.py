@@ -1,4 +1,4 @@
-"""Sliding-window inference: where the windows lie, and how their maps become one."""
+"""Windows and views of an image: where the windows lie, how their maps become one, how views are averaged."""
 
 from __future__ import annotations
 
@@ -49,17 +49,64 @@ class WindowAverage:
         return self.total.div_(self.count)
 
 
-def resized_argmax(maps: Tensor, size: tuple[int, int], rows: int = 256) -> Tensor:
+def resized_argmax(maps: Tensor, size: tuple[int, int], rows: int | None = None) -> Tensor:
     """Resize class maps bilinearly and take the best class, a band of rows at a time.
 
     Args:
         maps: (K, h, w) scores.
         size: (H, W) of the result.
-        rows: height of a band; bounds the memory at K * rows * W.
+        rows: height of a band; bounds the memory at K * rows * W. None: what suits the device.
 
     Returns:
         (H, W) uint8 class indices, equal to resizing at once followed by argmax.
     """
-    if size == tuple(maps.shape[1:]):
+    height = rows or _rows(maps)
+    return torch.cat([best_class(band) for _, band in resized_bands(maps, size, height)])
+
+
+def best_class(maps: Tensor) -> Tensor:
+    """Class of the largest score, the first of equals: (K, H, W) -> (H, W) uint8.
+
+    Class after class on a CPU: there `argmax` over the first axis takes seven times as long.
+    """
+    if maps.device.type != "cpu":
         return maps.argmax(0).to(torch.uint8)
-    return torch.cat([band.argmax(0).to(torch.uint8) for _, band in resized_bands(maps, size, rows)])
+    best = maps[0].clone()
+    label = torch.zeros(maps.shape[1:], dtype=torch.uint8)
+    better = torch.empty(maps.shape[1:], dtype=torch.bool)
+    for index in range(1, len(maps)):
+        torch.gt(maps[index], best, out=better)
+        label.masked_fill_(better, index)
+        torch.maximum(best, maps[index], out=best)
+    return label
+
+
+def _rows(maps: Tensor) -> int:
+    """Rows of a band: few on a CPU, so that they stay in its cache."""
+    return 32 if maps.device.type == "cpu" else 256
+
+
+class ViewAverage:
+    """Averages what a model says of several views (sizes, mirror images) of one image.
+
+    Each view's maps, at the size of the answer, are squashed by a softmax over the classes, then averaged. A band of
+    rows at a time: what is kept is (K, H, W) once, however many views there are.
+
+    Args:
+        channels: K.
+        size: (H, W) of the answer.
+        device: of the maps.
+    """
+
+    def __init__(self, channels: int, size: tuple[int, int], device: torch.device) -> None:
+        self.total = torch.zeros(channels, *size, device=device)
+        self.size = size
+
+    def add(self, maps: Tensor, *, mirrored: bool = False) -> None:
+        """Add the (K, h, w) scores of one view; `mirrored`: of the image's mirror image."""
+        for part, band in resized_bands(maps.flip(-1) if mirrored else maps, self.size, _rows(maps)):
+            self.total[:, part] += band.softmax(0)
+
+    def label(self) -> Tensor:
+        """(H, W) uint8 classes of the largest average."""
+        return resized_argmax(self.total, self.size)

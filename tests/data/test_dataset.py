@@ -90,20 +90,22 @@ def test_test_images_have_the_size_of_their_dataset(
 ) -> None:
     settings = Settings.model_validate({"test": {"sizes": {"gta": "64x32"}}})
     item = EvalDataset(samples, tables, settings)[1]
-    assert item["image"].shape == (3, 32, 51)
+    assert [tuple(image.shape) for image in item["images"]] == [(3, 32, 51)]
     assert item["label"].shape == (50, 80)
     assert item["original_size"] == (50, 80)
     assert item["sample"] == samples[1]
     native = EvalDataset(samples, tables, settings, size="native")
-    assert native[0]["image"].shape == (3, 50, 80)
+    assert native[0]["images"][0].shape == (3, 50, 80)
     assert len(native) == 5
+    views = EvalDataset(samples, tables, settings, "native", scales=(0.5, 1.0, 1.75))[0]["images"]
+    assert [tuple(view.shape[1:]) for view in views] == [(25, 40), (50, 80), (88, 140)]
 
 
 def test_test_images_of_the_reference_run_have_its_sizes(oracle: Path) -> None:
     data = DataSettings(root=str(oracle / "e2e/data"))
     found = [sample for source in data.val for sample in find_samples(source, data)]
     dataset = EvalDataset(found, label_tables(data.val, data), Settings(data=data))
-    sizes = [tuple(dataset[i]["image"].shape[1:]) for i in range(len(dataset))]
+    sizes = [tuple(dataset[i]["images"][0].shape[1:]) for i in range(len(dataset))]
     assert sizes == [(512, 1024)] * 2 + [(720, 1280)] * 2 + [(512, 684)] * 2
     check_labels(found, label_tables(data.val, data))
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from reincli.ops.confusion import confusion_matrix, scores
 from reincli.ops.resample import resize_grid, resize_kernel, resize_positions, resized_bands
-from reincli.ops.window import WindowAverage, resized_argmax, window_boxes
+from reincli.ops.window import ViewAverage, WindowAverage, best_class, resized_argmax, window_boxes
 
 
 @settings(deadline=None)
@@ -55,6 +55,24 @@ def test_resizing_in_bands_is_resizing_at_once(h, w, height, width, rows):
     assert labels.shape == (height, width)
     margin = whole.topk(2, dim=0).values.diff(dim=0)[0].abs() > 1e-4
     assert torch.equal(labels[margin], whole.argmax(0).to(torch.uint8)[margin])
+
+
+@given(st.integers(1, 255), st.integers(0, 500))
+def test_the_best_class_is_the_first_of_the_largest(classes, seed):
+    maps = torch.randint(0, 4, (classes, 5, 7), generator=torch.Generator().manual_seed(seed)).float()
+    expected = torch.from_numpy(maps.numpy().argmax(0)).to(torch.uint8)
+    assert torch.equal(best_class(maps), expected)
+
+
+def test_views_are_squashed_before_they_are_averaged():
+    first, second = torch.tensor([9.0, 0.0, 0.0]), torch.tensor([0.0, 4.0, 0.0])
+    average = ViewAverage(3, (1, 2), torch.device("cpu"))
+    for view in (first, second, second):
+        average.add(view[:, None, None].expand(3, 1, 2))
+    assert average.label().tolist() == [[1, 1]]  # plain sums would say 0
+    average = ViewAverage(2, (1, 2), torch.device("cpu"))
+    average.add(torch.tensor([[[5.0, 0.0]], [[0.0, 5.0]]]), mirrored=True)
+    assert average.label().tolist() == [[1, 0]]
 
 
 @settings(deadline=None)
