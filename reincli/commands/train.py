@@ -20,7 +20,7 @@ from reincli.engine.processes import joined
 from reincli.engine.ranks import launched, this_rank
 from reincli.engine.run import Run, prepare_run
 from reincli.engine.run_folder import refuse_existing, settings_of_run, start_folder
-from reincli.engine.train import Watch
+from reincli.engine.train import Due, Watch
 from reincli.engine.train import train as train_run
 from reincli.errors import ReinError
 
@@ -124,7 +124,7 @@ def watched_training(prepared: Run) -> None:
     settings, folder = prepared.settings, prepared.folder
     first = prepared.rank.rank == 0
     left = settings.train.iterations - prepared.iteration
-    if left <= 0:
+    if left <= 0 and not Due(prepared, settings.train.validate_every > 0).validation_missed():
         console.note(f"Nothing left to do: all {settings.train.iterations} iterations are done.")
         return
     shown = run_report.first_of_each_domain(val_samples(settings)) if settings.train.validate_every else []

@@ -23,13 +23,13 @@ from reincli.engine import run_folder
 from reincli.engine.batches import load_batches, train_samples
 from reincli.engine.checkpoint import write_file
 from reincli.engine.device import autocast
-from reincli.engine.evaluate import evaluate, report, val_samples
+from reincli.engine.evaluate import Scored, evaluate, report, val_samples
 from reincli.engine.meter import Guard, MemoryWatch, Meter, StepLog
 from reincli.engine.optim import learning_rate, set_learning_rate
 from reincli.engine.predict import Predictor
 from reincli.engine.processes import gradients_stay, mean_over_processes
 from reincli.engine.run import Run, save, state_of_run
-from reincli.engine.signals import stop_requests
+from reincli.engine.signals import StopRequest, stop_requests
 from reincli.errors import ReinError
 from reincli.model.criterion import PointSource, Targets, mask2former_loss, targets_of, uniform_points
 
@@ -73,9 +73,9 @@ def train(run: Run, watch: Watch | None = None) -> None:
     meter, guard = Meter(run.device, train.batch_size), Guard(train.stop_after_skipped)
     starved = 0
     run.model.train()
-    if due.validation_missed():
-        validate(run, validation, watch)
     with stop_requests(insist=run.rank.world == 1) as stop:
+        if due.validation_missed():
+            validate(run, validation, watch, stop)
         for slices in load_batches(samples, run):
             meter.data_here()
             lr = learning_rate(settings.optim, run.iteration, train.iterations)
@@ -97,13 +97,18 @@ def train(run: Run, watch: Watch | None = None) -> None:
             leaving = any(mean_over_processes([float(stop.asked)]))
             if due.checkpoint() or leaving:
                 save(run)
-            if due.validation() and not leaving:
-                validate(run, validation, watch)
+            if leaving and run.iteration < train.iterations:
+                raise stopped(run)
+            if due.validation():
+                validate(run, validation, watch, stop)
                 meter.restart()
-            if leaving:
-                raise KeyboardInterrupt(
-                    f"Saved at iteration {run.iteration}; go on with: rein train --resume {run.folder}"
-                )
+
+
+def stopped(run: Run) -> KeyboardInterrupt:
+    """How far it came, and how to go on."""
+    return KeyboardInterrupt(
+        f"Saved at iteration {run.iteration}; go on with: rein train --resume {run.folder}"
+    )
 
 
 @dataclass
@@ -214,20 +219,25 @@ def log_step(run: Run, entry: StepLog, watch: Watch) -> None:
     watch.step(entry)
 
 
-def validate(run: Run, samples: list[Sample], watch: Watch) -> dict[str, Any]:
-    """Scores of the model as it stands (of its moving average where it has one), logged; the best is kept."""
+def validate(run: Run, samples: list[Sample], watch: Watch, stop: StopRequest) -> dict[str, Any]:
+    """Scores of the model as it stands (of its moving average where it has one), logged; the best is kept.
+
+    Raises:
+        KeyboardInterrupt: a stop was asked for; a resumed run validates anew.
+    """
+
+    def on_image(scored: Scored) -> None:
+        if stop.asked:
+            raise stopped(run)
+        watch.predicted(run.iteration, scored.sample, scored.prediction)
+
     run.model.eval()
     with run.ema.applied() if run.ema is not None else nullcontext():
         predictor = Predictor(
             run.model, run.classes, run.settings, run.device, run.precision, in_training=True
         )
         predictor.tell = watch.note
-        evaluation = evaluate(
-            predictor,
-            samples,
-            rank=run.rank,
-            on_image=lambda scored: watch.predicted(run.iteration, scored.sample, scored.prediction),
-        )
+        evaluation = evaluate(predictor, samples, rank=run.rank, on_image=on_image)
     result = report(predictor, evaluation, str(run.folder / f"iter_{run.iteration}.pth"))
     run.model.train()
     if run.rank.rank == 0:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -315,6 +317,26 @@ def test_validation_before_the_first_iteration_and_after_a_cut(files, tmp_path):
     seen.clear()
     train(start(files, tmp_path / "a", *sets, resume=True), watch)
     assert seen == [3, 6]  # the one that was cut off is made up for
+
+
+def test_a_stop_during_validation_leaves_at_once_and_is_made_up_for(files, tmp_path):
+    seen: list[int] = []
+
+    def ask(iteration: int, sample: object, prediction: object) -> None:
+        seen.append(iteration)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sets = ("train.iterations=2", "train.validate_every=2")
+    run = start(files, tmp_path / "a", *sets)
+    with pytest.raises(KeyboardInterrupt, match="Saved at iteration 2"):
+        train(run, Watch(predicted=ask))
+    assert seen == [2]
+    assert run_folder.read_log(run.folder)[-1]["kind"] == "step"
+    again = start(files, tmp_path / "a", *sets, resume=True)
+    assert again.iteration == 2
+    train(again)
+    assert run_folder.read_log(run.folder)[-1]["kind"] == "validation"
+    assert (tmp_path / "a" / "best.pth").exists()
 
 
 def test_a_resumed_run_logs_each_iteration_once(files, tmp_path):
