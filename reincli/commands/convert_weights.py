@@ -19,8 +19,8 @@ from reincli.engine.checkpoint import (
     write_file,
 )
 from reincli.errors import ReinError, nearest
-from reincli.model import weights
-from reincli.model.backbones import FAMILIES
+from reincli.model import foundation, weights
+from reincli.model.families import FAMILIES
 
 DEFAULT_SOURCE = FAMILIES["dinov2_l"]
 ORIGINAL = "original"
@@ -64,19 +64,21 @@ def run(
             f"There are no raw weights at '{source}'.",
             f"Download {DEFAULT_SOURCE.address} to {CHECKPOINTS / DEFAULT_SOURCE.file}, or name your file.",
         )
-    state = weights.plain_backbone(weights.unwrap(read_file(source)))
-    facts = weights.recognise_backbone(state, str(source))
+    given = foundation.plain_backbone(foundation.unwrap(read_file(source)))
+    state, facts = foundation.recognise_backbone(given, str(source))
     if kind not in (None, facts.name):
         raise ReinError(
             f"'{source}' is {facts.name}, not {kind}.",
-            "Leave --kind out: the file tells." if kind in FAMILIES else nearest(kind, FAMILIES),
+            "Leave --kind out: the file tells." if kind in FAMILIES else nearest(str(kind), FAMILIES),
             usage=True,
         )
-    target = target or CHECKPOINTS / default_name(facts.name, height, width)
+    target = target or CHECKPOINTS / default_name(facts.name.replace(" ", "_"), height, width)
     refuse_to_overwrite(source, target, force)
     grid = (height // patch, width // patch)
-    converted = weights.convert_backbone(state, grid, patch, facts.grid)
-    write_file(target, converted)
+    write_file(target, foundation.convert_backbone(state, facts, grid, patch))
+    if facts.grid is None:
+        console.result(f"{target}: {facts.name}, renamed; it takes every size, nothing was resampled")
+        return
     console.result(
         f"{target}: {facts.name}, patch {facts.patch} -> {patch}, positions {facts.grid[0]}x{facts.grid[1]} -> "
         f"{grid[0]}x{grid[1]} (input {width}x{height})"

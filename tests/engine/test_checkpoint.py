@@ -14,7 +14,7 @@ import torch
 from reincli.engine import checkpoint as checkpoints
 from reincli.engine.predict import load_segmentor
 from reincli.errors import ReinError
-from reincli.model import weights
+from reincli.model import foundation
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_backbone_of_another_size(files):
 
 def test_backbone_of_another_family(files):
     checkpoints.write_file(files / "sam.pth", {"image_encoder.pos_embed": torch.zeros(1, 4, 4, 8)})
-    with pytest.raises(ReinError, match="looks like SAM"):
+    with pytest.raises(ReinError, match="looks like a part of SAM"):
         load_segmentor(files / "head.pth", backbone=files / "sam.pth", device="cpu")
 
 
@@ -119,9 +119,9 @@ def test_conversion_on_load_equals_converting_first(files):
     direct = tiny.model(tiny.settings())
     checkpoints.load_backbone(direct, files / "raw.pth")
     state = torch.load(files / "raw.pth", weights_only=True)
-    facts = weights.recognise_backbone(state, "raw.pth")
+    state, facts = foundation.recognise_backbone(state, "raw.pth")
     assert (facts.patch, facts.grid) == (14, (9, 9))
-    checkpoints.write_file(files / "converted.pth", weights.convert_backbone(state, (4, 4), 16, facts.grid))
+    checkpoints.write_file(files / "converted.pth", foundation.convert_backbone(state, facts, (4, 4), 16))
     converted = tiny.model(tiny.settings())
     assert checkpoints.load_backbone(converted, files / "converted.pth") == []
     for name, value in direct.backbone.state_dict().items():

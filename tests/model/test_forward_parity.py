@@ -11,6 +11,7 @@ import reference
 import torch
 import torch.nn.functional as F
 
+from reincli.model.necks import MultiLevelNeck
 from reincli.model.segmentor import Segmentor, class_maps
 
 BOUND, TIED = 1e-5, 1e-2
@@ -22,15 +23,27 @@ FULL_SIZE = [
     ("rein_dinov2_l_512", 512, 512),
     ("frozen_dinov2_l_512", 512, 512),
     ("rein_dinov2_l_1024", 1024, 1024),
+    ("rein_eva02_l_512", 512, 512),
+    ("rein_clip_l_512", 512, 512),
+    ("rein_clip_l_512", 384, 512),
+    ("frozen_clip_l_512", 512, 512),
+    ("frozen_clip_l_512", 384, 512),
+    ("rein_convnext_l_512", 512, 512),
+    ("rein_resnet50_512", 512, 512),
+    ("rein_resnet101_512", 512, 512),
+    ("rein_resnet50_512_released", 512, 512),
+    ("rein_resnet101_512_released", 512, 512),
+    ("rein_sam_h_512", 512, 512),
 ]
+LOOSE = {"rein_sam_h_512": 1e-4}
+"""The original's own float32 is off by 1.7e-5 there in the maps, and by 6e-5 in the mask logits."""
 
 
 def forward(model: Segmentor, height: int, width: int, folded: bool) -> dict[str, torch.Tensor]:
     """Every tensor that the figures name."""
     seen: dict = {}
-    model.pixel_decoder.register_forward_hook(
-        lambda module, given, out: seen.update(maps=given[0], pixels=out)
-    )
+    model.pixel_decoder.register_forward_hook(lambda module, given, out: seen.update(given=given, pixels=out))
+    model.backbone.register_forward_hook(lambda module, given, out: seen.update(maps=out))
     with torch.inference_mode():
         images = model.normalise(reference.image(height, width, 12345)[None])
         predictions = model(images, model.fold() if folded else None, every_round=True)
@@ -44,9 +57,12 @@ def forward(model: Segmentor, height: int, width: int, folded: bool) -> dict[str
         pixels = seen["pixels"]
         for level, (memory, shape) in enumerate(zip(pixels.memories, pixels.shapes, strict=True)):
             result[f"memory{level}"] = memory.transpose(1, 2).unflatten(2, shape)
-        for level, (maps, zoom) in enumerate(zip(seen["maps"], model.backbone.zooms, strict=True)):
-            scaled = F.interpolate(maps, scale_factor=zoom, mode="bilinear", align_corners=False)
-            result[f"backbone_feat{level}"] = maps if zoom == 1 else scaled
+        for level, (maps, size) in enumerate(zip(*seen["given"], strict=True)):
+            same = tuple(maps.shape[2:]) == size
+            scaled = maps if same else F.interpolate(maps, size, mode="bilinear", align_corners=False)
+            frozen = isinstance(model.neck, MultiLevelNeck)  # where the neck is no part of the backbone
+            result[f"backbone_feat{level}"] = seen["maps"][level] if frozen else scaled
+            result[f"neck_feat{level}"] = maps
         for index in range(len(predictions.class_logits)):
             result[f"cls_logits{index}"] = predictions.class_logits[index]
             result[f"mask_logits{index}"] = predictions.mask_logits(index)
@@ -54,7 +70,8 @@ def forward(model: Segmentor, height: int, width: int, folded: bool) -> dict[str
 
 
 def compare(oracle: Path, variant: str, height: int, width: int, folded: bool, monkeypatch) -> None:
-    name = f"fwd_{variant}_in{height}x{width}"
+    name, bound = f"fwd_{variant}_in{height}x{width}", LOOSE.get(variant, BOUND)
+    oracle = oracle if (oracle / f"{name}.npz").exists() else oracle / "more"
     stored, notes = reference.load(oracle, name)
     model = reference.build(variant).eval()
     errors: dict[str, float] = {}
@@ -68,9 +85,9 @@ def compare(oracle: Path, variant: str, height: int, width: int, folded: bool, m
         f"{name}: largest relative error {max(errors.values()):.1e} of {len(errors)}, {len(ties.found)} ties"
     )
     # what comes after an attention bit that hangs on rounding may differ; without such a bit nothing may
-    after = TIED if ties.found else BOUND
+    after = TIED if ties.found else bound
     bounds = {
-        key: after if key == "seg_logits" or (key[-1:] in "123456789" and "logits" in key) else BOUND
+        key: after if key == "seg_logits" or (key[-1:] in "123456789" and "logits" in key) else bound
         for key in errors
     }
     assert not {key: error for key, error in errors.items() if error >= bounds[key]}
