@@ -162,14 +162,10 @@ def load_backbone(model: Segmentor, path: Path) -> list[str]:
     Raises:
         ReinError: another family or size, or tensors that do not fit.
     """
-    backbone, hint = model.backbone, "Convert it again from the raw file: rein convert-weights"
-    state = foundation.plain_backbone(foundation.unwrap(read_file(path)))
-    notes: list[str] = []
+    backbone = model.backbone
+    state, notes = foundation.plain_backbone(foundation.unwrap(read_file(path))), list[str]()
     if backbone.layout.kind == "timm":
-        state, hint = (
-            foundation.fit_timm(state, backbone, str(path), notes),
-            "Give timm's own file of this model.",
-        )
+        state, hint = foundation.fit_timm(state, backbone, str(path), notes), foundation.timm_hint(backbone)
     else:
         state, facts = foundation.recognise_backbone(state, str(path), backbone.grid)
         needed = (backbone.layout.kind, backbone.width, backbone.depth)
@@ -180,6 +176,7 @@ def load_backbone(model: Segmentor, path: Path) -> list[str]:
                 f"Give the weights of {backbone.settings.name}, or a preset for {facts.name}.",
             )
         state = foundation.fit(state, facts, backbone, str(path), notes)
+        hint = "Convert it again from the raw file: rein convert-weights"
     weights.load_strict(backbone, backbone.layout.to_ours(state), f"The backbone '{path}'", hint)
     return notes
 

@@ -95,7 +95,7 @@ def _blocks_of(model: nn.Module, info: list[dict[str, Any]], index: int, name: s
         start = int(previous.group(2)) + 1 if previous else 0
         row = model.get_submodule(flat.group(1))
         if isinstance(row, nn.Sequential | nn.ModuleList):
-            return tuple(row[start : int(flat.group(2)) + 1])
+            return tuple(row[start : int(flat.group(2)) + 1].children())
     return (module,)
 
 

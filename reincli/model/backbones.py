@@ -12,6 +12,7 @@ All backbones share one form, which is all that the rest of the program knows of
 
 from __future__ import annotations
 
+import math
 from types import ModuleType
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import nn
 
 from reincli.config import BackboneSettings
 from reincli.errors import ReinError
-from reincli.model.anatomy import find_stages
+from reincli.model.anatomy import Anatomy, find_stages
 from reincli.model.families import FAMILIES, Family, family_of, unknown_name, usual_taps
 from reincli.model.hierarchical import Hierarchical, probe
 from reincli.model.timm_import import import_timm
@@ -103,7 +104,7 @@ def _from_timm(timm: ModuleType, settings: BackboneSettings, grid: int) -> Backb
         body = timm.create_model(name, pretrained=False, **sizes)
         strip(body)
         return ViT(settings, family, body, (grid, grid))
-    return _by_hooks(timm, settings, size)
+    return _by_hooks(timm, settings, anatomy, size)
 
 
 def _own_forward(timm: ModuleType) -> tuple[type, ...]:
@@ -111,7 +112,7 @@ def _own_forward(timm: ModuleType) -> tuple[type, ...]:
     return (timm.models.vision_transformer.VisionTransformer, timm.models.eva.Eva)
 
 
-def _by_hooks(timm: ModuleType, settings: BackboneSettings, size: int) -> Hierarchical:
+def _by_hooks(timm: ModuleType, settings: BackboneSettings, anatomy: Anatomy, size: int) -> Hierarchical:
     """timm's own forward pass; the freest of its ways to take an input size that the model knows."""
     trials: list[dict[str, Any]] = [
         {"img_size": size, "strict_img_size": False},
@@ -132,7 +133,7 @@ def _by_hooks(timm: ModuleType, settings: BackboneSettings, size: int) -> Hierar
             body = timm.create_model(settings.name, pretrained=False, num_classes=0, **options)
             strip(body)
             fixed = None if free else (size, size)
-            multiple = 32 if free else size
+            multiple = math.lcm(32, 2 * anatomy.strides[0]) if free else size
             return Hierarchical(settings, "timm", body, find_stages(body), multiple=multiple, fixed=fixed)
     raise ReinError(
         f"'{settings.name}' cannot take images of {size}x{size}, or tells no feature maps.",

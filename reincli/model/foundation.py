@@ -17,7 +17,7 @@ from reincli.model.backbones import Backbone
 from reincli.model.families import FAMILIES, OWN
 from reincli.model.layouts import LAYOUTS, Layout, State
 from reincli.model.weights import is_original
-from reincli.ops.resample import resize_kernel
+from reincli.ops.resample import resize_grid, resize_kernel, resize_positions
 
 WRAPPERS = ("state_dict", "model", "teacher", "model_state", "module")
 
@@ -200,7 +200,7 @@ def fit_timm(state: State, backbone: Backbone, path: str, notes: list[str]) -> d
         state = _registers(dict(state))
     layout, kernel, positions = backbone.layout, state.get(backbone.layout.kernel), state.get("pos_embed")
     if backbone.grid is None or kernel is None or layout.kernel not in wanted:
-        return dict(state)
+        return _square_positions(dict(state), wanted, path, notes)
     grid = stored = backbone.grid
     prefix = 0
     if positions is not None and "pos_embed" in wanted:
@@ -214,6 +214,39 @@ def fit_timm(state: State, backbone: Backbone, path: str, notes: list[str]) -> d
     if positions is None:  # rotary positions follow the input; the kernel alone has a size
         return dict(state) | {layout.kernel: resize_kernel(kernel, backbone.patch_size)}
     return fit(state, facts, backbone, path, notes)
+
+
+def timm_hint(backbone: Backbone) -> str:
+    """What to do where a file does not fit a model of timm's."""
+    facts = getattr(backbone.body, "pretrained_cfg", None) or {}
+    place = f" (https://huggingface.co/{facts['hf_hub_id']})" if facts.get("hf_hub_id") else ""
+    height, width = facts.get("input_size", (3, 0, 0))[1:]
+    return (
+        f"Give timm's own file of this model{place}. It was made for {width}x{height}: where only shapes differ, set "
+        "data.augment.crop and test.window to that size."
+    )
+
+
+def _square_positions(
+    state: dict[str, Tensor], wanted: State, path: str, notes: list[str]
+) -> dict[str, Tensor]:
+    """Resample one table of absolute positions of a model that timm runs itself, square to square."""
+    there, here = state.get("pos_embed"), wanted.get("pos_embed")
+    if there is None or here is None or there.shape == here.shape or there.ndim != here.ndim:
+        return state
+    if there.ndim == 4 and there.shape[3] == here.shape[3]:
+        state["pos_embed"] = resize_grid(there[0], (here.shape[1], here.shape[2]))[None]
+    elif there.ndim == 3:
+        sides = [math.isqrt(table.shape[1]) for table in (there, here)]
+        prefix = there.shape[1] - sides[0] ** 2  # with a class token the number is a square and one
+        if prefix > 1 or here.shape[1] - sides[1] ** 2 != prefix:
+            return state
+        stored, grid = (sides[0], sides[0]), (sides[1], sides[1])
+        state["pos_embed"] = resize_positions(there, prefix, stored, grid)
+    else:
+        return state
+    notes.append(f"'{path}' holds positions of another input size: resampled.")
+    return state
 
 
 def _registers(state: dict[str, Tensor]) -> dict[str, Tensor]:
