@@ -22,7 +22,8 @@ from reincli.errors import ReinError, nearest
 from reincli.model import foundation, weights
 from reincli.model.families import FAMILIES
 
-DEFAULT_SOURCE = FAMILIES["dinov2_l"]
+DEFAULT = "dinov2_l"
+"""The family whose raw file is read where neither a file nor a kind is named."""
 ORIGINAL = "original"
 """The kind that writes a checkpoint back instead of converting a backbone."""
 
@@ -46,7 +47,12 @@ def run(
     if kind == ORIGINAL:
         write_original(source, target, backbone, force)
         return
-    source = source or CHECKPOINTS / DEFAULT_SOURCE.file
+    if kind is not None and kind not in FAMILIES:
+        raise ReinError(
+            f"No kind of weights is named '{kind}'.", nearest(kind, [*FAMILIES, ORIGINAL]), usage=True
+        )
+    family = FAMILIES[kind or DEFAULT]
+    source = source or CHECKPOINTS / family.file
     height = height or 512
     width = width or height
 
@@ -62,15 +68,13 @@ def run(
     if not source.exists():
         raise ReinError(
             f"There are no raw weights at '{source}'.",
-            f"Download {DEFAULT_SOURCE.address} to {CHECKPOINTS / DEFAULT_SOURCE.file}, or name your file.",
+            f"Download {family.address} to {CHECKPOINTS / family.file}, or name your file.",
         )
     given = foundation.plain_backbone(foundation.unwrap(read_file(source)))
     state, facts = foundation.recognise_backbone(given, str(source))
     if kind not in (None, facts.name):
         raise ReinError(
-            f"'{source}' is {facts.name}, not {kind}.",
-            "Leave --kind out: the file tells." if kind in FAMILIES else nearest(str(kind), FAMILIES),
-            usage=True,
+            f"'{source}' is {facts.name}, not {kind}.", "Leave --kind out: the file tells.", usage=True
         )
     target = target or CHECKPOINTS / default_name(facts.name.replace(" ", "_"), height, width)
     refuse_to_overwrite(source, target, force)

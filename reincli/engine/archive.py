@@ -16,6 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+STORAGES = {
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "DoubleStorage": torch.float64,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+"""How the pickle calls the types of numbers."""
+
 
 def is_archive(path: Path) -> bool:
     """Whether a file is a TorchScript archive: a zip with code in it."""
@@ -81,15 +93,15 @@ class _Reader(pickle.Unpickler):
             },
             ("torch.jit._pickle", "restore_type_tag"): lambda value, tag: value,
         }
-        if module == "torch" and name.endswith("Storage"):
-            return getattr(torch, name)
+        if module == "torch" and name in STORAGES:
+            return STORAGES[name]
         if (module, name) not in allowed:
             raise pickle.UnpicklingError(f"asks for {module}.{name}")
         return allowed[module, name]
 
     def persistent_load(self, reference: Any) -> Tensor:
-        _, storage, key, _, count = reference
+        _, dtype, key, _, count = reference
         data = bytearray(self.archive.read(f"{self.root}data/{key}"))
         if not count:
-            return torch.empty(0, dtype=storage.dtype)
-        return torch.frombuffer(data, dtype=storage.dtype, count=count)
+            return torch.empty(0, dtype=dtype)
+        return torch.frombuffer(data, dtype=dtype, count=count)

@@ -276,21 +276,24 @@ def settings_for(checkpoint: Checkpoint, given: Settings | None, backbone: Path 
     if checkpoint.settings is not None:
         return checkpoint.settings
     facts = weights.recognise_head(checkpoint.state, str(checkpoint.path))
-    kind = backbone_kind(checkpoint, backbone)
-    fitting = [name for name in preset_names() if _fits(build_settings(read_preset(name)), facts, kind)]
+    kind, grid = _backbone_beside(checkpoint, backbone)
+    presets = {name: build_settings(read_preset(name)) for name in preset_names()}
+    fitting = [name for name, settings in presets.items() if _fits(settings, facts, kind)]
+    of_size = [name for name in fitting if _grid_of_crop(presets[name]) == grid]
+    fitting = of_size or fitting  # a file that was converted for one crop tells the recipe too
     if not fitting:
         raise ReinError(
             f"'{checkpoint.path}' ({facts.tune}, width {facts.widths[0]}, {sum(facts.banks)} adapted blocks, "
             f"{facts.classes} classes) fits no preset{f' on {kind}' if kind else ''}.",
             "Give the settings it was trained with: --config FILE.toml",
         )
-    if len({_model_facts(build_settings(read_preset(name))) for name in fitting}) > 1:
+    if len({_model_facts(presets[name]) for name in fitting}) > 1:
         raise ReinError(
             f"'{checkpoint.path}' does not say which setting it was trained in; it fits {', '.join(fitting)}.",
             "Say which: --preset NAME",
             usage=True,
         )
-    return build_settings(read_preset(fitting[0]))
+    return presets[fitting[0]]
 
 
 def _model_facts(settings: Settings) -> str:
@@ -299,15 +302,22 @@ def _model_facts(settings: Settings) -> str:
     return f"{model.backbone!r} {model.adapter!r} {model.head!r} {crop} {settings.test!r}"
 
 
-def backbone_kind(checkpoint: Checkpoint, backbone: Path | None) -> str | None:
-    """Name of the family of the backbone in a checkpoint, or in the file beside it; None where neither is there."""
+def _backbone_beside(checkpoint: Checkpoint, path: Path | None) -> tuple[str | None, tuple[int, int] | None]:
+    """Family and grid of positions of the backbone in a checkpoint, or in the file beside it; None if unknown."""
     if weights.holds_backbone(checkpoint.state):
         inside = {name: v for name, v in checkpoint.state.items() if name.startswith("backbone.")}
-        return foundation.recognise_backbone(foundation.plain_backbone(inside), str(checkpoint.path))[1].name
-    if backbone is None:
-        return None
-    state = foundation.plain_backbone(foundation.unwrap(read_file(backbone)))
-    return foundation.recognise_backbone(state, str(backbone))[1].name
+        state, path = inside, checkpoint.path
+    elif path is not None:
+        state = foundation.unwrap(read_file(path))
+    else:
+        return None, None
+    _, facts = foundation.recognise_backbone(foundation.plain_backbone(state), str(path))
+    return facts.name, facts.grid
+
+
+def _grid_of_crop(settings: Settings) -> tuple[int, int]:
+    side = settings.data.augment.crop // settings.model.backbone.patch_size
+    return side, side
 
 
 def _fits(settings: Settings, facts: weights.HeadFacts, kind: str | None) -> bool:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reference
 import tiny
 import torch
 
 from reincli.engine import checkpoint as checkpoints
 from reincli.engine.predict import load_segmentor
 from reincli.errors import ReinError
-from reincli.model import foundation
+from reincli.model import foundation, weights
 
 
 @pytest.fixture
@@ -196,6 +197,56 @@ def test_a_full_disk_leaves_the_old_file(files, monkeypatch):
         checkpoints.write_file(files / "head.pth", {"a": torch.zeros(1000)})
     assert (files / "head.pth").read_bytes() == before
     assert sorted(path.name for path in files.iterdir()) == ["backbone.pth", "head.pth"]
+
+
+RECOGNISED = {
+    "rein_dinov2_s_512": "gta2citys-vit_s", "rein_clip_l_512": "gta2citys-clip_l",
+    "rein_sam_h_512": "gta2citys-sam_h", "rein_resnet50_512": "gta2citys-resnet50",
+    "rein_resnet101_512": "gta2citys-resnet101", "rein_convnext_l_512": "gta2citys-convnext_l",
+    "frozen_clip_l_512": "gta2citys-clip_l-frozen",
+}  # fmt: skip
+
+
+def originals(variant: str, path: Path, *, whole: bool = False) -> checkpoints.Checkpoint:
+    """A checkpoint of the original's, as read, without numbers."""
+    model = reference.on_meta(variant)
+    state = checkpoints.original_state(model) if whole else model.trained_state()
+    return checkpoints.Checkpoint(path, weights.from_original(state) if whole else state, None, None, None)
+
+
+@pytest.mark.parametrize("variant", list(RECOGNISED))
+def test_the_setting_of_an_originals_checkpoint_is_recognised(variant):
+    read = originals(variant, Path("x.pth"))
+    assert checkpoints.settings_for(read, None).name == RECOGNISED[variant]
+
+
+def test_families_of_one_shape_are_told_apart_by_the_backbone(tmp_path):
+    frozen = originals("frozen_dinov2_l_512", Path("x.pth"))
+    with pytest.raises(ReinError, match="fits gta2citys-eva02_l-frozen, gta2citys-frozen") as caught:
+        checkpoints.settings_for(frozen, None)
+    assert caught.value.usage
+    inside = originals("frozen_dinov2_l_512", Path("x.pth"), whole=True)
+    assert checkpoints.settings_for(inside, None).name == "gta2citys-frozen"
+    names = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.23.attn.q_bias",
+             "blocks.0.attn.q_bias", "blocks.0.mlp.w1.weight")  # fmt: skip
+    numbers = [int(name.split(".")[1]) for name in names if name.startswith("blocks.")]
+    state = {
+        name: torch.zeros(1, 257, 8) if name == "pos_embed" else torch.zeros(1024, 3, 1, 1) for name in names
+    }
+    state |= {f"blocks.{number}.norm1.weight": torch.zeros(1) for number in range(max(numbers) + 1)}
+    checkpoints.write_file(tmp_path / "eva.pth", {"model": state})
+    found = checkpoints.settings_for(frozen, None, tmp_path / "eva.pth")
+    assert found.name == "gta2citys-eva02_l-frozen"
+
+
+def test_a_backbone_of_the_right_size_and_another_family(files):
+    """DINOv3's names in a model of DINOv2: the same width and depth do not make it fit."""
+    state = torch.load(files / "backbone.pth", weights_only=True)
+    del state["pos_embed"]
+    state["storage_tokens"] = torch.zeros(1, 4, 32)
+    checkpoints.write_file(files / "dinov3.pth", state)
+    with pytest.raises(ReinError, match=r"is another DINOv3 \(4 blocks of width 32\).* needs vit"):
+        load_segmentor(files / "head.pth", backbone=files / "dinov3.pth", device="cpu")
 
 
 def test_an_original_checkpoint_with_its_backbone_needs_no_file(files):

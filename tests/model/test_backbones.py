@@ -25,7 +25,9 @@ def small_vit(name: str, kind: str, side: int = 64, **options) -> ViT:
     """A model of timm's at a size for tests, as our backbone; 16x16 patches."""
     torch.manual_seed(0)
     body = timm.create_model(name, img_size=side, patch_size=16, **{**SMALL, **options})
-    for parameter in body.parameters():  # biases, gains and class tokens that start at zero would hide mistakes
+    for (
+        parameter
+    ) in body.parameters():  # biases, gains and class tokens that start at zero would hide mistakes
         nn.init.normal_(parameter, std=0.1)
     strip(body)
     family = Family(kind, name, (32,) * 4, (4,), 2, (0, 1, 2, 3))
@@ -114,7 +116,13 @@ def test_sam_gives_what_timm_gives_and_refines_the_blocks_it_names():
     assert other[0].shape == (1, 32, 4, 6)
 
 
-HOOKED = ["test_resnet", "test_convnext", "test_efficientnet", "swin_tiny_patch4_window7_224", "hiera_tiny_224"]
+HOOKED = [
+    "test_resnet",
+    "test_convnext",
+    "test_efficientnet",
+    "swin_tiny_patch4_window7_224",
+    "hiera_tiny_224",
+]
 
 
 @pytest.mark.parametrize("name", HOOKED)
