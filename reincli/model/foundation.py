@@ -15,7 +15,7 @@ from torch import Tensor
 from reincli.errors import ReinError
 from reincli.model.backbones import Backbone
 from reincli.model.families import FAMILIES, OWN
-from reincli.model.layouts import LAYOUTS, Layout, State
+from reincli.model.layouts import HEADS, LAYOUTS, Layout, State
 from reincli.model.weights import is_original
 from reincli.ops.resample import resize_grid, resize_kernel, resize_positions
 
@@ -198,6 +198,9 @@ def fit_timm(state: State, backbone: Backbone, path: str, notes: list[str]) -> d
     wanted = backbone.body.state_dict()
     if "register_tokens" in state:
         state = _registers(dict(state))
+    classifier = (getattr(backbone.body, "pretrained_cfg", None) or {}).get("classifier") or ()
+    heads = (*HEADS, *((classifier,) if isinstance(classifier, str) else classifier))
+    state = {name: value for name, value in state.items() if name in wanted or not name.startswith(heads)}
     layout, kernel, positions = backbone.layout, state.get(backbone.layout.kernel), state.get("pos_embed")
     if backbone.grid is None or kernel is None or layout.kernel not in wanted:
         return _square_positions(dict(state), wanted, path, notes)

@@ -297,7 +297,7 @@ RESNET = Layout(
     kernel="stem.0.weight", positions=None, width="layer1.0.conv3.weight", block="layer#.#.",
 )  # fmt: skip
 
-TIMM = Layout("timm", "timm", names={"body.": ""}, signs=(), unused=HEADS)
+TIMM = Layout("timm", "timm", names={"body.": ""}, signs=())
 """Any other model of timm, in timm's names."""
 
 LAYOUTS: dict[str, Layout] = {

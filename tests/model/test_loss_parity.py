@@ -15,6 +15,8 @@ from reincli.model.criterion import mask2former_loss, targets_of
 from reincli.model.mask_decoder import Predictions
 
 LOSS_BOUND, GRADIENT_BOUND = 1e-4, 1e-3
+CANCELLING = ("eva02", "convnext")
+"""Families whose gradient of the adapter's scale hangs on rounding."""
 
 BLANK = torch.full((128, 128), 255, dtype=torch.uint8)
 PURE_LABELS = {
@@ -124,13 +126,13 @@ def compare_step(oracle: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert gradients.keys() == notes["grad_l2"].keys()
     if strict:
         bound = 10 * GRADIENT_BOUND if ties.found else GRADIENT_BOUND
-        scales = {key: value for key, value in notes["grad_l2"].items() if key.endswith("scale")}
-        others = {key: value for key, value in notes["grad_l2"].items() if key not in scales}
-        assert_close(gradients, others, bound)
-        if (
-            scales
-        ):  # one number each, a sum of millions of either sign: the original is off by 2.4e-2 from itself
+        expected = dict(notes["grad_l2"])
+        if any(family in name for family in CANCELLING):
+            # one number, a sum of millions of either sign that nearly cancel: for EVA02 their absolute values sum to
+            # 1,260 times it, for the first stage of ConvNeXt to 18,000 times (the original itself is off by 2.4e-2)
+            scales = {key: expected.pop(key) for key in list(expected) if key.endswith("scale")}
             assert_close(gradients, scales, 5e-2)
+        assert_close(gradients, expected, bound)
     assert all(parameter.grad is None for parameter in model.parameters() if not parameter.requires_grad)
 
 
