@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from reincli.config import BackboneSettings
-from reincli.errors import ReinError
+from reincli.errors import ReinError, nearest
 from reincli.model.anatomy import Anatomy, find_stages
 from reincli.model.families import FAMILIES, Family, family_of, unknown_name, usual_taps
 from reincli.model.hierarchical import Hierarchical, probe
@@ -89,13 +89,16 @@ def _plain(timm: ModuleType, settings: BackboneSettings, family: Family, grid: i
 def _from_timm(timm: ModuleType, settings: BackboneSettings, grid: int) -> Backbone:
     """A model that timm knows by this name; sizes, taps, strides and prefix tokens follow from it."""
     name = settings.name
-    if not timm.is_model(name.split(".")[0]):
+    model, _, tag = name.partition(".")
+    if not timm.is_model(model):
         raise unknown_name(name, timm.list_models())
-    with torch.device("meta"):
-        pattern = timm.create_model(name, pretrained=False)
+    tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{model}.*")]
+    if tag and tag not in tags:
+        raise ReinError(f"timm has no weights '{tag}' of '{model}'.", nearest(tag, tags), usage=True)
+    pattern = _pattern(timm, name)
     anatomy = find_stages(pattern)
     size = grid * settings.patch_size
-    if anatomy.plain and type(pattern) in _own_forward(timm):
+    if anatomy.plain and _is_plain(timm, pattern):
         width, depth = anatomy.stages[0].width, len(anatomy.stages[0].blocks)
         family = Family("timm", name, (width,) * 4, (depth,), taps=usual_taps(depth))
         sizes: dict[str, Any] = {"img_size": size, "patch_size": settings.patch_size, "num_classes": 0}
@@ -107,9 +110,19 @@ def _from_timm(timm: ModuleType, settings: BackboneSettings, grid: int) -> Backb
     return _by_hooks(timm, settings, anatomy, size)
 
 
-def _own_forward(timm: ModuleType) -> tuple[type, ...]:
-    """timm's classes that `ViT` runs itself; their subclasses may do something else around the blocks."""
-    return (timm.models.vision_transformer.VisionTransformer, timm.models.eva.Eva)
+def _pattern(timm: ModuleType, name: str, **options: Any) -> nn.Module:
+    """A model without numbers, to look at: its parts, its shapes."""
+    try:
+        with torch.device("meta"):
+            return timm.create_model(name, pretrained=False, **options)
+    except (NotImplementedError, RuntimeError):  # an older timm works numbers out while it builds some models
+        return timm.create_model(name, pretrained=False, **options)
+
+
+def _is_plain(timm: ModuleType, model: nn.Module) -> bool:
+    """Whether `ViT` can run a model itself: timm's subclasses and hybrids do other things around the blocks."""
+    classes = (timm.models.vision_transformer.VisionTransformer, timm.models.eva.Eva)
+    return type(model) in classes and type(model.patch_embed) is timm.layers.PatchEmbed
 
 
 def _by_hooks(timm: ModuleType, settings: BackboneSettings, anatomy: Anatomy, size: int) -> Hierarchical:
@@ -122,8 +135,7 @@ def _by_hooks(timm: ModuleType, settings: BackboneSettings, anatomy: Anatomy, si
     ]
     for options in trials:
         try:
-            with torch.device("meta"):
-                pattern = timm.create_model(settings.name, pretrained=False, num_classes=0, **options)
+            pattern = _pattern(timm, settings.name, num_classes=0, **options)
         except (TypeError, AssertionError, ValueError, RuntimeError):
             continue
         if not hasattr(pattern, "forward_intermediates"):

@@ -112,11 +112,12 @@ class Hierarchical(nn.Module):
 
 
 def probe(body: nn.Module, size: tuple[int, int]) -> bool:
-    """Whether a model (on the meta device) takes an input of this size (H, W)."""
+    """Whether a model takes an input of this size (H, W); on the meta device that costs nothing."""
+    device = next(body.parameters()).device
     try:
         with torch.no_grad():
             body.forward_intermediates(  # type: ignore[operator]
-                torch.empty(1, 3, *size, device="meta"), intermediates_only=True
+                torch.empty(1, 3, *size, device=device), intermediates_only=True
             )
     except (AssertionError, RuntimeError, ValueError):
         return False

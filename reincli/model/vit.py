@@ -101,7 +101,7 @@ class ViT(nn.Module):
     def embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
         """Patches and prefix tokens with their positions: (B, P + N, C)."""
         body, positions = self.body, self.positions(grid)
-        patches = body.patch_embed.proj(images).flatten(2).transpose(1, 2)
+        patches = body.patch_embed.norm(body.patch_embed.proj(images).flatten(2).transpose(1, 2))
         leading = [token for token in (body.cls_token, getattr(body, "reg_token", None)) if token is not None]
         stored = positions if positions is not None else leading[0] if leading else patches
         parts = [token.expand(len(images), -1, -1) for token in leading] + [patches.to(stored.dtype)]

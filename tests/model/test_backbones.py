@@ -42,6 +42,8 @@ PLAIN = {
     "deit3_small_patch16_224": {},
     "vit_small_patch14_dinov2": {},
     "eva02_tiny_patch14_224": {"dynamic_img_size": True},
+    "aimv2_large_patch14_224": {"mlp_ratio": 2},
+    "vit_small_patch16_rope_mixed_224": {"dynamic_img_size": True},
     "vit_pe_core_base_patch16_224": {"dynamic_img_size": True},
 }
 """Plain transformers: with class token, with registers, with neither; positions learnt, rotary, both."""
@@ -227,6 +229,7 @@ def test_every_family_takes_an_input_that_is_not_square(name):
         ("dinov2_x", "No backbone is named 'dinov2_x'.*'dinov2_"),
         ("vit_bsae_patch16_224", "Did you mean 'vit_base_patch16_224'"),
         ("quux", "Known here: dinov2_s.*any other name must be a model of timm"),
+        ("convnext_tiny.fb_in23k", "no weights 'fb_in23k' of 'convnext_tiny'. Did you mean 'fb_in22k'"),
         ("levit_128s", "no blocks that Rein can be attached to"),
     ],
 )
