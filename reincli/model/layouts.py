@@ -8,6 +8,7 @@ rename is a row of a table that works both ways; pure functions of dicts through
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,14 +25,20 @@ HEADS = ("head.", "head_dist.", "norm.", "fc_norm.", "attn_pool.")
 """Parts of timm's classifiers behind the last block: nothing here reads them."""
 
 
+@functools.cache
+def _row(source: str) -> re.Pattern[str]:
+    """The pattern of one side of a row."""
+    pattern = re.escape(source).replace(r"\#", r"(\d+)")
+    return re.compile(pattern + ("" if source[-1:] in ("", ".", "_") else "$"))
+
+
 def rename(name: str, table: Mapping[str, str]) -> str | None:
     """The name by the first row of a table that fits, or None.
 
     '#' in a row stands for a number, in order of appearance; a row ends at '.' or '_', is empty, or names a tensor.
     """
     for source, target in table.items():
-        pattern = re.escape(source).replace(r"\#", r"(\d+)")
-        found = re.match(pattern + ("" if source[-1:] in ("", ".", "_") else "$"), name)
+        found = _row(source).match(name)
         if found:
             for number in found.groups():
                 target = target.replace("#", number, 1)

@@ -25,7 +25,7 @@ def rein(*words: object, code: int = 0) -> str:
     return " ".join(result.output.split())
 
 
-@pytest.fixture(params=["test_resnet", "test_convnext"])
+@pytest.fixture(params=["test_resnet", pytest.param("test_convnext", marks=pytest.mark.slow)])
 def toy(request, tmp_path) -> Path:
     """Toy data, timm's file of a small network, and settings that use them."""
     torch.manual_seed(0)

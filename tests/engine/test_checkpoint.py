@@ -214,7 +214,12 @@ def originals(variant: str, path: Path, *, whole: bool = False) -> checkpoints.C
     return checkpoints.Checkpoint(path, weights.from_original(state) if whole else state, None, None, None)
 
 
-@pytest.mark.parametrize("variant", list(RECOGNISED))
+SLOWLY = ("rein_clip_l_512", "rein_convnext_l_512", "rein_resnet101_512", "frozen_clip_l_512")
+
+
+@pytest.mark.parametrize(
+    "variant", [pytest.param(v, marks=[pytest.mark.slow] * (v in SLOWLY)) for v in RECOGNISED]
+)
 def test_the_setting_of_an_originals_checkpoint_is_recognised(variant):
     read = originals(variant, Path("x.pth"))
     assert checkpoints.settings_for(read, None).name == RECOGNISED[variant]

@@ -35,7 +35,7 @@ def test_scores_of_recorded_pairs(oracle):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["rein_dinov2_s_512", "rein_dinov2_l_512"])
+@pytest.mark.parametrize("variant", ["rein_dinov2_s_512", "rein_dinov2_l_512", "rein_resnet50_512"])
 def test_sliding_windows(oracle, variant):
     stored, notes = reference.load(oracle, f"slide_{variant}_in600x900")
     settings = build_settings(read_preset("gta2citys"))

@@ -180,7 +180,9 @@ def test_a_resnet_keeps_stride_8_unless_told(stride, last):
 
 
 FAMILIES_OF_TIMM = [
-    "vit_small_patch14_reg4_dinov2", "vit_small_patch16_dinov3", "swin_tiny_patch4_window7_224", "convnext_tiny",
+    "vit_small_patch16_dinov3", pytest.param("swin_tiny_patch4_window7_224", marks=pytest.mark.slow),
+    pytest.param("vit_small_patch14_reg4_dinov2", marks=pytest.mark.slow),
+    pytest.param("convnext_tiny", marks=pytest.mark.slow),
     pytest.param("vit_large_patch16_dinov3", marks=pytest.mark.slow),
     pytest.param("vit_base_patch16_siglip_512", marks=pytest.mark.slow),
     pytest.param("vit_base_patch16_224.mae", marks=pytest.mark.slow),
@@ -208,7 +210,11 @@ def test_a_name_of_timm_is_enough_forward_and_backward(name):
     assert not any(parameter.grad is not None for parameter in model.backbone.parameters())
 
 
-@pytest.mark.parametrize("name", ["dinov2_s", "eva02_l", "clip_l", "sam_h", "convnext_l", "dinov3_s"])
+@pytest.mark.parametrize(
+    "name",
+    ["dinov2_s", "sam_h", "dinov3_s",
+     *(pytest.param(name, marks=pytest.mark.slow) for name in ("eva02_l", "clip_l", "convnext_l"))],
+)  # fmt: skip
 def test_every_family_takes_an_input_that_is_not_square(name):
     family = FAMILIES[name]
     with torch.device("meta"):

@@ -21,17 +21,26 @@ from reincli.model.layouts import LAYOUTS
 from reincli.model.necks import ScaleBranches
 from reincli.model.timm_import import import_timm
 
+
+def slowly(*values: object) -> list:
+    """Parameters that only the slow tests take."""
+    return [
+        pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.slow)
+        for value in values
+    ]
+
+
 REIN = [
-    "rein_dinov2_s_512", "rein_dinov2_l_512", "rein_eva02_l_512", "rein_clip_l_512", "rein_sam_h_512",
-    "rein_convnext_l_512", "rein_resnet50_512",
-    *(pytest.param(variant, marks=pytest.mark.slow) for variant in (
-        "rein_dinov2_b_512", "rein_dinov2_l_1024", "rein_resnet101_512", "rein_convnext_l_512_released",
-        "rein_resnet50_512_released", "rein_resnet101_512_released",
-    )),
+    "rein_dinov2_s_512", "rein_eva02_l_512", "rein_clip_l_512", "rein_sam_h_512", "rein_convnext_l_512",
+    "rein_resnet50_512",
+    *slowly(
+        "rein_dinov2_l_512", "rein_dinov2_b_512", "rein_dinov2_l_1024", "rein_resnet101_512",
+        "rein_convnext_l_512_released", "rein_resnet50_512_released", "rein_resnet101_512_released",
+    ),
 ]  # fmt: skip
 WHOLE = [
-    "frozen_dinov2_l_512", "full_dinov2_l_512", "frozen_clip_l_512", "frozen_clip_l_512_released",
-    "frozen_sam_h_512",
+    "frozen_dinov2_l_512", "frozen_clip_l_512_released",
+    *slowly("full_dinov2_l_512", "frozen_clip_l_512", "frozen_sam_h_512"),
 ]  # fmt: skip
 
 on_meta = functools.cache(reference.on_meta)
@@ -92,6 +101,7 @@ def test_written_back_without_adapters_the_backbone_is_there_too(oracle, variant
     assert ours == expected
 
 
+@pytest.mark.slow
 def test_the_backbone_of_a_frozen_eva02_has_its_rotary_tables_too(oracle):
     """Its head in the original has a link to queries and no adapters, so it cannot run: the backbone alone counts."""
     saved = recorded(oracle, "frozen_eva02_l_512.saved.json")
@@ -139,10 +149,12 @@ FAMILY_OF = {
     "clip_l": "clip_l", "sam_h": "sam_h",
 }  # fmt: skip
 CONVERSIONS = [
-    *((family, size) for family in FAMILY_OF if "dinov2" in family
-      for size in ("512x512", "1024x1024", "512x1024")),
-    ("eva02_l", "512"), ("clip_l", "512"), ("clip_l", "1024"),
-    ("sam_h", "512x512"), ("sam_h", "1024x1024"), ("sam_h", "512x1024"),
+    ("dinov2_vits14", "512x1024"), ("eva02_l", "512"), ("clip_l", "512"), ("sam_h", "512x1024"),
+    *slowly(
+        *((family, size) for family in ("dinov2_vits14", "dinov2_vitb14", "dinov2_vitl14")
+          for size in ("512x512", "1024x1024", "512x1024") if (family, size) != ("dinov2_vits14", "512x1024")),
+        ("clip_l", "1024"), ("sam_h", "512x512"), ("sam_h", "1024x1024"),
+    ),
 ]  # fmt: skip
 
 
@@ -185,7 +197,15 @@ def test_conversion_of_raw_weights(oracle, family, size):
 
 @pytest.mark.parametrize(
     ("family", "name"),
-    [*FAMILY_OF.items(), ("convnext_l", "convnext_l"), ("resnet50", "resnet50")],
+    [
+        ("dinov2_vits14", "dinov2_s"),
+        ("eva02_l", "eva02_l"),
+        ("clip_l", "clip_l"),
+        ("sam_h", "sam_h"),
+        ("convnext_l", "convnext_l"),
+        ("resnet50", "resnet50"),
+        *slowly(("dinov2_vitb14", "dinov2_b"), ("dinov2_vitl14", "dinov2_l")),
+    ],
 )
 def test_a_published_file_fits_the_model(oracle, family, name):
     state = raw(oracle, family)
@@ -199,7 +219,10 @@ def test_a_published_file_fits_the_model(oracle, family, name):
     assert ours == {key: value.shape for key, value in backbone.state_dict().items()}
 
 
-@pytest.mark.parametrize("name", list(FAMILIES))
+BIG = ("dinov2_b", "dinov2_l", "dinov3_b", "dinov3_l", "resnet101", "sam_h")
+
+
+@pytest.mark.parametrize("name", [*(name for name in FAMILIES if name not in BIG), *slowly(*BIG)])
 def test_timms_own_file_fits_the_model(name):
     family = FAMILIES[name]
     timm = import_timm()
