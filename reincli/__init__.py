@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reincli.engine.predict import Prediction, Predictor, load_segmentor
+    from reincli.model.attach import attach_rein
+    from reincli.model.rein import ReinAdapter as Rein
 
 __version__ = "0.1.0"
-__all__ = ["Prediction", "Predictor", "__version__", "load_segmentor"]
+__all__ = ["Prediction", "Predictor", "Rein", "__version__", "attach_rein", "load_segmentor"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,4 +21,12 @@ def __getattr__(name: str) -> Any:
         from reincli.engine import predict
 
         return getattr(predict, name)
+    if name == "Rein":
+        from reincli.model.rein import ReinAdapter
+
+        return ReinAdapter
+    if name == "attach_rein":
+        from reincli.model.attach import attach_rein
+
+        return attach_rein
     raise AttributeError(f"module 'reincli' has no attribute '{name}'")

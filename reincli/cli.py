@@ -244,6 +244,7 @@ def prepare_data(
         "rein convert-weights",
         "rein convert-weights --height 1024",
         "rein convert-weights dinov2_vits14_pretrain.pth checkpoints/dinov2_s_converted.safetensors",
+        "rein convert-weights --kind sam_h --height 1024",
         "rein convert-weights work_dirs/mine/last.pth original.pth --kind original",
     ),
 )
@@ -252,7 +253,7 @@ def convert_weights(
         Path | None,
         typer.Argument(
             metavar="[SOURCE]",
-            help="Raw weights. [dim]\\[default: checkpoints/dinov2_vitl14_pretrain.pth][/dim]",
+            help="Raw weights. [dim]\\[default: the usual file of --kind under checkpoints/][/dim]",
             show_default=False,
         ),
     ] = None,
@@ -277,7 +278,7 @@ def convert_weights(
         typer.Option(
             "--kind",
             metavar="NAME",
-            help="Backbone family to insist on; or `original`: write a checkpoint back in the original's form.",
+            help="Backbone family, such as clip_l; or `original`: write a checkpoint back in the original's form.",
         ),
     ] = None,
     backbone: Backbone = None,

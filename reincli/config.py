@@ -41,12 +41,15 @@ class BackboneSettings(Strict):
     """The foundation model. `width`, `depth` and `heads` are for the family `vit` alone, a ViT of any size."""
 
     name: str = "dinov2_l"
+    """A family of the tables, `vit`, or the name of any model of timm that has blocks."""
     width: Positive | None = None
     depth: Positive | None = None
     heads: Positive | None = None
     patch_size: Positive = 16
     taps: tuple[int, ...] | None = None
     """Blocks whose outputs the head reads; None: at 1/3, 1/2, 2/3 and the end, or what the family is known for."""
+    output_stride: Literal[8, 16, 32] | None = None
+    """Of a ResNet: 8 (the released form, None) keeps stages 3 and 4 at stride 8 by dilation; 32 dilates nothing."""
     weights: str | None = None
     """Backbone file, raw or converted; None: the family's usual names under `checkpoints/`. 'random': none."""
 

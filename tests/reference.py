@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from reincli.config import BackboneSettings, ModelSettings
+from reincli.config import ModelSettings
+from reincli.model.families import FAMILIES
 from reincli.model.mask_decoder import MaskDecoder
 from reincli.model.segmentor import Segmentor
-from reincli.model.weights import to_original
+from reincli.model.weights import backbone_to_ours, from_original, to_original
 
 
 def normal(key: int | str, shape: tuple[int, ...]) -> np.ndarray:
@@ -30,6 +31,8 @@ def weight(key: str, shape: tuple[int, ...], seed_key: str | None = None) -> tor
     if len(shape) >= 2 and "reins" in key and key.endswith(".merge.weight"):
         draw[:, 0::3] *= np.float32(0.25)
     offset, scale = _spread(key, shape)
+    if key.endswith(".running_var"):
+        draw = np.abs(draw)
     return torch.from_numpy(np.asarray(np.float32(offset) + np.float32(scale) * draw))
 
 
@@ -39,6 +42,8 @@ def _spread(key: str, shape: tuple[int, ...]) -> tuple[float, float]:
     fan = float(np.prod(shape[1:])) if len(shape) > 1 else 1.0
     decoder = "transformer_decoder." in key
     rows: list[tuple[bool, float, float]] = [
+        (last == "running_mean", 0.0, 0.1),
+        (last == "running_var", 1.0, 0.1),
         ("reins" in parts and last == "scale", 0.1, 0.02),
         (last in ("gamma", "gamma_1", "gamma_2"), 0.1, 0.02),
         (key.endswith("learnable_tokens_a"), 0.0, float(shape[-1]) ** -0.5 if shape else 0.0),
@@ -104,21 +109,44 @@ def points(base: int, batch: int, positives: bool) -> Callable[[str, int, tuple[
 
 
 def settings_of(variant: str) -> tuple[ModelSettings, int]:
-    """Model settings and crop of a variant such as 'rein_dinov2_s_512'."""
-    tune, family, size, crop = variant.split("_")
-    backbone = BackboneSettings(name=f"{family}_{size}")
-    return ModelSettings.model_validate({"tune": tune, "backbone": backbone}), int(crop)
+    """Model settings and crop of a variant such as 'rein_dinov2_s_512' or 'rein_resnet50_512_released'."""
+    tune, rest = variant.split("_", 1)
+    family = next(name for name in sorted(FAMILIES, key=len, reverse=True) if rest.startswith(name))
+    crop, _, form = rest.removeprefix(f"{family}_").partition("_")
+    backbone: dict[str, Any] = {"name": family}
+    if family.startswith("resnet") and form != "released":
+        backbone["output_stride"] = 32  # the figures also have the undilated form
+    adapter = {"link_features": family not in ("clip_l", "sam_h")}
+    return ModelSettings.model_validate({"tune": tune, "backbone": backbone, "adapter": adapter}), int(crop)
+
+
+def on_meta(variant: str) -> Segmentor:
+    """A variant without numbers: names, shapes and settings alone."""
+    settings, crop = settings_of(variant)
+    with torch.device("meta"):
+        return Segmentor(settings, 19, crop // 16)
+
+
+def original_names(model: Segmentor) -> dict[str, str]:
+    """Our names of parameters -> the original's."""
+    names = {}
+    for name, parameter in model.named_parameters():
+        (names[name],) = to_original({name: parameter}, model.backbone.layout)
+    return names
 
 
 def build(variant: str) -> Segmentor:
     """A variant with its generated weights."""
-    settings, crop = settings_of(variant)
-    with torch.device("meta"):  # the weights come from the rule: initialising them first would be wasted
+    model = on_meta(variant)  # the weights come from the rule: initialising them first would be wasted
+    if any(buffer.is_meta for name, buffer in model.named_buffers() if name not in model.state_dict()):
+        settings, crop = settings_of(variant)  # tables that are computed and not stored: rotary positions
         model = Segmentor(settings, 19, crop // 16)
-    state = {
-        name: weight(to_original(name), tuple(value.shape)) for name, value in model.state_dict().items()
-    }
-    model.load_state_dict(state, assign=True)
+    original = to_original(model.state_dict(), model.backbone.layout)
+    state = {}
+    for key, value in original.items():
+        counts = key.endswith("num_batches_tracked")
+        state[key] = torch.tensor(0) if counts else weight(key, tuple(value.shape))
+    model.load_state_dict(backbone_to_ours(from_original(state), model.backbone.layout), assign=True)
     model.freeze()
     return model
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from reincli.config import Settings, build_settings, load_settings, preset_names, presets_folder, read_preset
+from reincli.model.families import family_of
 
 BACKBONES = {
     "vit_s": "dinov2_s",
@@ -28,8 +29,10 @@ MAIN = [
     "citys2acdc-512",
     "citys2citysc",
 ]
-BASELINES = ["gta2citys-frozen", "gta2citys-full", "gta2citys-clip_l-frozen"]
-RECIPE_1024 = ["gta_synthia_urbansyn2citys", "citys2acdc", "citys2citysc"]
+FROZEN = {"clip_l", "sam_h", "eva02_l", "dinov3_l"}
+BASELINES = ["gta2citys-frozen", "gta2citys-full", *(f"gta2citys-{b}-frozen" for b in sorted(FROZEN))]
+ACDC = [f"citys2acdc-dinov3_{size}" for size in "sbl"]
+RECIPE_1024 = ["gta_synthia_urbansyn2citys", "citys2acdc", "citys2citysc", *ACDC]
 RECIPE_512 = [
     "gta2citys",
     "gta_synthia2citys",
@@ -61,9 +64,9 @@ def preset(request) -> Settings:
 
 
 def test_all_are_there():
-    expected = {*MAIN, *BASELINES, *(f"gta2citys-{b}" for b in BACKBONES), "demo"}
+    expected = {*MAIN, *BASELINES, *ACDC, *(f"gta2citys-{b}" for b in BACKBONES), "demo"}
     assert set(preset_names()) == expected
-    assert len(list(presets_folder().glob("*.toml"))) == 22
+    assert len(list(presets_folder().glob("*.toml"))) == 28
 
 
 def test_each_states_what_it_is_about(preset):
@@ -133,12 +136,26 @@ def test_backbones(suffix, backbone):
     [
         ("gta2citys-frozen", "dinov2_l", "frozen"),
         ("gta2citys-full", "dinov2_l", "full"),
-        ("gta2citys-clip_l-frozen", "clip_l", "frozen"),
+        *((f"gta2citys-{name}-frozen", name, "frozen") for name in sorted(FROZEN)),
     ],
 )
 def test_baselines(name, backbone, tune):
     model = load_settings(preset=name).model
     assert (model.backbone.name, model.tune) == (backbone, tune)
+
+
+@pytest.mark.parametrize("name", ACDC)
+def test_dinov3_on_acdc_is_the_preset_of_dinov2_with_another_backbone(name):
+    ours, other = load_settings(preset=name), load_settings(preset="citys2acdc")
+    assert ours.model.backbone.name == name.removeprefix("citys2acdc-")
+    assert (ours.data, ours.optim, ours.train, ours.test) == (
+        other.data, other.optim, other.train, other.test,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_backbone_of_a_preset_is_known(name):
+    assert family_of(load_settings(preset=name).model.backbone) is not None
 
 
 @pytest.mark.parametrize("name", MAIN)

@@ -16,10 +16,9 @@ from reincli.cli import app
 from reincli.commands.presets import published
 from reincli.config import build_settings, load_settings, preset_names, tomllib
 from reincli.data.layouts import DATASETS
-from reincli.model import backbones
 
 SOURCE = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/own-data.md", "docs/evaluate.md")
+PAGES = ("README.md", "docs/own-data.md", "docs/evaluate.md", "docs/backbones.md")
 MODULES = (
     "demo",
     "prepare_data",
@@ -103,13 +102,6 @@ def test_scores_are_those_of_the_presets():
     assert set(table) == set(preset_names()) | {"demo"}
     for name in preset_names():
         assert table[name][3] == published(load_settings(preset=name)), name
-
-
-def test_what_cannot_be_built_yet_is_said():
-    planned = getattr(backbones, "PLANNED", ())
-    for name in preset_names():
-        buildable = load_settings(preset=name).model.backbone.name not in planned
-        assert score_table()[name][4] == ("yes" if buildable else "not yet"), name
 
 
 def test_checks_are_those_of_the_submission():

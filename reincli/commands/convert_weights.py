@@ -19,10 +19,11 @@ from reincli.engine.checkpoint import (
     write_file,
 )
 from reincli.errors import ReinError, nearest
-from reincli.model import weights
-from reincli.model.backbones import FAMILIES
+from reincli.model import foundation, weights
+from reincli.model.families import FAMILIES
 
-DEFAULT_SOURCE = FAMILIES["dinov2_l"]
+DEFAULT = "dinov2_l"
+"""The family whose raw file is read where neither a file nor a kind is named."""
 ORIGINAL = "original"
 """The kind that writes a checkpoint back instead of converting a backbone."""
 
@@ -46,7 +47,12 @@ def run(
     if kind == ORIGINAL:
         write_original(source, target, backbone, force)
         return
-    source = source or CHECKPOINTS / DEFAULT_SOURCE.file
+    if kind is not None and kind not in FAMILIES:
+        raise ReinError(
+            f"No kind of weights is named '{kind}'.", nearest(kind, [*FAMILIES, ORIGINAL]), usage=True
+        )
+    family = FAMILIES[kind or DEFAULT]
+    source = source or CHECKPOINTS / family.file
     height = height or 512
     width = width or height
 
@@ -62,21 +68,21 @@ def run(
     if not source.exists():
         raise ReinError(
             f"There are no raw weights at '{source}'.",
-            f"Download {DEFAULT_SOURCE.address} to {CHECKPOINTS / DEFAULT_SOURCE.file}, or name your file.",
+            f"Download {family.address} to {CHECKPOINTS / family.file}, or name your file.",
         )
-    state = weights.plain_backbone(weights.unwrap(read_file(source)))
-    facts = weights.recognise_backbone(state, str(source))
+    given = foundation.plain_backbone(foundation.unwrap(read_file(source)))
+    state, facts = foundation.recognise_backbone(given, str(source))
     if kind not in (None, facts.name):
         raise ReinError(
-            f"'{source}' is {facts.name}, not {kind}.",
-            "Leave --kind out: the file tells." if kind in FAMILIES else nearest(kind, FAMILIES),
-            usage=True,
+            f"'{source}' is {facts.name}, not {kind}.", "Leave --kind out: the file tells.", usage=True
         )
-    target = target or CHECKPOINTS / default_name(facts.name, height, width)
+    target = target or CHECKPOINTS / default_name(facts.name.replace(" ", "_"), height, width)
     refuse_to_overwrite(source, target, force)
     grid = (height // patch, width // patch)
-    converted = weights.convert_backbone(state, grid, patch, facts.grid)
-    write_file(target, converted)
+    write_file(target, foundation.convert_backbone(state, facts, grid, patch))
+    if facts.grid is None:
+        console.result(f"{target}: {facts.name}, renamed; it takes every size, nothing was resampled")
+        return
     console.result(
         f"{target}: {facts.name}, patch {facts.patch} -> {patch}, positions {facts.grid[0]}x{facts.grid[1]} -> "
         f"{grid[0]}x{grid[1]} (input {width}x{height})"

@@ -135,7 +135,7 @@ def dataset_state(name: str, data: DataSettings) -> DatasetState:
 
 def weight_files(folder: Path) -> list[WeightState]:
     """The usual weights: raw backbones, converted ones that are there, and the released adapters and head."""
-    from reincli.model.backbones import FAMILIES
+    from reincli.model.families import FAMILIES
 
     found = []
     for name, family in FAMILIES.items():

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from reincli.config import BackboneSettings, Settings, build_settings, preset_names, read_preset
 from reincli.data.labels import CITYSCAPES, Classes
+from reincli.engine.archive import is_archive, read_archive
 from reincli.errors import ReinError
-from reincli.model import weights
-from reincli.model.backbones import FAMILIES, family_of
+from reincli.model import foundation, weights
+from reincli.model.families import FAMILIES, family_of
 from reincli.model.segmentor import Segmentor
 
 CHECKPOINTS = Path("checkpoints")
@@ -48,6 +49,8 @@ def read_file(path: Path) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
+        if is_archive(path):
+            return read_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refused(path, error) from None
@@ -139,11 +142,12 @@ def find_backbone(settings: Settings, given: Path | None) -> Path | None:
     if found is None:
         family = family_of(settings.model.backbone)
         wanted = candidates[-1] if candidates else Path("FILE")
+        address = family.address if family is not None else ""
         raise ReinError(
             f"No weights of the backbone '{settings.model.backbone.name}' were found "
             f"(looked for {', '.join(str(path) for path in candidates) or 'none: this backbone has no usual file'}).",
-            f"Download {family.address} to {wanted}, or give --backbone FILE."
-            if family.address
+            f"Download {address} to {wanted}, or give --backbone FILE."
+            if address
             else "Give --backbone FILE.",
         )
     return found
@@ -159,26 +163,21 @@ def load_backbone(model: Segmentor, path: Path) -> list[str]:
         ReinError: another family or size, or tensors that do not fit.
     """
     backbone = model.backbone
-    state = weights.plain_backbone(weights.unwrap(read_file(path)))
-    facts = weights.recognise_backbone(state, str(path))
-    if (facts.width, facts.depth) != (backbone.width, backbone.depth):
-        raise ReinError(
-            f"'{path}' is {facts.name} ({facts.depth} blocks of width {facts.width}), but the model needs "
-            f"{backbone.settings.name} ({backbone.depth} blocks of width {backbone.width}).",
-            f"Give the weights of {backbone.settings.name}, or a preset for {facts.name}.",
-        )
-    notes = []
-    stored = weights.grid_of(state["pos_embed"].shape[1] - 1, str(path), prefer=backbone.grid)
-    if stored != backbone.grid or facts.patch != backbone.patch_size:
-        state = weights.convert_backbone(state, backbone.grid, backbone.patch_size, stored)
-        size = "x".join(str(side * backbone.patch_size) for side in backbone.grid)
-        notes.append(
-            f"'{path}' holds {stored[0]}x{stored[1]} positions and patches of {facts.patch}: resampled to "
-            f"{backbone.grid[0]}x{backbone.grid[1]} and {backbone.patch_size} (input {size})."
-        )
-    state.pop("mask_token", None)  # for pretraining alone: nothing ever reads it here
-    hint = "Convert it again from the raw file: rein convert-weights"
-    weights.load_strict(backbone.body, state, f"The backbone '{path}'", hint)
+    state, notes = foundation.plain_backbone(foundation.unwrap(read_file(path))), list[str]()
+    if backbone.layout.kind == "timm":
+        state, hint = foundation.fit_timm(state, backbone, str(path), notes), foundation.timm_hint(backbone)
+    else:
+        state, facts = foundation.recognise_backbone(state, str(path), backbone.grid)
+        needed = (backbone.layout.kind, backbone.width, backbone.depth)
+        if (facts.layout.kind, facts.width, facts.depth) != needed:
+            raise ReinError(
+                f"'{path}' is {facts.name} ({facts.depth} blocks of width {facts.width}), but the model needs "
+                f"{backbone.settings.name} ({backbone.depth} blocks of width {backbone.width}).",
+                f"Give the weights of {backbone.settings.name}, or a preset for {facts.name}.",
+            )
+        state = foundation.fit(state, facts, backbone, str(path), notes)
+        hint = "Convert it again from the raw file: rein convert-weights"
+    weights.load_strict(backbone, backbone.layout.to_ours(state), f"The backbone '{path}'", hint)
     return notes
 
 
@@ -206,7 +205,7 @@ class Checkpoint:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read one of our checkpoints or of the original's. ReinError where it is neither."""
     content = read_file(path)
-    state = weights.from_original(weights.unwrap(content))
+    state = weights.from_original(foundation.unwrap(content))
     weights.recognise_head(state, str(path))
     own = content.get("rein") if isinstance(content, Mapping) else None
     settings = build_settings(own["settings"]) if own else None
@@ -226,7 +225,8 @@ def checkpoint_content(
     model: Segmentor, settings: Settings, classes: Classes, iteration: int, training: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """What a checkpoint file holds; see the top of this file."""
-    state = {weights.to_original(name): value.detach().cpu() for name, value in model.trained_state().items()}
+    trained = weights.to_original(model.trained_state(), model.backbone.layout)
+    state = {name: value.detach().cpu() for name, value in trained.items()}
     names, colors = list(classes.names), [list(color) for color in classes.colors]
     content: dict[str, Any] = {
         "meta": {"iter": iteration, "dataset_meta": {"classes": names, "palette": colors}},
@@ -238,25 +238,35 @@ def checkpoint_content(
     return content
 
 
-def original_content(model: Segmentor, classes: Classes, iteration: int) -> dict[str, Any]:
-    """A checkpoint with exactly the tensors that the original's has for this setting.
+def original_state(model: Segmentor) -> dict[str, Tensor]:
+    """Exactly the tensors that the original saves for this setting, in its names.
 
-    With adapters that is what was trained; without them the backbone is there too, and a mask token that
-    nothing reads.
+    With adapters that is what was trained; without them the backbone is there too, and tensors that nothing
+    reads: a mask token, rotary tables, CLIP's scale branches.
     """
     state = model.trained_state()
-    if model.rein is None:
-        state |= {f"backbone.{name}": value for name, value in model.backbone.state_dict().items()}
-    renamed = {weights.to_original(name): value.detach().float().cpu() for name, value in state.items()}
-    if model.rein is None:
-        renamed["backbone.mask_token"] = torch.zeros(1, model.backbone.width)
+    if model.rein is not None:
+        return weights.to_original(state, model.backbone.layout)
+    state |= {f"backbone.{name}": value for name, value in model.backbone.state_dict().items()}
+    unread = {f"backbone.{name}": value for name, value in model.backbone.unread().items()}
+    return weights.to_original(state, model.backbone.layout) | unread
+
+
+def original_content(model: Segmentor, classes: Classes, iteration: int) -> dict[str, Any]:
+    """A checkpoint as the original writes it: `original_state` in float32, and what it was trained on."""
+    state = {name: value.detach().cpu() for name, value in original_state(model).items()}
+    state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     colors = [list(color) for color in classes.colors]
     meta = {"iter": iteration, "dataset_meta": {"classes": list(classes.names), "palette": colors}}
-    return {"meta": meta, "state_dict": renamed}
+    return {"meta": meta, "state_dict": state}
 
 
-def settings_for(checkpoint: Checkpoint, given: Settings | None) -> Settings:
+def settings_for(checkpoint: Checkpoint, given: Settings | None, backbone: Path | None = None) -> Settings:
     """Settings to use with a checkpoint: as given, its own, or those of the one preset that fits.
+
+    Args:
+        checkpoint: read. given: chosen by the user, or None.
+        backbone: its file, if the user gave one: it tells families of one shape apart.
 
     Raises:
         ReinError: an original checkpoint that several presets fit, or none, lists them.
@@ -266,20 +276,24 @@ def settings_for(checkpoint: Checkpoint, given: Settings | None) -> Settings:
     if checkpoint.settings is not None:
         return checkpoint.settings
     facts = weights.recognise_head(checkpoint.state, str(checkpoint.path))
-    fitting = [name for name in preset_names() if _fits(build_settings(read_preset(name)), facts)]
+    kind, grid = _backbone_beside(checkpoint, backbone)
+    presets = {name: build_settings(read_preset(name)) for name in preset_names()}
+    fitting = [name for name, settings in presets.items() if _fits(settings, facts, kind)]
+    of_size = [name for name in fitting if _grid_of_crop(presets[name]) == grid]
+    fitting = of_size or fitting  # a file that was converted for one crop tells the recipe too
     if not fitting:
         raise ReinError(
-            f"'{checkpoint.path}' ({facts.tune}, width {facts.width}, {facts.depth} adapted blocks, "
-            f"{facts.classes} classes) fits no preset.",
+            f"'{checkpoint.path}' ({facts.tune}, width {facts.widths[0]}, {sum(facts.banks)} adapted blocks, "
+            f"{facts.classes} classes) fits no preset{f' on {kind}' if kind else ''}.",
             "Give the settings it was trained with: --config FILE.toml",
         )
-    if len({_model_facts(build_settings(read_preset(name))) for name in fitting}) > 1:
+    if len({_model_facts(presets[name]) for name in fitting}) > 1:
         raise ReinError(
             f"'{checkpoint.path}' does not say which setting it was trained in; it fits {', '.join(fitting)}.",
             "Say which: --preset NAME",
             usage=True,
         )
-    return build_settings(read_preset(fitting[0]))
+    return presets[fitting[0]]
 
 
 def _model_facts(settings: Settings) -> str:
@@ -288,17 +302,37 @@ def _model_facts(settings: Settings) -> str:
     return f"{model.backbone!r} {model.adapter!r} {model.head!r} {crop} {settings.test!r}"
 
 
-def _fits(settings: Settings, facts: weights.HeadFacts) -> bool:
-    model = settings.model
-    if model.backbone.name not in FAMILIES and model.backbone.name != "vit":
+def _backbone_beside(checkpoint: Checkpoint, path: Path | None) -> tuple[str | None, tuple[int, int] | None]:
+    """Family and grid of positions of the backbone in a checkpoint, or in the file beside it; None if unknown."""
+    if weights.holds_backbone(checkpoint.state):
+        inside = {name: v for name, v in checkpoint.state.items() if name.startswith("backbone.")}
+        state, path = inside, checkpoint.path
+    elif path is not None:
+        state = foundation.unwrap(read_file(path))
+    else:
+        return None, None
+    _, facts = foundation.recognise_backbone(foundation.plain_backbone(state), str(path))
+    return facts.name, facts.grid
+
+
+def _grid_of_crop(settings: Settings) -> tuple[int, int]:
+    side = settings.data.augment.crop // settings.model.backbone.patch_size
+    return side, side
+
+
+def _fits(settings: Settings, facts: weights.HeadFacts, kind: str | None) -> bool:
+    """Whether a checkpoint of the original's may have been trained with a preset."""
+    model, family = settings.model, family_of(settings.model.backbone)
+    if family is None or not family.released or kind not in (None, model.backbone.name):
         return False
-    family = family_of(model.backbone)
     rein = model.tune == "rein"
+    neck = ("branches" if rein else "levels") if family.kind == "clip" else None
     return (
         model.tune in ((facts.tune, "frozen") if facts.tune == "full" else (facts.tune,))
-        and family.width == facts.width
+        and family.widths == facts.widths
         and facts.classes == len(CITYSCAPES)
-        and (not rein or (family.depth == facts.depth and model.adapter.rank == facts.rank))
+        and facts.neck == neck
+        and (not rein or (family.banks == facts.banks and model.adapter.rank == facts.rank))
         and (not rein or model.adapter.link_features == facts.link_features)
         and model.head.channels == facts.channels
     )
@@ -316,18 +350,20 @@ def load_trained(model: Segmentor, checkpoint: Checkpoint) -> None:
             f"'{path}' was trained for {facts.classes} classes, but the settings have {model.classes}.",
             "Give the settings it was trained with (--preset or --config).",
         )
-    if facts.width != model.backbone.width:
+    if facts.widths != tuple(model.backbone.widths):
         raise ReinError(
-            f"'{path}' was trained on a backbone of width {facts.width}, but '{model.backbone.settings.name}' "
-            f"has {model.backbone.width}.",
+            f"'{path}' was trained on a backbone of width {facts.widths[0]}, but "
+            f"'{model.backbone.settings.name}' has {model.backbone.widths[0]}.",
             "Give the preset it was trained with.",
         )
     hint = "Give the preset it was trained with; see: rein presets"
     parts = model.trained_modules()  # what is expected is what the model declares as trained, no more
-    if weights.holds_backbone(checkpoint.state):
+    state = checkpoint.state
+    if weights.holds_backbone(state):
         parts["backbone"] = model.backbone
+        state = weights.backbone_to_ours(state, model.backbone.layout)
     expected = torch.nn.ModuleDict(parts)
-    weights.load_strict(expected, checkpoint.state, f"The checkpoint '{path}'", hint)
+    weights.load_strict(expected, state, f"The checkpoint '{path}'", hint)
 
 
 def build_model(settings: Settings, classes: int) -> Segmentor:

@@ -237,8 +237,8 @@ class Predictor:
     def _forward(self, windows: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> (B, K, H, W); what no patch divides is padded and cut again."""
         height, width = windows.shape[2:]
-        patch = 2 * self.model.backbone.patch_size  # the coarsest map has half the resolution of the patches
-        padded = F.pad(self.model.normalise(windows), (0, -width % patch, 0, -height % patch))
+        multiple = self.model.backbone.multiple
+        padded = F.pad(self.model.normalise(windows), (0, -width % multiple, 0, -height % multiple))
         with autocast(self.precision, self.device):
             predictions = self.model(padded, self.folded, every_round=False)
         return class_maps(predictions, (padded.shape[2], padded.shape[3]))[:, :, :height, :width]
@@ -272,7 +272,7 @@ def load_segmentor(
     place = pick_device(device)
     arithmetic = pick_precision(precision, place)
     read = checkpoints.read_checkpoint(Path(checkpoint))
-    settings = checkpoints.settings_for(read, settings)
+    settings = checkpoints.settings_for(read, settings, Path(backbone) if backbone else None)
     classes = read.classes or classes_of(settings.data)
     model = checkpoints.build_model(settings, len(classes))
     notes = []

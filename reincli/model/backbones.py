@@ -1,177 +1,153 @@
-"""Backbones: which families exist, and the plain ViT whose blocks Rein refines.
+"""The choice of a backbone: a family of the tables, a ViT of any size, or any other model of timm's.
 
-Shapes: B images, N patches, C width, p patch size, (h, w) = patch grid of the input.
+All backbones share one form, which is all that the rest of the program knows of them:
+
+- `forward(images, refine)` gives four maps, fine to coarse; `refine(features, block, prefix)` is called on what each
+  adapted block gives, as tokens, blocks counted through;
+- `widths` of the maps, and `zooms` by which they are enlarged before the head;
+- `banks`: how many blocks each adapter refines, one adapter a width;
+- `layout`: how its weights are named in files, and `body`: timm's model, whose names ours are;
+- `multiple`: what both sides of an input must divide by; `grid`: stored positions (h, w), None where there are none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from types import ModuleType
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from reincli.config import BackboneSettings
 from reincli.errors import ReinError, nearest
+from reincli.model.anatomy import Anatomy, find_stages
+from reincli.model.families import FAMILIES, Family, family_of, unknown_name, usual_taps
+from reincli.model.hierarchical import Hierarchical, probe
 from reincli.model.timm_import import import_timm
-from reincli.ops.recompute import run
-from reincli.ops.resample import stretch_grid
+from reincli.model.vit import VIEWS, ViT, strip
 
-Refine = Callable[[Tensor, int, int], Tensor]
-"""(features, block, prefix tokens) -> refined features."""
+Backbone = ViT | Hierarchical
 
-
-@dataclass(frozen=True)
-class Family:
-    """One backbone of the tables.
-
-    Attributes:
-        timm: name of the timm model that equals it.
-        width, depth, heads: of the transformer. taps: blocks whose outputs the head reads.
-        file: usual name of the raw weights under `checkpoints/`. address: where they can be had.
-        layer_scale: whether every block ends in learned channel gains.
-    """
-
-    timm: str
-    width: int
-    depth: int
-    heads: int
-    taps: tuple[int, ...]
-    file: str
-    address: str
-    layer_scale: bool = True
+__all__ = ["FAMILIES", "Backbone", "Family", "build_backbone", "family_of"]
 
 
-def _dinov2(letter: str, timm: str, width: int, depth: int, heads: int, taps: tuple[int, ...]) -> Family:
-    file = f"dinov2_vit{letter}14_pretrain.pth"
-    address = f"https://dl.fbaipublicfiles.com/dinov2/dinov2_vit{letter}14/{file}"
-    return Family(timm, width, depth, heads, taps, file, address)
-
-
-FAMILIES: dict[str, Family] = {
-    "dinov2_s": _dinov2("s", "vit_small_patch14_dinov2", 384, 12, 6, (2, 5, 8, 11)),
-    "dinov2_b": _dinov2("b", "vit_base_patch14_dinov2", 768, 12, 12, (2, 5, 8, 11)),
-    "dinov2_l": _dinov2("l", "vit_large_patch14_dinov2", 1024, 24, 16, (7, 11, 15, 23)),
-}
-
-PLANNED = (
-    "resnet50",
-    "resnet101",
-    "convnext_l",
-    "clip_l",
-    "sam_h",
-    "eva02_l",
-    "dinov3_s",
-    "dinov3_b",
-    "dinov3_l",
-)
-
-
-def family_of(settings: BackboneSettings) -> Family:
-    """The family that settings name; `vit` is a ViT of any size, in the DINOv2 form.
-
-    Raises:
-        ReinError: unknown name, a backbone that cannot be built yet, or sizes that do not fit.
-    """
-    if settings.name in FAMILIES:
-        if settings.width or settings.depth or settings.heads:
-            raise ReinError(
-                f"Backbone '{settings.name}' has fixed sizes, but width, depth or heads are set.",
-                'Use model.backbone.name = "vit" for a ViT of your own sizes.',
-                usage=True,
-            )
-        return FAMILIES[settings.name]
-    if settings.name in PLANNED:
-        raise ReinError(
-            f"Backbone '{settings.name}' cannot be built in this version.",
-            f"Backbones that can: {', '.join([*FAMILIES, 'vit'])}. Choose one with --set model.backbone.name=…",
-        )
-    if settings.name != "vit":
-        raise ReinError(
-            f"No backbone is named '{settings.name}'.",
-            nearest(settings.name, [*FAMILIES, *PLANNED, "vit"]),
-            usage=True,
-        )
-    if not (settings.width and settings.depth and settings.heads):
-        raise ReinError("Backbone 'vit' needs width, depth and heads under [model.backbone].", usage=True)
-    if settings.width % settings.heads:
-        raise ReinError(
-            f"A width of {settings.width} does not divide into {settings.heads} heads.", usage=True
-        )
-    depth = settings.depth
-    taps = settings.taps or tuple(max(0, round(depth * share) - 1) for share in (1 / 3, 1 / 2, 2 / 3, 1))
-    return Family("", settings.width, depth, settings.heads, taps, "", "")
-
-
-class ViT(nn.Module):
-    """A plain ViT (class token first, LayerScale, exact GELU) whose block outputs can be refined one by one.
+def build_backbone(settings: BackboneSettings, grid: int) -> Backbone:
+    """The backbone of these settings, with fresh weights.
 
     Args:
-        settings: which family, patch size, taps.
-        grid: patches along each side of the training crop: the size of the stored positions.
+        settings: which, patch size, taps.
+        grid: patches along a side of the training crop.
 
-    Attributes:
-        width: C of every map. depth: number of blocks. patch_size: p.
-        zooms: by how much each map is enlarged before the head: strides 4, 8, 16, 32 for p = 16.
+    Raises:
+        ReinError: a name that does not exist, or a model of timm's that Rein cannot be attached to.
     """
+    timm, family = import_timm(), family_of(settings)
+    if settings.output_stride is not None and (family is None or family.kind != "resnet"):
+        raise ReinError(
+            f"model.backbone.output_stride is for ResNets; '{settings.name}' has its own strides.", usage=True
+        )
+    if family is None:
+        return _from_timm(timm, settings, grid)
+    if family.kind == "resnet":
+        stride = settings.output_stride or 8  # as released: stages 3 and 4 dilated
+        body = timm.create_model(family.timm, pretrained=False, num_classes=0, output_stride=stride)
+        return Hierarchical(settings, family.kind, body, find_stages(body), multiple=1)
+    if family.kind == "convnext":
+        body = timm.create_model(family.timm, pretrained=False, num_classes=0)
+        body.head.norm = nn.Identity()  # the classifier's; ours is the last of four
+        return Hierarchical(settings, family.kind, body, find_stages(body))
+    return _plain(timm, settings, family, grid)
 
-    prefix = 1
-    zooms = (4.0, 2.0, 1.0, 0.5)
 
-    def __init__(self, settings: BackboneSettings, grid: int) -> None:
-        super().__init__()
-        family = family_of(settings)
-        self.settings = settings
-        self.width, self.depth, self.patch_size = family.width, family.depth, settings.patch_size
-        self.grid = (grid, grid)
-        self.taps = settings.taps or family.taps
-        if len(self.taps) != 4 or any(not 0 <= tap < family.depth for tap in self.taps):
-            raise ReinError(
-                f"model.backbone.taps {list(self.taps)} must be four blocks between 0 and {family.depth - 1}.",
-                usage=True,
-            )
-        timm = import_timm()
-        sizes = {"img_size": grid * self.patch_size, "patch_size": self.patch_size, "num_classes": 0}
-        if family.timm:
-            self.body = timm.create_model(family.timm, pretrained=False, **sizes)
-        else:
-            self.body = timm.models.vision_transformer.VisionTransformer(
-                embed_dim=family.width, depth=family.depth, num_heads=family.heads, init_values=1.0,
-                global_pool="", **sizes,
-            )  # fmt: skip
+def _plain(timm: ModuleType, settings: BackboneSettings, family: Family, grid: int) -> ViT:
+    size = grid * settings.patch_size
+    sizes: dict[str, Any] = {"img_size": size, "patch_size": settings.patch_size, "num_classes": 0}
+    keep: tuple[str, ...] = ()
+    if family.kind == "dinov2":
+        keep = ("norm",)  # never applied; the original's whole models hold it
+    elif family.kind == "sam":
+        sizes["img_size"] = 64 * settings.patch_size  # relative positions are stored for a grid of 64x64
+    elif family.kind in ("eva02", "dinov3"):
+        sizes["dynamic_img_size"] = True  # else timm keeps rotary tables for one size
+    if family.timm:
+        body = timm.create_model(family.timm, pretrained=False, **sizes)
+    else:
+        body = timm.models.vision_transformer.VisionTransformer(
+            embed_dim=family.widths[0], depth=family.blocks, num_heads=family.heads, init_values=1.0,
+            global_pool="", **sizes,
+        )  # fmt: skip
+    strip(body, keep)
+    if family.kind == "sam":
+        body.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, family.widths[0]))
+    return VIEWS.get(family.kind, ViT)(settings, family, body, (grid, grid))
 
-    def forward(
-        self, images: Tensor, refine: Refine | None = None, *, recompute: bool = False
-    ) -> list[Tensor]:
-        """Maps after the tapped blocks.
 
-        Args:
-            images: (B, 3, H, W), normalised; H and W are multiples of the patch size.
-            refine: called on every block's output.
-            recompute: keep only what goes into each block for the backward pass.
+# --- any other model of timm's -----------------------------------------------------------------------------
 
-        Returns:
-            Four (B, C, H/p, W/p). The final norm of the ViT is not applied.
-        """
-        grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
-        patches = self.body.patch_embed.proj(images).flatten(2).transpose(1, 2)
-        cls_token = self.body.cls_token.expand(len(images), -1, -1)
-        features = torch.cat([cls_token, patches.to(cls_token.dtype)], dim=1) + self.positions(grid)
-        maps = {}
-        for index, block in enumerate(self.body.blocks):
-            features = run(block, features, recompute=recompute)
-            if refine is not None:
-                features = refine(features, index, self.prefix)
-            if index in self.taps:
-                tokens = features[:, self.prefix :]
-                maps[index] = tokens.transpose(1, 2).unflatten(2, grid)
-        return [maps[tap] for tap in self.taps]
 
-    def positions(self, grid: tuple[int, int]) -> Tensor:
-        """Position embeddings (1, 1+h*w, C): as stored for the square training size, stretched for any other."""
-        stored = self.body.pos_embed
-        if grid == self.grid:
-            return stored
-        square = stored[0, self.prefix :].reshape(*self.grid, -1)
-        stretched = stretch_grid(square.float(), grid).to(stored.dtype)
-        return torch.cat([stored[:, : self.prefix], stretched.reshape(1, grid[0] * grid[1], -1)], dim=1)
+def _from_timm(timm: ModuleType, settings: BackboneSettings, grid: int) -> Backbone:
+    """A model that timm knows by this name; sizes, taps, strides and prefix tokens follow from it."""
+    name = settings.name
+    model, _, tag = name.partition(".")
+    if not timm.is_model(model):
+        raise unknown_name(name, timm.list_models())
+    tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{model}.*")]
+    if tag and tag not in tags:
+        raise ReinError(f"timm has no weights '{tag}' of '{model}'.", nearest(tag, tags), usage=True)
+    pattern = _pattern(timm, name)
+    anatomy = find_stages(pattern)
+    size = grid * settings.patch_size
+    if anatomy.plain and _is_plain(timm, pattern):
+        width, depth = anatomy.stages[0].width, len(anatomy.stages[0].blocks)
+        family = Family("timm", name, (width,) * 4, (depth,), taps=usual_taps(depth))
+        sizes: dict[str, Any] = {"img_size": size, "patch_size": settings.patch_size, "num_classes": 0}
+        if isinstance(pattern, timm.models.eva.Eva):
+            sizes["dynamic_img_size"] = True
+        body = timm.create_model(name, pretrained=False, **sizes)
+        strip(body)
+        return ViT(settings, family, body, (grid, grid))
+    return _by_hooks(timm, settings, anatomy, size)
+
+
+def _pattern(timm: ModuleType, name: str, **options: Any) -> nn.Module:
+    """A model without numbers, to look at: its parts, its shapes."""
+    try:
+        with torch.device("meta"):
+            return timm.create_model(name, pretrained=False, **options)
+    except (NotImplementedError, RuntimeError):  # an older timm works numbers out while it builds some models
+        return timm.create_model(name, pretrained=False, **options)
+
+
+def _is_plain(timm: ModuleType, model: nn.Module) -> bool:
+    """Whether `ViT` can run a model itself: timm's subclasses and hybrids do other things around the blocks."""
+    classes = (timm.models.vision_transformer.VisionTransformer, timm.models.eva.Eva)
+    return type(model) in classes and type(model.patch_embed) is timm.layers.PatchEmbed
+
+
+def _by_hooks(timm: ModuleType, settings: BackboneSettings, anatomy: Anatomy, size: int) -> Hierarchical:
+    """timm's own forward pass; the freest of its ways to take an input size that the model knows."""
+    trials: list[dict[str, Any]] = [
+        {"img_size": size, "strict_img_size": False},
+        {"img_size": size, "dynamic_img_size": True},
+        {"img_size": size},
+        {},
+    ]
+    for options in trials:
+        try:
+            pattern = _pattern(timm, settings.name, num_classes=0, **options)
+        except (TypeError, AssertionError, ValueError, RuntimeError):
+            continue
+        if not hasattr(pattern, "forward_intermediates"):
+            continue
+        if probe(pattern, (size, size)):
+            free = probe(pattern, (size, size + 32)) and probe(pattern, (size + 64, size))
+            body = timm.create_model(settings.name, pretrained=False, num_classes=0, **options)
+            strip(body)
+            fixed = None if free else (size, size)
+            multiple = math.lcm(32, 2 * anatomy.strides[0]) if free else size
+            return Hierarchical(settings, "timm", body, find_stages(body), multiple=multiple, fixed=fixed)
+    raise ReinError(
+        f"'{settings.name}' cannot take images of {size}x{size}, or tells no feature maps.",
+        "Set data.augment.crop to a size that it takes, or choose another model of timm.",
+    )

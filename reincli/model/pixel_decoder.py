@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reincli.ops.deformable import deformable_attention
-from reincli.ops.recompute import run
+from reincli.ops.recompute import checkpointed
 
 LEVELS = 3
 GROUPS = 32
@@ -198,7 +198,7 @@ class PixelDecoder(nn.Module):
         )
         references = reference_points(shapes, device)[:, None]  # the same on every level
         for layer in self.layers:
-            features = run(layer, features, positions, references, shapes, recompute=recompute)
+            features = checkpointed(layer, features, positions, references, shapes, when=recompute)
 
         memories = list(features.split([h * w for h, w in shapes], dim=1))
         finest = memories[-1].transpose(1, 2).unflatten(2, shapes[-1])

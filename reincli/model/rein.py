@@ -1,4 +1,4 @@
-"""Rein: learned tokens that refine a frozen ViT's patch features, block by block (arXiv 2312.04265, section 3).
+"""Rein: learned tokens that refine a frozen backbone's patch features, block by block (arXiv 2312.04265, section 3).
 
 Shapes: B images, N patches, C backbone width, L blocks, M tokens, R token rank, D query width.
 """
@@ -6,11 +6,14 @@ Shapes: B images, N patches, C backbone width, L blocks, M tokens, R token rank,
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 
 def refinement(patches: Tensor, tokens: Tensor, values: Tensor) -> Tensor:
@@ -22,7 +25,19 @@ def refinement(patches: Tensor, tokens: Tensor, values: Tensor) -> Tensor:
     return F.softmax(similarity, dim=-1)[..., 1:] @ values
 
 
-class ReinAdapter(nn.Module):
+class Attached(nn.Module):
+    """An adapter that may hang on the blocks of a model, see `attach.attach_rein`."""
+
+    hooks: tuple[RemovableHandle, ...] = ()
+
+    def detach(self) -> None:
+        """Take the adapter off the model: its blocks give again what they gave before."""
+        for hook in self.hooks:
+            hook.remove()
+        self.hooks = ()
+
+
+class ReinAdapter(Attached):
     """One token bank a block, low-rank or whole; both projections and the scale are shared by all blocks.
 
     Args:
@@ -32,17 +47,17 @@ class ReinAdapter(nn.Module):
         query_width: D; None where the head does not take its queries from the tokens.
     """
 
-    undecayed = ("tokens", "tokens_a", "tokens_b", "scale")
+    undecayed: tuple[str, ...] = ("tokens", "tokens_a", "tokens_b", "scale")
 
     def __init__(
         self,
         blocks: int,
         width: int,
         *,
-        tokens: int,
-        rank: int | None,
-        patch_size: int,
-        query_width: int | None,
+        tokens: int = 100,
+        rank: int | None = 16,
+        patch_size: int = 16,
+        query_width: int | None = None,
     ) -> None:
         super().__init__()
         self.blocks = blocks
@@ -138,3 +153,85 @@ class FoldedRein:
         if self.link is None:
             raise ValueError("this adapter was built without a link to queries")
         return self.link
+
+
+class StagedRein(Attached):
+    """One adapter a stage, for backbones whose width grows from stage to stage. Blocks are counted through.
+
+    Args:
+        banks: blocks of each stage. widths: of the stages.
+        tokens, rank, patch_size, query_width: as for `ReinAdapter`.
+    """
+
+    def __init__(
+        self,
+        banks: Sequence[int],
+        widths: Sequence[int],
+        *,
+        tokens: int = 100,
+        rank: int | None = 16,
+        patch_size: int = 16,
+        query_width: int | None = None,
+    ) -> None:
+        super().__init__()
+        stages = [
+            ReinAdapter(
+                blocks, width, tokens=tokens, rank=rank, patch_size=patch_size, query_width=query_width
+            )
+            for blocks, width in zip(banks, widths, strict=True)
+        ]
+        for stage in stages:  # as in the original, whose rule names the single adapter's scale alone
+            stage.undecayed = ("tokens", "tokens_a", "tokens_b")
+        self.stages = nn.ModuleList(stages)
+        self.places = _places(banks)
+
+    def forward(self, features: Tensor, block: int, prefix: int = 0) -> Tensor:
+        """As `ReinAdapter.forward`; `block` counts through all stages."""
+        stage, within = self.places[block]
+        return self.stages[stage](features, within, prefix)
+
+    def queries(self) -> Tensor:
+        """Link to the head: the stages' queries summed, (M, D)."""
+        return torch.stack([stage.queries() for stage in self.stages]).sum(0)  # type: ignore[operator]
+
+    def fold(self, dtype: torch.dtype = torch.float32) -> FoldedStages:
+        """As `ReinAdapter.fold`."""
+        folded = tuple(stage.fold(dtype) for stage in self.stages)  # type: ignore[operator]
+        links = [each.link for each in folded]
+        return FoldedStages(folded, self.places, None if links[0] is None else torch.stack(links).sum(0))
+
+
+def _places(banks: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Block, counted through -> (stage, block of the stage)."""
+    return tuple((stage, block) for stage, blocks in enumerate(banks) for block in range(blocks))
+
+
+@dataclass(frozen=True)
+class FoldedStages:
+    """Constants of `StagedRein` for inference."""
+
+    stages: tuple[FoldedRein, ...]
+    places: tuple[tuple[int, int], ...]
+    link: Tensor | None
+
+    def __call__(self, features: Tensor, block: int, prefix: int = 0) -> Tensor:
+        """As `StagedRein.forward`."""
+        stage, within = self.places[block]
+        return self.stages[stage](features, within, prefix)
+
+    def queries(self) -> Tensor:
+        """(M, D), worked out once."""
+        if self.link is None:
+            raise ValueError("this adapter was built without a link to queries")
+        return self.link
+
+
+Adapter = ReinAdapter | StagedRein
+Folded = FoldedRein | FoldedStages
+
+
+def adapter_for(banks: Sequence[int], widths: Sequence[int], **options: Any) -> Adapter:
+    """One adapter for a backbone with one bank of blocks, one a stage for any other; `options` of `ReinAdapter`."""
+    if len(banks) == 1:
+        return ReinAdapter(banks[0], widths[0], **options)
+    return StagedRein(banks, widths, **options)

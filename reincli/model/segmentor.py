@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from reincli.config import ModelSettings
-from reincli.model.backbones import ViT
+from reincli.model.backbones import build_backbone
 from reincli.model.mask_decoder import MaskDecoder, Predictions
+from reincli.model.necks import MultiLevelNeck, ScaleBranches
 from reincli.model.pixel_decoder import PixelDecoder
-from reincli.model.rein import FoldedRein, ReinAdapter
+from reincli.model.rein import Adapter, Folded, adapter_for
 from reincli.ops.resample import resized_bands
 
 MEAN = (123.675, 116.28, 103.53)
@@ -45,20 +46,23 @@ class Segmentor(nn.Module):
         super().__init__()
         self.settings = settings
         self.classes = classes
-        self.backbone = ViT(settings.backbone, grid)
+        self.backbone = build_backbone(settings.backbone, grid)
         head, adapter = settings.head, settings.adapter
-        self.rein: ReinAdapter | None = None
+        self.rein: Adapter | None = None
         if settings.tune == "rein":
-            self.rein = ReinAdapter(
-                self.backbone.depth,
-                self.backbone.width,
+            self.rein = adapter_for(
+                self.backbone.banks,
+                self.backbone.widths,
                 tokens=adapter.tokens,
                 rank=adapter.rank,
                 patch_size=settings.backbone.patch_size,
                 query_width=head.channels,
             )
+        self.neck: nn.Module | None = None
+        if self.backbone.layout.kind == "clip":  # alone has layers that train between backbone and head
+            self.neck = (ScaleBranches if settings.tune == "rein" else MultiLevelNeck)(self.backbone.width)
         self.pixel_decoder = PixelDecoder(
-            [self.backbone.width] * 4,
+            self.backbone.widths,
             head.channels,
             heads=head.heads,
             points=head.points,
@@ -89,6 +93,8 @@ class Segmentor(nn.Module):
         parts: dict[str, nn.Module] = {"pixel_decoder": self.pixel_decoder, "mask_decoder": self.mask_decoder}
         if self.rein is not None:
             parts["rein"] = self.rein
+        if self.neck is not None:
+            parts["neck"] = self.neck
         if self.backbone_trains:
             parts["backbone"] = self.backbone
         return parts
@@ -119,11 +125,11 @@ class Segmentor(nn.Module):
         """(name, parameter, whether weight decay acts) of everything that trains.
 
         Norms do not decay, nor what a module names in its `undecayed`. As in the original, a head that learns
-        its own query features decays them under full training and not under a frozen backbone.
+        its own query features spares them under a frozen backbone without adapters alone.
         """
         for path, module in self.named_modules():
             undecayed = set(getattr(module, "undecayed", ()))
-            if module is self.mask_decoder and not self.backbone_trains:
+            if module is self.mask_decoder and self.settings.tune == "frozen":
                 undecayed.add("query_features")
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.requires_grad:
@@ -153,25 +159,30 @@ class Segmentor(nn.Module):
         return normal
 
     def forward(
-        self, images: Tensor, folded: FoldedRein | None = None, *, every_round: bool | None = None
+        self, images: Tensor, folded: Folded | None = None, *, every_round: bool | None = None
     ) -> Predictions:
         """Predict queries.
 
         Args:
-            images: (B, 3, H, W) normalised, sides multiples of the patch size.
+            images: (B, 3, H, W) normalised, sides multiples of `backbone.multiple`.
             folded: the adapters with their constants worked out (inference); None: as they are.
             every_round: predictions of all rounds; None: in training only.
         """
         rein = folded or self.rein
         recompute = self.recompute and self.training
         maps = self.backbone(images, rein, recompute=recompute)
-        height, width = maps[0].shape[2:]
-        sizes = [(int(height * zoom), int(width * zoom)) for zoom in self.backbone.zooms]
+        zooms = self.backbone.zooms
+        if self.neck is not None:
+            maps, zooms = self.neck(maps), (1.0, 1.0, 1.0, 1.0)
+        sizes = [
+            (int(each.shape[2] * zoom), int(each.shape[3] * zoom))
+            for each, zoom in zip(maps, zooms, strict=True)
+        ]
         link = rein.queries() if rein is not None else None
         rounds = self.training if every_round is None else every_round
         return self.mask_decoder(self.pixel_decoder(maps, sizes, recompute=recompute), link, rounds)
 
-    def fold(self, dtype: torch.dtype = torch.float32) -> FoldedRein | None:
+    def fold(self, dtype: torch.dtype = torch.float32) -> Folded | None:
         """Constants of the adapters for inference; None where there are no adapters."""
         return self.rein.fold(dtype) if self.rein is not None else None
 

@@ -1,12 +1,11 @@
-"""Names and shapes of weights: the original's names and ours, raw and converted backbones, recognition.
+"""Weights of adapters and head: the original's names and ours, strict loading, recognition of checkpoints.
 
-Pure functions of dicts. Every rename is a row of a table; the same table reads and writes.
+Pure functions of dicts. Every rename is a row of a table; the same table reads and writes. Names of the backbones
+are in `layouts`, files of backbones in `foundation`.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,20 +13,31 @@ import torch
 from torch import Tensor, nn
 
 from reincli.errors import ReinError
-from reincli.ops.resample import resize_kernel, resize_positions
+from reincli.model.layouts import Layout, inverse, rename
 
 State = Mapping[str, Tensor]
 
 # Ours -> the original's. '#' stands for a number; a row ends at a dot or names a whole tensor.
+_ADAPTER = {
+    "scale": "scale",
+    "tokens": "learnable_tokens",
+    "tokens_a": "learnable_tokens_a",
+    "tokens_b": "learnable_tokens_b",
+    "to_value.": "mlp_token2feat.",
+    "to_delta.": "mlp_delta_f.",
+    "to_query.": "transform.",
+    "merge.": "merge.",
+}
+
 NAMES: dict[str, str] = {
-    "rein.scale": "backbone.reins.scale",
-    "rein.tokens": "backbone.reins.learnable_tokens",
-    "rein.tokens_a": "backbone.reins.learnable_tokens_a",
-    "rein.tokens_b": "backbone.reins.learnable_tokens_b",
-    "rein.to_value.": "backbone.reins.mlp_token2feat.",
-    "rein.to_delta.": "backbone.reins.mlp_delta_f.",
-    "rein.to_query.": "backbone.reins.transform.",
-    "rein.merge.": "backbone.reins.merge.",
+    **{f"rein.{ours}": f"backbone.reins.{original}" for ours, original in _ADAPTER.items()},
+    **{f"rein.stages.#.{ours}": f"backbone.reins.#.{original}" for ours, original in _ADAPTER.items()},
+    "neck.up4.": "backbone.fpn1.",
+    "neck.up2.": "backbone.fpn2.",
+    "neck.same.": "backbone.fpn3.",
+    "neck.down2.": "backbone.fpn4.",
+    "neck.lateral.#.": "neck.lateral_convs.#.conv.",
+    "neck.smooth.#.": "neck.convs.#.conv.",
     "pixel_decoder.input_convs.#.": "decode_head.pixel_decoder.input_convs.#.conv.",
     "pixel_decoder.input_norms.#.": "decode_head.pixel_decoder.input_convs.#.gn.",
     "pixel_decoder.layers.#.attention.": "decode_head.pixel_decoder.encoder.layers.#.self_attn.",
@@ -62,42 +72,57 @@ NAMES: dict[str, str] = {
     "mask_decoder.query_positions": "decode_head.query_embed.weight",
     "mask_decoder.query_features": "decode_head.query_feat.weight",
     "mask_decoder.to_features.": "decode_head.querys2feat.",
-    "backbone.body.": "backbone.",
 }  # fmt: skip
 
-DROPPED = ("backbone.mask_token", "decode_head.criterion.", "data_preprocessor.")
+DROPPED = ("decode_head.criterion.", "data_preprocessor.")
 """Tensors of the original that this model has no use for: left out on purpose when reading."""
 
-
-def _rename(name: str, table: Mapping[str, str]) -> str | None:
-    for source, target in table.items():
-        pattern = re.escape(source).replace(r"\#", r"(\d+)")
-        found = re.match(pattern + ("" if source[-1] in "._" else "$"), name)
-        if found:
-            number = found.group(1) if "#" in target else ""
-            return target.replace("#", number) + name[found.end() :]
-    return None
+_BACK = inverse(NAMES)
 
 
-_BACK = {original: ours for ours, original in NAMES.items()}
+def to_original(state: State, layout: Layout) -> dict[str, Tensor]:
+    """Tensors in our names -> the original's, those of the backbone by its layout.
 
-
-def to_original(name: str) -> str:
-    """Our name of a tensor -> the original's. KeyError for a name that is not ours."""
-    renamed = _rename(name, NAMES)
-    if renamed is None:
-        raise KeyError(name)
-    return renamed
+    Raises:
+        KeyError: a name that is not ours.
+    """
+    result = {}
+    for name, value in state.items():
+        if name.startswith("backbone."):
+            continue
+        renamed = rename(name, NAMES)
+        if renamed is None:
+            raise KeyError(name)
+        result[renamed] = value
+    backbone = _within(state, "backbone.")
+    return result | {f"backbone.{name}": value for name, value in layout.to_original(backbone).items()}
 
 
 def from_original(state: State) -> dict[str, Tensor]:
-    """A state dict in the original's names -> ours; unknown names are kept, so that strict loading names them."""
+    """A state dict in the original's names -> ours, but for the backbone's tensors: see `backbone_to_ours`.
+
+    Unknown names are kept, so that strict loading names them.
+    """
     result = {}
     for name, tensor in state.items():
-        if name.startswith(DROPPED):
-            continue
-        result[_rename(name, _BACK) or name] = tensor
+        if not name.startswith(DROPPED):
+            result[rename(name, _BACK) or name] = tensor
+    if any(name.startswith("neck.lateral.") for name in result):
+        # a frozen CLIP of the original carries scale branches too, and never runs them
+        branches = ("neck.up4.", "neck.up2.", "neck.same.", "neck.down2.")
+        result = {name: value for name, value in result.items() if not name.startswith(branches)}
     return result
+
+
+def backbone_to_ours(state: State, layout: Layout) -> dict[str, Tensor]:
+    """What `from_original` gave, with the backbone's tensors renamed too."""
+    others = {name: value for name, value in state.items() if not name.startswith("backbone.")}
+    read = layout.to_ours(_within(state, "backbone."))
+    return others | {f"backbone.{name}": value for name, value in read.items()}
+
+
+def _within(state: State, prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
 
 
 def is_original(state: State) -> bool:
@@ -143,153 +168,12 @@ def _some(names: list[str], most: int = 4) -> str:
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-# --- backbones ---------------------------------------------------------------------------------------------
-
-
-WRAPPERS = ("state_dict", "model", "teacher", "model_state")
-
-
-def unwrap(content: object) -> dict[str, Tensor]:
-    """The state dict inside a loaded file: itself, or under one of the usual keys; a shared prefix is cut.
-
-    Raises:
-        ReinError: no tensors there.
-    """
-    while isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
-        raise ReinError(
-            "The file holds no weights (no table of tensors).", "Expected a state dict, .pth or .safetensors."
-        )
-    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    for prefix in ("module.",):
-        if all(name.startswith(prefix) for name in state):
-            state = {name[len(prefix) :]: value for name, value in state.items()}
-    return state
-
-
-@dataclass(frozen=True)
-class BackboneFacts:
-    """What a backbone file is, read from names and shapes.
-
-    Attributes:
-        name: of the family in the settings ('dinov2_l', ...), or 'vit' for another size.
-        width, depth, patch: sizes. grid: (h, w) of the stored positions.
-    """
-
-    name: str
-    width: int
-    depth: int
-    patch: int
-    grid: tuple[int, int]
-
-
-_DINOV2 = {(384, 12): "dinov2_s", (768, 12): "dinov2_b", (1024, 24): "dinov2_l"}
-
-
-def plain_backbone(state: State) -> dict[str, Tensor]:
-    """A ViT backbone's tensors under their own names, out of a raw file or of a whole model's state dict."""
-    if any(name.startswith("backbone.") for name in state):
-        state = {
-            name.removeprefix("backbone.").removeprefix("body."): value
-            for name, value in state.items()
-            if name.startswith("backbone.") and not name.startswith("backbone.reins.")
-        }
-    return {
-        name: value for name, value in state.items() if name != "mask_token"
-    }  # never used in the forward pass
-
-
-def recognise_backbone(state: State, path: str) -> BackboneFacts:
-    """Which backbone a state dict (from `plain_backbone`) holds.
-
-    Raises:
-        ReinError: it is no ViT in DINOv2's names, with a word on what it looks like.
-    """
-    needed = (
-        "patch_embed.proj.weight",
-        "pos_embed",
-        "cls_token",
-        "blocks.0.attn.qkv.weight",
-        "blocks.0.ls1.gamma",
-    )
-    missing = [name for name in needed if name not in state]
-    if missing:
-        raise ReinError(
-            f"'{path}' is not a DINOv2 backbone ({_looks_like(state)}; missing: {_some(missing)}).",
-            "Give a DINOv2 file, raw (dinov2_vitl14_pretrain.pth) or converted.",
-        )
-    width = state["cls_token"].shape[-1]
-    depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
-    patch = state["patch_embed.proj.weight"].shape[-1]
-    if "register_tokens" in state:
-        raise ReinError(f"'{path}' is a DINOv2 with register tokens.", "Use the files without '_reg4'.")
-    grid = grid_of(state["pos_embed"].shape[1] - 1, path)
-    return BackboneFacts(_DINOV2.get((width, depth), "vit"), width, depth, patch, grid)
-
-
-def _looks_like(state: State) -> str:
-    if is_original(state) or any(name.startswith(("rein.", "pixel_decoder.")) for name in state):
-        return "it looks like adapters and head, not a backbone"
-    if any(name.startswith("image_encoder.") for name in state):
-        return "it looks like SAM"
-    if any(name.startswith("visual.") for name in state):
-        return "it looks like CLIP"
-    if any("rope" in name for name in state):
-        return "it looks like EVA02 or DINOv3"
-    if any(name.startswith(("layer1.", "stem.", "stages.")) for name in state):
-        return "it looks like a convolutional network"
-    if any(name.startswith("blocks.") for name in state) and "blocks.0.ls1.gamma" not in state:
-        return "it looks like a ViT without LayerScale"
-    first = next(iter(state), "nothing")
-    return f"its first tensor is '{first}'"
+# --- recognition of checkpoints ----------------------------------------------------------------------------
 
 
 def holds_backbone(state: State) -> bool:
     """Whether a checkpoint (our names) brings the backbone along: the original's frozen and full ones do."""
     return any(name.startswith("backbone.") for name in state)
-
-
-def grid_of(count: int, path: str = "", prefer: tuple[int, int] | None = None) -> tuple[int, int]:
-    """The (h, w) of a position grid from the number of its cells: `prefer` if it fits, a square, or twice as wide.
-
-    Raises:
-        ReinError: none of these fits.
-    """
-    if prefer is not None and prefer[0] * prefer[1] == count:
-        return prefer
-    side = math.isqrt(count)
-    if side * side == count:
-        return side, side
-    half = math.isqrt(count // 2)
-    if half * half * 2 == count:
-        return half, 2 * half
-    raise ReinError(
-        f"'{path}' stores {count} positions, which is no square grid.",
-        "Convert the raw file for the size you need.",
-    )
-
-
-def convert_backbone(
-    state: State, grid: tuple[int, int], patch: int, stored: tuple[int, int]
-) -> dict[str, Tensor]:
-    """Resample positions and patch kernel of a ViT; everything else is kept as it is.
-
-    Args:
-        state: raw or converted, plain names.
-        grid: (h, w) of the positions wanted. patch: patch size wanted.
-        stored: (h, w) of the positions there are.
-    """
-    result = dict(state)
-    result["pos_embed"] = resize_positions(state["pos_embed"], 1, stored, grid)
-    result["patch_embed.proj.weight"] = resize_kernel(state["patch_embed.proj.weight"], patch)
-    return result
-
-
-# --- recognition of checkpoints ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -298,18 +182,20 @@ class HeadFacts:
 
     Attributes:
         tune: 'rein', 'frozen' (head alone) or 'full' (with the backbone, trained or not).
-        classes: K. width: of the backbone it needs. depth: adapted blocks (0 without adapters).
+        classes: K. widths: of the four maps it needs, fine to coarse. banks: adapted blocks of each adapter.
         tokens, rank: of the adapters. link_features: whether they give query features.
+        neck: 'branches', 'levels' or None, see `necks`.
         channels: of the decoder. pixel_layers, decoder_layers: depths.
     """
 
     tune: str
     classes: int
-    width: int
-    depth: int
+    widths: tuple[int, ...]
+    banks: tuple[int, ...]
     tokens: int
     rank: int | None
     link_features: bool
+    neck: str | None
     channels: int
     pixel_layers: int
     decoder_layers: int
@@ -318,30 +204,39 @@ class HeadFacts:
 def recognise_head(state: State, path: str) -> HeadFacts:
     """Recognise adapters and head. ReinError where there are none."""
     if "mask_decoder.class_head.weight" not in state or "pixel_decoder.lateral_conv.weight" not in state:
-        kind = (
-            "a backbone alone"
-            if "cls_token" in state or "backbone.body.cls_token" in state
-            else _looks_like(state)
-        )
+        alone = any(name.endswith(("cls_token", "pos_embed", "patch_embed.proj.weight")) for name in state)
+        kind = "a backbone alone" if alone else f"its first tensor is '{next(iter(state), 'nothing')}'"
         raise ReinError(
             f"'{path}' holds no segmentation head ({kind}).",
             "A checkpoint of adapters and head is needed, for example checkpoints/dinov2_rein_and_head.pth.",
         )
-    bank = state.get("rein.tokens_a", state.get("rein.tokens"))
-    queries = bank if bank is not None else state["mask_decoder.query_positions"]
-    rank = state["rein.tokens_a"].shape[2] if "rein.tokens_a" in state else None
+    banks = [state[name] for name in _bank_names(state)]
+    queries = banks[0] if banks else state["mask_decoder.query_positions"]
+    low_rank = any(name.endswith("tokens_a") for name in _bank_names(state))
+    lateral = state["pixel_decoder.lateral_conv.weight"]
+    inputs = [state[f"pixel_decoder.input_convs.{level}.weight"] for level in (2, 1, 0)]
+    neck = None
+    if any(name.startswith("neck.") for name in state):
+        neck = "levels" if "neck.lateral.0.weight" in state else "branches"
     return HeadFacts(
-        tune="rein" if bank is not None else "full" if holds_backbone(state) else "frozen",
+        tune="rein" if banks else "full" if holds_backbone(state) else "frozen",
         classes=state["mask_decoder.class_head.weight"].shape[0] - 1,
-        width=state["pixel_decoder.lateral_conv.weight"].shape[1],
-        depth=0 if bank is None else bank.shape[0],
+        widths=tuple(kernel.shape[1] for kernel in (lateral, *inputs)),
+        banks=tuple(bank.shape[0] for bank in banks),
         tokens=queries.shape[-2],
-        rank=rank,
+        rank=banks[0].shape[2] if low_rank else None,
         link_features="mask_decoder.to_features.weight" in state,
-        channels=state["pixel_decoder.lateral_conv.weight"].shape[0],
+        neck=neck,
+        channels=lateral.shape[0],
         pixel_layers=_count(state, "pixel_decoder.layers."),
         decoder_layers=_count(state, "mask_decoder.layers."),
     )
+
+
+def _bank_names(state: State) -> list[str]:
+    """Names of the token banks, one an adapter, in the order of the stages."""
+    found = [n for n in state if n.startswith("rein.") and n.rsplit(".", 1)[1] in ("tokens", "tokens_a")]
+    return sorted(found, key=lambda name: [int(part) for part in name.split(".") if part.isdigit()])
 
 
 def _count(state: State, prefix: str) -> int:

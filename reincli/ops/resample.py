@@ -13,13 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def resize_grid(grid: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bicubic resize of (h, w, C) to (size[0], size[1], C)."""
+def resize_grid(grid: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tensor:
+    """Bicubic (or `mode`) resize of (h, w, C) to (size[0], size[1], C)."""
     if tuple(grid.shape[:2]) == size:
         return grid
-    resized = F.interpolate(
-        grid.float().permute(2, 0, 1)[None], size=size, mode="bicubic", align_corners=False
-    )
+    resized = F.interpolate(grid.float().permute(2, 0, 1)[None], size=size, mode=mode, align_corners=False)
     return resized[0].permute(1, 2, 0).contiguous()
 
 
@@ -44,13 +42,13 @@ def resize_kernel(kernel: Tensor, patch: int) -> Tensor:
 
 
 def resize_positions(
-    positions: Tensor, prefix: int, stored: tuple[int, int], size: tuple[int, int]
+    positions: Tensor, prefix: int, stored: tuple[int, int], size: tuple[int, int], mode: str = "bicubic"
 ) -> Tensor:
     """Resize the grid part of (1, prefix + h*w, C) position embeddings from `stored` to `size`; prefix kept."""
     if stored == size:
         return positions
     head, body = positions[:, :prefix], positions[0, prefix:]
-    grid = resize_grid(body.reshape(*stored, -1), size)
+    grid = resize_grid(body.reshape(*stored, -1), size, mode)
     return torch.cat([head, grid.reshape(1, size[0] * size[1], -1).to(head.dtype)], dim=1)
 
 

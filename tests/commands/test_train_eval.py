@@ -162,7 +162,7 @@ def test_wrong_use_is_one_sentence_and_exit_code_2(words, says, tmp_path, monkey
 @pytest.mark.parametrize(
     ("backbone", "says"),
     [
-        ("resnet50", "'resnet50' cannot be built"),
+        ("resnet50", "pretrain/third_party/resnet50_v1c-2cccc1ad.pth"),
         ("dinov2_l", "No weights of the backbone"),
         ("dino", "No backbone is"),
     ],

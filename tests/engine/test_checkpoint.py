@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reference
 import tiny
 import torch
 
 from reincli.engine import checkpoint as checkpoints
 from reincli.engine.predict import load_segmentor
 from reincli.errors import ReinError
-from reincli.model import weights
+from reincli.model import foundation, weights
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_backbone_of_another_size(files):
 
 def test_backbone_of_another_family(files):
     checkpoints.write_file(files / "sam.pth", {"image_encoder.pos_embed": torch.zeros(1, 4, 4, 8)})
-    with pytest.raises(ReinError, match="looks like SAM"):
+    with pytest.raises(ReinError, match="looks like a part of SAM"):
         load_segmentor(files / "head.pth", backbone=files / "sam.pth", device="cpu")
 
 
@@ -119,9 +120,9 @@ def test_conversion_on_load_equals_converting_first(files):
     direct = tiny.model(tiny.settings())
     checkpoints.load_backbone(direct, files / "raw.pth")
     state = torch.load(files / "raw.pth", weights_only=True)
-    facts = weights.recognise_backbone(state, "raw.pth")
+    state, facts = foundation.recognise_backbone(state, "raw.pth")
     assert (facts.patch, facts.grid) == (14, (9, 9))
-    checkpoints.write_file(files / "converted.pth", weights.convert_backbone(state, (4, 4), 16, facts.grid))
+    checkpoints.write_file(files / "converted.pth", foundation.convert_backbone(state, facts, (4, 4), 16))
     converted = tiny.model(tiny.settings())
     assert checkpoints.load_backbone(converted, files / "converted.pth") == []
     for name, value in direct.backbone.state_dict().items():
@@ -196,6 +197,61 @@ def test_a_full_disk_leaves_the_old_file(files, monkeypatch):
         checkpoints.write_file(files / "head.pth", {"a": torch.zeros(1000)})
     assert (files / "head.pth").read_bytes() == before
     assert sorted(path.name for path in files.iterdir()) == ["backbone.pth", "head.pth"]
+
+
+RECOGNISED = {
+    "rein_dinov2_s_512": "gta2citys-vit_s", "rein_clip_l_512": "gta2citys-clip_l",
+    "rein_sam_h_512": "gta2citys-sam_h", "rein_resnet50_512": "gta2citys-resnet50",
+    "rein_resnet101_512": "gta2citys-resnet101", "rein_convnext_l_512": "gta2citys-convnext_l",
+    "frozen_clip_l_512": "gta2citys-clip_l-frozen",
+}  # fmt: skip
+
+
+def originals(variant: str, path: Path, *, whole: bool = False) -> checkpoints.Checkpoint:
+    """A checkpoint of the original's, as read, without numbers."""
+    model = reference.on_meta(variant)
+    state = checkpoints.original_state(model) if whole else model.trained_state()
+    return checkpoints.Checkpoint(path, weights.from_original(state) if whole else state, None, None, None)
+
+
+SLOWLY = ("rein_clip_l_512", "rein_convnext_l_512", "rein_resnet101_512", "frozen_clip_l_512")
+
+
+@pytest.mark.parametrize(
+    "variant", [pytest.param(v, marks=[pytest.mark.slow] * (v in SLOWLY)) for v in RECOGNISED]
+)
+def test_the_setting_of_an_originals_checkpoint_is_recognised(variant):
+    read = originals(variant, Path("x.pth"))
+    assert checkpoints.settings_for(read, None).name == RECOGNISED[variant]
+
+
+def test_families_of_one_shape_are_told_apart_by_the_backbone(tmp_path):
+    frozen = originals("frozen_dinov2_l_512", Path("x.pth"))
+    with pytest.raises(ReinError, match="fits gta2citys-eva02_l-frozen, gta2citys-frozen") as caught:
+        checkpoints.settings_for(frozen, None)
+    assert caught.value.usage
+    inside = originals("frozen_dinov2_l_512", Path("x.pth"), whole=True)
+    assert checkpoints.settings_for(inside, None).name == "gta2citys-frozen"
+    names = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.23.attn.q_bias",
+             "blocks.0.attn.q_bias", "blocks.0.mlp.w1.weight")  # fmt: skip
+    numbers = [int(name.split(".")[1]) for name in names if name.startswith("blocks.")]
+    state = {
+        name: torch.zeros(1, 257, 8) if name == "pos_embed" else torch.zeros(1024, 3, 1, 1) for name in names
+    }
+    state |= {f"blocks.{number}.norm1.weight": torch.zeros(1) for number in range(max(numbers) + 1)}
+    checkpoints.write_file(tmp_path / "eva.pth", {"model": state})
+    found = checkpoints.settings_for(frozen, None, tmp_path / "eva.pth")
+    assert found.name == "gta2citys-eva02_l-frozen"
+
+
+def test_a_backbone_of_the_right_size_and_another_family(files):
+    """DINOv3's names in a model of DINOv2: the same width and depth do not make it fit."""
+    state = torch.load(files / "backbone.pth", weights_only=True)
+    del state["pos_embed"]
+    state["storage_tokens"] = torch.zeros(1, 4, 32)
+    checkpoints.write_file(files / "dinov3.pth", state)
+    with pytest.raises(ReinError, match=r"is another DINOv3 \(4 blocks of width 32\).* needs vit"):
+        load_segmentor(files / "head.pth", backbone=files / "dinov3.pth", device="cpu")
 
 
 def test_an_original_checkpoint_with_its_backbone_needs_no_file(files):

@@ -54,7 +54,7 @@ def remember(monkeypatch, *modules: torch.nn.Module) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["rein_dinov2_s_512", "rein_dinov2_l_512"])
+@pytest.mark.parametrize("variant", ["rein_dinov2_s_512", "rein_dinov2_l_512", "rein_resnet50_512"])
 def test_sliding_windows(oracle, variant, monkeypatch):
     stored, notes = reference.load(oracle, f"slide_{variant}_in600x900")
     settings = build_settings(read_preset("gta2citys"))

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from reincli.config import OptimSettings
 from reincli.engine.optim import build_optimizer, learning_rate, set_learning_rate
 from reincli.model.criterion import mask2former_loss, targets_of
-from reincli.model.segmentor import Segmentor
 from reincli.model.weights import to_original
 
 RECIPES = {
@@ -38,14 +37,19 @@ def test_learning_rate_stays_between_zero_and_the_base(iterations, iteration, ba
     assert learning_rate(settings, iterations - 1, iterations) == pytest.approx(0, abs=base * 1e-6)
 
 
-@pytest.mark.parametrize("variant", ["rein_dinov2_l_512", "frozen_dinov2_l_512", "full_dinov2_l_512"])
+VARIANTS = [
+    "rein_dinov2_l_512", "frozen_dinov2_l_512", "full_dinov2_l_512",
+    "rein_eva02_l_512", "frozen_clip_l_512", "rein_resnet50_512",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_decay_of_every_parameter(oracle, variant):
     recorded = json.loads((oracle / f"optim_{variant}.json").read_text())
     table = next(value for value in recorded.values() if isinstance(value, dict) and len(value) > 100)
-    settings, crop = reference.settings_of(variant)
-    with torch.device("meta"):
-        model = Segmentor(settings, 19, crop // 16)
-    ours = {to_original(name): 0.05 if decays else 0.0 for name, _, decays in model.decays()}
+    model = reference.on_meta(variant)
+    original = reference.original_names(model)
+    ours = {original[name]: 0.05 if decays else 0.0 for name, _, decays in model.decays()}
     expected = {name: entry["weight_decay"] for name, entry in table.items()}
     expected.pop("backbone.mask_token", None)  # nothing reads it, so this model does not have it
     assert ours == expected
@@ -58,7 +62,8 @@ def test_three_steps_of_training(oracle):
     model = reference.build("rein_dinov2_s_512").train()
     settings = OptimSettings()
     optimizer = build_optimizer(model, settings)
-    before = {to_original(name): value.clone() for name, value in model.trained_state().items()}
+    start = to_original(model.trained_state(), model.backbone.layout)
+    before = {name: value.clone() for name, value in start.items()}
     images = torch.stack([reference.image(256, 256, 777), reference.image(256, 256, 778)])
     targets = targets_of(torch.stack([reference.label(256, 256, 501), reference.label(256, 256, 502)]), 19)
     for step in notes["steps"]:
@@ -73,7 +78,7 @@ def test_three_steps_of_training(oracle):
         for name, value in step["logs"].items():
             if name != "loss":
                 assert losses[name.removeprefix("decode.")].item() == pytest.approx(value, rel=bound), name
-    after = {to_original(name): value for name, value in model.trained_state().items()}
+    after = to_original(model.trained_state(), model.backbone.layout)
     deltas = {name: (after[name] - before[name]).norm().item() for name in after}
     for name, value in notes["param_delta_l2_after_3_steps"].items():
         assert deltas[name] == pytest.approx(value, rel=2e-2, abs=1e-9), name

@@ -11,6 +11,7 @@ import reference
 import torch
 import torch.nn.functional as F
 
+from reincli.model.necks import MultiLevelNeck
 from reincli.model.segmentor import Segmentor, class_maps
 
 BOUND = 1e-5
@@ -22,15 +23,27 @@ FULL_SIZE = [
     ("rein_dinov2_l_512", 512, 512),
     ("frozen_dinov2_l_512", 512, 512),
     ("rein_dinov2_l_1024", 1024, 1024),
+    ("rein_eva02_l_512", 512, 512),
+    ("rein_clip_l_512", 512, 512),
+    ("rein_clip_l_512", 384, 512),
+    ("frozen_clip_l_512", 512, 512),
+    ("frozen_clip_l_512", 384, 512),
+    ("rein_convnext_l_512", 512, 512),
+    ("rein_resnet50_512", 512, 512),
+    ("rein_resnet101_512", 512, 512),
+    ("rein_resnet50_512_released", 512, 512),
+    ("rein_resnet101_512_released", 512, 512),
+    ("rein_sam_h_512", 512, 512),
 ]
+LOOSE = {"rein_sam_h_512": 1e-4}
+"""The original's own float32 is off by 1.7e-5 there in the maps, and by 6e-5 in the mask logits."""
 
 
 def encode(model: Segmentor, height: int, width: int, folded: bool) -> dict:
     """Input, backbone maps, link and pixel features: everything before the first attention mask."""
     seen: dict = {}
-    model.pixel_decoder.register_forward_hook(
-        lambda module, given, out: seen.update(maps=given[0], pixels=out)
-    )
+    model.pixel_decoder.register_forward_hook(lambda module, given, out: seen.update(given=given, pixels=out))
+    model.backbone.register_forward_hook(lambda module, given, out: seen.update(maps=out))
     with torch.inference_mode():
         images = model.normalise(reference.image(height, width, 12345)[None])
         rein = model.fold() if folded else model.rein
@@ -53,9 +66,12 @@ def decode(model: Segmentor, encoded: dict, height: int, width: int) -> dict[str
             result["link_queries"] = model.rein.queries()
         for level, (memory, shape) in enumerate(zip(pixels.memories, pixels.shapes, strict=True)):
             result[f"memory{level}"] = memory.transpose(1, 2).unflatten(2, shape)
-        for level, (maps, zoom) in enumerate(zip(encoded["maps"], model.backbone.zooms, strict=True)):
-            scaled = F.interpolate(maps, scale_factor=zoom, mode="bilinear", align_corners=False)
-            result[f"backbone_feat{level}"] = maps if zoom == 1 else scaled
+        for level, (maps, size) in enumerate(zip(*encoded["given"], strict=True)):
+            same = tuple(maps.shape[2:]) == size
+            scaled = maps if same else F.interpolate(maps, size, mode="bilinear", align_corners=False)
+            frozen = isinstance(model.neck, MultiLevelNeck)  # where the neck is no part of the backbone
+            result[f"backbone_feat{level}"] = encoded["maps"][level] if frozen else scaled
+            result[f"neck_feat{level}"] = maps
         for index in range(len(predictions.class_logits)):
             result[f"cls_logits{index}"] = predictions.class_logits[index]
             result[f"mask_logits{index}"] = predictions.mask_logits(index)
@@ -63,7 +79,8 @@ def decode(model: Segmentor, encoded: dict, height: int, width: int) -> dict[str
 
 
 def compare(oracle: Path, variant: str, height: int, width: int, folded: bool, monkeypatch) -> None:
-    name = f"fwd_{variant}_in{height}x{width}"
+    name, bound = f"fwd_{variant}_in{height}x{width}", LOOSE.get(variant, BOUND)
+    oracle = oracle if (oracle / f"{name}.npz").exists() else oracle / "more"
     stored, notes = reference.load(oracle, name)
     model = reference.build(variant).eval()
     encoded = encode(model, height, width, folded)
@@ -79,10 +96,10 @@ def compare(oracle: Path, variant: str, height: int, width: int, folded: bool, m
             errors[key] = reference.relative_error(reference.cut(full, facts["slice"]), stored[key])
         return max(errors.values())
 
-    worst = ties.settle(run, BOUND)
+    worst = ties.settle(run, bound)
     print(f"{name}: largest relative error {worst:.1e} of {len(errors)}, {len(ties.found)} ties, "
           f"{len(ties.flipped)} turned round")  # fmt: skip
-    assert worst < BOUND, errors
+    assert worst < bound, errors
     labels = ours["seg_logits"][0].argmax(0).numpy()
     expected = cv2.imread(str(oracle / f"{name}_argmax.png"), cv2.IMREAD_UNCHANGED)
     assert (labels != expected).mean() <= 1e-4

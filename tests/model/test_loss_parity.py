@@ -13,9 +13,10 @@ import torch
 
 from reincli.model.criterion import mask2former_loss, targets_of
 from reincli.model.mask_decoder import Predictions
-from reincli.model.weights import to_original
 
 LOSS_BOUND, GRADIENT_BOUND = 1e-4, 1e-3
+CANCELLING = ("eva02", "convnext")
+"""Families whose gradient of the adapter's scale hangs on rounding."""
 
 BLANK = torch.full((128, 128), 255, dtype=torch.uint8)
 PURE_LABELS = {
@@ -115,13 +116,20 @@ def compare_step(oracle: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert total.item() == pytest.approx(notes["total"], rel=LOSS_BOUND)
     assert_same_matches(notes["matches_in_call_order_layer_major_then_image"], matches, targets)
     total.backward()
+    original = reference.original_names(model)
     gradients = {
-        to_original(key): parameter.grad.norm().item()
+        original[key]: parameter.grad.norm().item()
         for key, parameter in model.named_parameters()
         if parameter.requires_grad
     }
     assert gradients.keys() == notes["grad_l2"].keys()
-    assert_close(gradients, notes["grad_l2"], GRADIENT_BOUND)
+    expected = dict(notes["grad_l2"])
+    if any(family in name for family in CANCELLING):
+        # one number, a sum of millions of either sign that nearly cancel: for EVA02 their absolute values sum to
+        # 1,260 times it, for the first stage of ConvNeXt to 18,000 times (the original itself is off by 2.4e-2)
+        scales = {key: expected.pop(key) for key in list(expected) if key.endswith("scale")}
+        assert_close(gradients, scales, 5e-2)
+    assert_close(gradients, expected, GRADIENT_BOUND)
     assert all(parameter.grad is None for parameter in model.parameters() if not parameter.requires_grad)
 
 
@@ -133,6 +141,10 @@ def compare_step(oracle: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> No
         "loss_full_rein_dinov2_s_512_in200x168_padded256",
         "loss_full_rein_dinov2_l_512_in256x256",
         "loss_full_frozen_dinov2_l_512_in256x256",
+        "loss_full_frozen_clip_l_512_in256x256",
+        "loss_full_rein_eva02_l_512_in512x512",
+        "loss_full_rein_convnext_l_512_in256x256",
+        "loss_full_rein_resnet50_512_in256x256",
     ],
 )
 def test_losses_matches_and_every_gradient_of_a_step(oracle, name, monkeypatch):

@@ -1,0 +1,262 @@
+"""Files of foundation models: taken apart, recognised, fitted to a patch and image size.
+
+Pure functions of dicts of tensors. `layouts` says how each family names and stores its weights.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from reincli.errors import ReinError
+from reincli.model.backbones import Backbone
+from reincli.model.families import FAMILIES, OWN
+from reincli.model.layouts import HEADS, LAYOUTS, Layout, State
+from reincli.model.weights import is_original
+from reincli.ops.resample import resize_grid, resize_kernel, resize_positions
+
+WRAPPERS = ("state_dict", "model", "teacher", "model_state", "module")
+
+
+def unwrap(content: object) -> dict[str, Tensor]:
+    """The state dict inside a loaded file: itself, or under one of the usual keys; a shared prefix is cut.
+
+    Raises:
+        ReinError: no tensors there.
+    """
+    while isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
+        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
+        raise ReinError(
+            "The file holds no weights (no table of tensors).", "Expected a state dict, .pth or .safetensors."
+        )
+    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    prefix = "module."
+    if all(name.startswith(prefix) for name in state):
+        state = {name[len(prefix) :]: value for name, value in state.items()}
+    return state
+
+
+def plain_backbone(state: State) -> dict[str, Tensor]:
+    """The backbone's tensors under its own names, out of a backbone file or of a whole model's state dict."""
+    if not any(name.startswith("backbone.") for name in state):
+        return dict(state)
+    trained = ("backbone.reins.", "backbone.fpn")  # the rest of the original's backbones is frozen
+    return {
+        name.removeprefix("backbone."): value
+        for name, value in state.items()
+        if name.startswith("backbone.") and not name.startswith(trained)
+    }
+
+
+@dataclass(frozen=True)
+class BackboneFacts:
+    """What a backbone file is, read from names and shapes.
+
+    Attributes:
+        name: of the family in the settings ('dinov2_l', ...), or what it is called and how large.
+        layout: how it is named. width: of its first map. depth: blocks.
+        patch: size of the patch kernel or first convolution. grid: (h, w) of the stored positions, if there are.
+    """
+
+    name: str
+    layout: Layout
+    width: int
+    depth: int
+    patch: int
+    grid: tuple[int, int] | None
+
+
+def recognise_backbone(
+    state: State, path: str, prefer: tuple[int, int] | None = None
+) -> tuple[dict[str, Tensor], BackboneFacts]:
+    """Which backbone a file holds.
+
+    Args:
+        state: from `plain_backbone`: published, converted, or timm's.
+        path: for the message. prefer: the grid of positions where their number leaves it open.
+
+    Returns:
+        The tensors in the original's names, and the facts.
+
+    Raises:
+        ReinError: it is none of the families, with a word on what it looks like.
+    """
+    for layout in LAYOUTS.values():
+        renamed = layout.published(state) if layout.signs else None
+        if renamed is not None:
+            return renamed, _facts(renamed, layout, path, prefer)
+    raise ReinError(
+        f"'{path}' is no backbone that is known here ({looks_like(state)}).",
+        f"Known: {', '.join(FAMILIES)}, raw or converted; for another model of timm give timm's own file and "
+        "its name: --set model.backbone.name=NAME",
+    )
+
+
+def _facts(state: State, layout: Layout, path: str, prefer: tuple[int, int] | None) -> BackboneFacts:
+    pattern = re.compile(re.escape(layout.block).replace(r"\#", r"\d+"))
+    blocks = {found.group() for found in map(pattern.match, state) if found}
+    width, patch = state[layout.width].shape[0], state[layout.kernel].shape[-1]
+    grid = None
+    if layout.positions is not None:
+        table = state[layout.positions]
+        if table.ndim == 4:
+            grid = (table.shape[1], table.shape[2])
+        else:
+            grid = grid_of(table.shape[-2] - layout.prefix, path, prefer)
+    return BackboneFacts(name_of(layout, width, len(blocks)), layout, width, len(blocks), patch, grid)
+
+
+def name_of(layout: Layout, width: int, blocks: int) -> str:
+    """Name of the family in the settings, or what a model of these sizes is called."""
+    for name, family in FAMILIES.items():
+        if (family.kind, family.widths[0], family.blocks) == (layout.kind, width, blocks):
+            return name
+    return OWN if layout.kind == "dinov2" else f"another {layout.title}"
+
+
+def looks_like(state: State) -> str:
+    """A guess at what a file is that was not recognised."""
+    if is_original(state) or any(name.startswith(("rein.", "pixel_decoder.")) for name in state):
+        return "it looks like adapters and head, not a backbone"
+    if any(name.startswith("image_encoder.") for name in state):
+        return "it looks like a part of SAM"
+    if any(name.startswith("visual.") for name in state):
+        return "it looks like a part of CLIP, or a CLIP with another image tower"
+    if "register_tokens" in state:
+        return "it looks like a ViT with register tokens"
+    if "conv1.weight" in state and "layer1.0.conv1.weight" in state:
+        return "it looks like a ResNet with a plain stem; the v1c form has three convolutions there"
+    if any("rope" in name for name in state):
+        return "it looks like EVA or DINOv3 of another form"
+    if any(name.startswith(("layer1.", "stem.", "stages.")) for name in state):
+        return "it looks like a convolutional network"
+    if any(name.startswith("blocks.") for name in state) and "blocks.0.ls1.gamma" not in state:
+        return "it looks like a ViT without LayerScale"
+    first = next(iter(state), "nothing")
+    return f"its first tensor is '{first}'"
+
+
+def grid_of(count: int, path: str = "", prefer: tuple[int, int] | None = None) -> tuple[int, int]:
+    """The (h, w) of a position grid from the number of its cells: `prefer` if it fits, a square, or twice as wide.
+
+    Raises:
+        ReinError: none of these fits.
+    """
+    if prefer is not None and prefer[0] * prefer[1] == count:
+        return prefer
+    side = math.isqrt(count)
+    if side * side == count:
+        return side, side
+    half = math.isqrt(count // 2)
+    if half * half * 2 == count:
+        return half, 2 * half
+    raise ReinError(
+        f"'{path}' stores {count} positions, which is no square grid.",
+        "Convert the raw file for the size you need.",
+    )
+
+
+def convert_backbone(
+    state: State, facts: BackboneFacts, grid: tuple[int, int], patch: int
+) -> dict[str, Tensor]:
+    """Fit a backbone's positions to a grid (h, w) and its kernel to a patch size; the rest is kept as it is.
+
+    Args:
+        state, facts: from `recognise_backbone`.
+        grid, patch: what is wanted. Networks without positions and RoPE models are left alone.
+    """
+    if facts.grid is None:
+        return dict(state)
+    return facts.layout.resample(state, facts.grid, grid, patch)
+
+
+def fit(
+    state: State, facts: BackboneFacts, backbone: Backbone, path: str, notes: list[str]
+) -> dict[str, Tensor]:
+    """Resample what a file holds to what a model needs, with a remark in `notes` where that changes anything."""
+    grid = backbone.grid
+    if facts.grid is None or grid is None or (facts.grid == grid and facts.patch == backbone.patch_size):
+        return dict(state)
+    size = "x".join(str(side * backbone.patch_size) for side in grid)
+    notes.append(
+        f"'{path}' holds {facts.grid[0]}x{facts.grid[1]} positions and patches of {facts.patch}: resampled to "
+        f"{grid[0]}x{grid[1]} and {backbone.patch_size} (input {size})."
+    )
+    return convert_backbone(state, facts, grid, backbone.patch_size)
+
+
+def fit_timm(state: State, backbone: Backbone, path: str, notes: list[str]) -> dict[str, Tensor]:
+    """The same for any other model of timm's: what a plain one stores is told by the model itself."""
+    wanted = backbone.body.state_dict()
+    if "register_tokens" in state:
+        state = _registers(dict(state))
+    classifier = (getattr(backbone.body, "pretrained_cfg", None) or {}).get("classifier") or ()
+    heads = (*HEADS, *((classifier,) if isinstance(classifier, str) else classifier))
+    state = {name: value for name, value in state.items() if name in wanted or not name.startswith(heads)}
+    layout, kernel, positions = backbone.layout, state.get(backbone.layout.kernel), state.get("pos_embed")
+    if backbone.grid is None or kernel is None or layout.kernel not in wanted:
+        return _square_positions(dict(state), wanted, path, notes)
+    grid = stored = backbone.grid
+    prefix = 0
+    if positions is not None and "pos_embed" in wanted:
+        prefix = wanted["pos_embed"].shape[1] - grid[0] * grid[1]
+        stored = grid_of(positions.shape[1] - prefix, path, grid)
+    patch = kernel.shape[-1]
+    if stored == grid and patch == backbone.patch_size:
+        return dict(state)
+    fitted = replace(layout, prefix=prefix, positions="pos_embed" if positions is not None else None)
+    facts = BackboneFacts(backbone.settings.name, fitted, backbone.width, backbone.depth, patch, stored)
+    if positions is None:  # rotary positions follow the input; the kernel alone has a size
+        return dict(state) | {layout.kernel: resize_kernel(kernel, backbone.patch_size)}
+    return fit(state, facts, backbone, path, notes)
+
+
+def timm_hint(backbone: Backbone) -> str:
+    """What to do where a file does not fit a model of timm's."""
+    facts = getattr(backbone.body, "pretrained_cfg", None) or {}
+    place = f" (https://huggingface.co/{facts['hf_hub_id']})" if facts.get("hf_hub_id") else ""
+    height, width = facts.get("input_size", (3, 0, 0))[1:]
+    return (
+        f"Give timm's own file of this model{place}. It was made for {width}x{height}: where only shapes differ, set "
+        "data.augment.crop and test.window to that size."
+    )
+
+
+def _square_positions(
+    state: dict[str, Tensor], wanted: State, path: str, notes: list[str]
+) -> dict[str, Tensor]:
+    """Resample one table of absolute positions of a model that timm runs itself, square to square."""
+    there, here = state.get("pos_embed"), wanted.get("pos_embed")
+    if there is None or here is None or there.shape == here.shape or there.ndim != here.ndim:
+        return state
+    if there.ndim == 4 and there.shape[3] == here.shape[3]:
+        state["pos_embed"] = resize_grid(there[0], (here.shape[1], here.shape[2]))[None]
+    elif there.ndim == 3:
+        sides = [math.isqrt(table.shape[1]) for table in (there, here)]
+        prefix = there.shape[1] - sides[0] ** 2  # with a class token the number is a square and one
+        if prefix > 1 or here.shape[1] - sides[1] ** 2 != prefix:
+            return state
+        stored, grid = (sides[0], sides[0]), (sides[1], sides[1])
+        state["pos_embed"] = resize_positions(there, prefix, stored, grid)
+    else:
+        return state
+    notes.append(f"'{path}' holds positions of another input size: resampled.")
+    return state
+
+
+def _registers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """DINOv2 with registers as published -> timm's form, whose class token has its position added already."""
+    positions = state.pop("pos_embed")
+    state["reg_token"] = state.pop("register_tokens")
+    state["cls_token"] = state["cls_token"] + positions[:, :1]
+    state["pos_embed"] = positions[:, 1:]
+    state.pop("mask_token", None)
+    return state

@@ -1,0 +1,211 @@
+"""Plain vision transformers whose block outputs are refined one by one: DINOv2, DINOv3, EVA02, CLIP, SAM, others.
+
+timm builds the blocks; what is done around them is written here, because the method resamples positions in its own
+way (timm antialiases) and reads maps before the final norm.
+
+Shapes: B images, N patches, C width, P prefix tokens, p patch size, (h, w) = patch grid of the input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reincli.config import BackboneSettings
+from reincli.errors import ReinError
+from reincli.model.families import Family
+from reincli.model.layouts import LAYOUTS
+from reincli.model.necks import ScaleBranches
+from reincli.ops.recompute import checkpointed
+from reincli.ops.resample import resize_grid, stretch_grid
+
+Refine = Callable[[Tensor, int, int], Tensor]
+"""(features (B, P + N, C), number of the adapted block, P) -> refined features."""
+
+BEHIND = ("norm", "fc_norm", "head_drop", "head", "attn_pool", "neck")
+"""What timm's classifiers have behind the last block; nothing here reads it."""
+
+
+def strip(body: nn.Module, keep: tuple[str, ...] = ()) -> None:
+    """Take away what lies behind the last block, so that it neither trains nor is asked of a file."""
+    for name in BEHIND:
+        if name not in keep and getattr(body, name, None) is not None:
+            setattr(body, name, nn.Identity())
+
+
+class ViT(nn.Module):
+    """A plain transformer of timm's, as a backbone.
+
+    Args:
+        settings: patch size, taps.
+        family: of the tables, or made up for another model of timm's.
+        body: timm's model, a `VisionTransformer` or `Eva`, stripped of its head.
+        grid: (h, w) of the training crop: the size of the stored positions.
+
+    Attributes:
+        widths: of the four maps. banks: adapted blocks of each adapter. depth: number of blocks.
+        prefix: P. zooms: by how much each map is enlarged before the head: strides 4, 8, 16, 32 for p = 16.
+        multiple: what both sides of an input must divide by, the coarsest map included.
+    """
+
+    zooms: tuple[float, ...] = (4.0, 2.0, 1.0, 0.5)
+    body: Any
+
+    def __init__(
+        self, settings: BackboneSettings, family: Family, body: nn.Module, grid: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.settings, self.layout, self.body, self.grid = settings, LAYOUTS[family.kind], body, grid
+        self.widths, self.banks, self.depth = family.widths, family.banks, family.blocks
+        self.patch_size = settings.patch_size
+        self.multiple = 2 * self.patch_size
+        self.adapted = range(family.blocks) if family.adapted is None else family.adapted
+        self.taps = settings.taps or family.taps
+        if len(self.taps) != 4 or any(not 0 <= tap < family.blocks for tap in self.taps):
+            raise ReinError(
+                f"model.backbone.taps {list(self.taps)} must be four blocks between 0 and {family.blocks - 1}.",
+                usage=True,
+            )
+        self.prefix = int(getattr(body, "num_prefix_tokens", 0))
+
+    @property
+    def width(self) -> int:
+        """C."""
+        return self.widths[0]
+
+    def forward(
+        self, images: Tensor, refine: Refine | None = None, *, recompute: bool = False
+    ) -> list[Tensor]:
+        """Maps after the tapped blocks.
+
+        Args:
+            images: (B, 3, H, W), normalised; H and W are multiples of the patch size.
+            refine: called on the output of every adapted block.
+            recompute: keep only what goes into each block for the backward pass.
+
+        Returns:
+            Four (B, C, H/p, W/p). The final norm of the ViT is not applied.
+        """
+        grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
+        features = self.embed(images, grid)
+        rotations = self.rotations(grid)
+        maps = {}
+        for index, block in enumerate(self.body.blocks):
+            features = checkpointed(self.run, block, features, grid, rotations[index], when=recompute)
+            if refine is not None and index in self.adapted:
+                features = refine(features, self.adapted.index(index), self.prefix)
+            if index in self.taps:
+                tokens = features[:, self.prefix :]
+                maps[index] = tokens.transpose(1, 2).unflatten(2, grid)
+        return [maps[tap] for tap in self.taps]
+
+    def embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Patches and prefix tokens with their positions: (B, P + N, C)."""
+        body, positions = self.body, self.positions(grid)
+        patches = body.patch_embed.norm(body.patch_embed.proj(images).flatten(2).transpose(1, 2))
+        leading = [token for token in (body.cls_token, getattr(body, "reg_token", None)) if token is not None]
+        stored = positions if positions is not None else leading[0] if leading else patches
+        parts = [token.expand(len(images), -1, -1) for token in leading] + [patches.to(stored.dtype)]
+        if positions is not None and positions.shape[1] == grid[0] * grid[1]:
+            parts[-1] = parts[-1] + positions  # the prefix has none
+            positions = None
+        features = torch.cat(parts, dim=1)
+        return self.body.norm_pre(features if positions is None else features + positions)
+
+    def positions(self, grid: tuple[int, int]) -> Tensor | None:
+        """Position embeddings (1, P + h*w or h*w, C): as stored for the training size, resampled for any other."""
+        stored = self.body.pos_embed
+        if stored is None or grid == self.grid:
+            return stored
+        prefix = stored.shape[1] - self.grid[0] * self.grid[1]
+        table = stored[0, prefix:].reshape(*self.grid, -1).float()
+        resampled = self.resampled(table, grid).to(stored.dtype).reshape(1, grid[0] * grid[1], -1)
+        return torch.cat([stored[:, :prefix], resampled], dim=1) if prefix else resampled
+
+    def resampled(self, table: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Positions (h, w, C) for another grid: as DINOv2 does it."""
+        return stretch_grid(table, grid)
+
+    def rotations(self, grid: tuple[int, int]) -> list[Tensor | None]:
+        """Tables of rotary positions for each block, where the model has them."""
+        rope = getattr(self.body, "rope", None)
+        if rope is None:
+            return [None] * self.depth
+        tables = rope.get_embed(shape=list(grid))
+        return list(tables) if getattr(self.body, "rope_mixed", False) else [tables] * self.depth
+
+    def run(
+        self, block: nn.Module, features: Tensor, grid: tuple[int, int], rotation: Tensor | None
+    ) -> Tensor:
+        """One block: (B, P + N, C) -> (B, P + N, C)."""
+        return block(features) if rotation is None else block(features, rope=rotation)
+
+    def unread(self) -> dict[str, Tensor]:
+        """Tensors that the original's whole models hold and nothing here reads, in the original's names."""
+        return {"mask_token": torch.zeros(1, self.width)} if self.layout.kind == "dinov2" else {}
+
+
+class EvaViT(ViT):
+    """EVA02: positions and rotary tables both stand for the grid of 16x16 of pretraining, stretched over the input.
+
+    The original has them for one square size alone; other sizes here are stretched in the same way.
+    """
+
+    def resampled(self, table: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Bicubic, as the weights were converted."""
+        return resize_grid(table, grid)
+
+    def unread(self) -> dict[str, Tensor]:
+        """The original saves its rotary tables, once and again for each block."""
+        sine, cosine = self.body.rope.get_embed(shape=list(self.grid)).chunk(2, dim=-1)
+        places = ["rope.", *(f"blocks.{index}.attn.rope." for index in range(self.depth))]
+        return {f"{p}freqs_{n}": table for p in places for n, table in (("cos", cosine), ("sin", sine))}
+
+
+class ClipViT(ViT):
+    """CLIP: the class embedding is counted twice on token 0, and positions are resized bilinearly."""
+
+    def resampled(self, table: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Bilinear, at every call."""
+        return resize_grid(table, grid, "bilinear")
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """As `ViT.positions`, with the class embedding added to token 0: the original adds it to both."""
+        table = super().positions(grid)
+        assert table is not None
+        return torch.cat([table[:, :1] + self.body.cls_token, table[:, 1:]], dim=1)
+
+    def unread(self) -> dict[str, Tensor]:
+        """The original's backbone carries scale branches, which a frozen one never runs."""
+        branches = ScaleBranches(self.width)
+        parts = (branches.up4, branches.up2, branches.same, branches.down2)
+        return {
+            f"fpn{number}.{name}": value
+            for number, part in enumerate(parts, start=1)
+            for name, value in part.state_dict().items()
+        }
+
+
+class SamViT(ViT):
+    """SAM's image encoder without its neck: windows of 14, relative positions, no prefix tokens."""
+
+    def embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(B, N, C), row by row."""
+        table = self.body.pos_embed  # (1, h, w, C)
+        if tuple(table.shape[1:3]) != grid:
+            table = resize_grid(table[0], grid)[None].to(table.dtype)
+        patches = self.body.patch_embed.proj(images).permute(0, 2, 3, 1).to(table.dtype)
+        return (patches + table).flatten(1, 2)
+
+    def run(
+        self, block: nn.Module, features: Tensor, grid: tuple[int, int], rotation: Tensor | None
+    ) -> Tensor:
+        """SAM's blocks want the grid."""
+        return block(features.unflatten(1, grid)).flatten(1, 2)
+
+
+VIEWS: dict[str, type[ViT]] = {"eva02": EvaViT, "clip": ClipViT, "sam": SamViT}
+"""Kinds that differ from the plain form."""

@@ -1,0 +1,99 @@
+"""Whole commands on backbones of other forms: train, evaluate, write back, convert; what is refused and how."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from typer.testing import CliRunner
+
+from reincli.cli import app
+from reincli.config import build_settings, to_toml
+from reincli.engine.checkpoint import write_file
+from reincli.model.timm_import import import_timm
+
+
+def rein(*words: object, code: int = 0) -> str:
+    """Run a command; its whole output."""
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return " ".join(result.output.split())
+
+
+@pytest.fixture(params=["test_resnet", pytest.param("test_convnext", marks=pytest.mark.slow)])
+def toy(request, tmp_path) -> Path:
+    """Toy data, timm's file of a small network, and settings that use them."""
+    torch.manual_seed(0)
+    tiny.write_toy(tmp_path / "toy")
+    write_file(tmp_path / "model.safetensors", import_timm().create_model(request.param).state_dict())
+    model = {**tiny.RAW["model"], "backbone": {"name": request.param}}
+    data = {**tiny.RAW["data"], **tiny.own_data(tmp_path / "toy")}
+    settings = build_settings({**tiny.RAW, "model": model, "data": data}, ["train.iterations=2"])
+    (tmp_path / "toy.toml").write_text(to_toml(settings))
+    return tmp_path
+
+
+def test_train_evaluate_and_write_back(toy):
+    backbone = ("--backbone", toy / "model.safetensors", "--device", "cpu")
+    output = rein("train", "--config", toy / "toy.toml", "--work-dir", toy / "run", *backbone)
+    assert "Trained:" in output
+    original = toy / "original.pth"
+    rein("convert-weights", toy / "run" / "last.pth", original, "--kind", "original")
+    names = set(torch.load(original, weights_only=True)["state_dict"])
+    assert {f"backbone.reins.{stage}.learnable_tokens_a" for stage in range(4)} <= names
+    scores = []
+    for checkpoint in (toy / "run" / "last.pth", original):
+        rein("eval", checkpoint, "--config", toy / "toy.toml", *backbone, "--json", toy / "s.json")
+        scores.append(json.loads((toy / "s.json").read_text())["domains"])
+    assert scores[0] == scores[1]
+
+
+def published_clip(width: int = 8, side: int = 3, patch: int = 14) -> dict[str, torch.Tensor]:
+    """A small CLIP as published: two towers, matrices in half precision."""
+    block = "visual.transformer.resblocks.0"
+    return {
+        "positional_embedding": torch.zeros(5, 4),
+        "text_projection": torch.zeros(4, 4),
+        "visual.class_embedding": torch.randn(width),
+        "visual.positional_embedding": torch.randn(side * side + 1, width),
+        "visual.conv1.weight": torch.randn(width, 3, patch, patch).half(),
+        "visual.ln_pre.weight": torch.ones(width),
+        f"{block}.attn.in_proj_weight": torch.randn(3 * width, width).half(),
+        "visual.proj": torch.randn(width, 4).half(),
+    }
+
+
+def test_a_published_file_is_converted_by_what_it_holds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_file(tmp_path / "ViT.pt", published_clip())
+    output = rein("convert-weights", "ViT.pt", "out.pth", "--height", "64", "--width", "96")
+    assert "another CLIP, patch 14 -> 16, positions 3x3 -> 4x6 (input 96x64)" in output
+    converted = torch.load(tmp_path / "out.pth", weights_only=True)
+    assert converted["positional_embedding"].shape == (25, 8)
+    assert converted["conv1.weight"].shape[-1] == 16
+    assert "text_projection" not in converted
+    assert {value.dtype for value in converted.values()} == {torch.float32}
+    again = rein("convert-weights", "out.pth", "again.pth", "--height", "64", code=1)
+    assert "stores 24 positions, which is no square grid" in again
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["ViT.pt", "--kind", "sam_h"], 2, "'ViT.pt' is another CLIP, not sam_h."),
+        (["ViT.pt", "--kind", "sam_x"], 2, "No kind of weights is named 'sam_x'. Did you mean 'sam_h'"),
+        (["--kind", "sam_h"], 1, "Download https://dl.fbaipublicfiles.com/segment_anything/sam_vit_h_4b8939.pth"),
+        (["--kind", "dinov3_b"], 1, "dinov3_vitb16_pretrain_lvd1689m-73cec8be.pth from https://ai.meta.com"),
+        (["text.pth"], 1, "'text.pth' is no backbone that is known here (its first tensor is 'words')."),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_converted(tmp_path, monkeypatch, words, code, message):
+    monkeypatch.chdir(tmp_path)
+    write_file(tmp_path / "ViT.pt", published_clip())
+    write_file(tmp_path / "text.pth", {"words": torch.zeros(2)})
+    assert message in rein("convert-weights", *words, code=code)
