@@ -16,6 +16,7 @@ from reincli.model.anatomy import Anatomy, refining
 from reincli.model.families import usual_taps
 from reincli.model.layouts import LAYOUTS
 from reincli.model.vit import Refine
+from reincli.ops.recompute import checkpointed
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -87,7 +88,7 @@ class Hierarchical(nn.Module):
             images: (B, 3, H, W), normalised.
             refine: called on every block's output as tokens (B, P + N, C_i), with its number counted over all
                 stages.
-            recompute: keep less for the backward pass, as far as timm's model knows how to.
+            recompute: keep only the maps for the backward pass.
 
         Returns:
             Four (B, C_i, h_i, w_i), fine to coarse.
@@ -103,13 +104,16 @@ class Hierarchical(nn.Module):
                 f'Set data.augment.crop and test.window to one size, and test.mode = "slide"; it is now '
                 f"{self.fixed[0]}.",
             )
-        if hasattr(self.body, "set_grad_checkpointing"):
-            self.body.set_grad_checkpointing(recompute)
-        with refining(self.anatomy, refine):
-            maps = self.body.forward_intermediates(images, indices=list(self.taps), intermediates_only=True)
+        maps = checkpointed(self._run, images, refine, when=recompute)
         if self.norms:
             return [norm(each) for norm, each in zip(self.norms, maps, strict=True)]
-        return list(maps)
+        return maps
+
+    def _run(self, images: Tensor, refine: Refine | None) -> list[Tensor]:
+        with refining(self.anatomy, refine):
+            return list(
+                self.body.forward_intermediates(images, indices=list(self.taps), intermediates_only=True)
+            )
 
     def unread(self) -> dict[str, Tensor]:
         """Nothing: see `ViT.unread`."""

@@ -18,6 +18,15 @@ from reincli.model.timm_import import import_timm
 from reincli.model.vit import VIEWS, ViT, strip
 
 timm = import_timm()
+HEAD = {
+    "channels": 32,
+    "heads": 4,
+    "points": 2,
+    "pixel_layers": 1,
+    "pixel_ffn": 32,
+    "decoder_layers": 3,
+    "decoder_ffn": 32,
+}
 SMALL = {"embed_dim": 32, "depth": 4, "num_heads": 2, "num_classes": 0}
 
 
@@ -282,3 +291,32 @@ def test_another_models_file_is_refused_with_the_place_of_the_right_one(tmp_path
     model = build_model(timm_settings("test_vit3", 64), 3)
     with pytest.raises(ReinError, match=r"does not fit the model.*huggingface.co/timm/test_vit3"):
         load_backbone(model, tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_vit"])
+def test_recomputed_activations_give_the_same_gradients_and_keep_less(name):
+    settings = build_settings(
+        {"model": {"backbone": {"name": name}, "head": HEAD}, "data": {"augment": {"crop": 64}}}
+    )
+    found = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        model = build_model(settings, 19).train()
+        model.recompute = recompute
+        kept: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor, kept: dict[int, int] = kept) -> torch.Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            predictions = model(torch.randn(1, 3, 64, 64))
+        (predictions.class_logits.square().mean() + predictions.mask_logits().square().mean()).backward()
+        grads = {key: each.grad for key, each in model.named_parameters() if each.grad is not None}
+        found.append((grads, sum(kept.values())))
+    (expected, most), (grads, less) = found
+    assert grads.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(grads[key], value, rtol=1e-5, atol=1e-8, msg=key)
+    assert less < 0.7 * most
