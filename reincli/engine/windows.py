@@ -19,8 +19,8 @@ from reincli.ops.window import WindowAverage, window_boxes
 Box = tuple[int, int, int, int]
 """(top, bottom, left, right)."""
 
-BYTES_PER_PIXEL = 8192
-"""Memory that a window's pixel takes in the model, estimated above what a ViT-L was seen to take in fp32."""
+BYTES_PER_PIXEL = 4096
+"""Memory that a window's pixel takes in the model, twice what a ViT-L was seen to take in fp32."""
 USUAL = {"cuda": 16, "cpu": 2}
 """Windows beyond which a batch gains nothing."""
 
