@@ -148,7 +148,7 @@ def find_backbone(settings: Settings, given: Path | None) -> Path | None:
             f"(looked for {', '.join(str(path) for path in candidates) or 'none: this backbone has no usual file'}).",
             f"Download {address} to {wanted}, or give --backbone FILE."
             if address
-            else "Give --backbone FILE.",
+            else "Give --backbone FILE; of a model of timm: its model.safetensors from https://huggingface.co/timm",
         )
     return found
 
