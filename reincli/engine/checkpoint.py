@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,7 @@ def find_backbone(settings: Settings, given: Path | None) -> Path | None:
             f"(looked for {', '.join(str(path) for path in candidates) or 'none: this backbone has no usual file'}).",
             f"Download {address} to {wanted}, or give --backbone FILE."
             if address
-            else "Give --backbone FILE.",
+            else "Give --backbone FILE; of a model of timm: its model.safetensors from https://huggingface.co/timm",
         )
     return found
 
@@ -266,7 +266,8 @@ def settings_for(checkpoint: Checkpoint, given: Settings | None, backbone: Path 
 
     Args:
         checkpoint: read. given: chosen by the user, or None.
-        backbone: its file, if the user gave one: it tells families of one shape apart.
+        backbone: its file, if the user gave one; else the one usual file that is there. It tells families of one
+            shape apart, and where it was converted for a crop, the recipe.
 
     Raises:
         ReinError: an original checkpoint that several presets fit, or none, lists them.
@@ -276,11 +277,12 @@ def settings_for(checkpoint: Checkpoint, given: Settings | None, backbone: Path 
     if checkpoint.settings is not None:
         return checkpoint.settings
     facts = weights.recognise_head(checkpoint.state, str(checkpoint.path))
-    kind, grid = _backbone_beside(checkpoint, backbone)
     presets = {name: build_settings(read_preset(name)) for name in preset_names()}
+    by_shape = [settings for settings in presets.values() if _fits(settings, facts, None)]
+    kind, grid = _backbone_beside(checkpoint, backbone or _only_usual_file(by_shape))
     fitting = [name for name, settings in presets.items() if _fits(settings, facts, kind)]
     of_size = [name for name in fitting if _grid_of_crop(presets[name]) == grid]
-    fitting = of_size or fitting  # a file that was converted for one crop tells the recipe too
+    fitting = of_size or fitting
     if not fitting:
         raise ReinError(
             f"'{checkpoint.path}' ({facts.tune}, width {facts.widths[0]}, {sum(facts.banks)} adapted blocks, "
@@ -294,6 +296,17 @@ def settings_for(checkpoint: Checkpoint, given: Settings | None, backbone: Path 
             usage=True,
         )
     return presets[fitting[0]]
+
+
+def _only_usual_file(some: Sequence[Settings]) -> Path | None:
+    """The one backbone file of these settings that is there; None where there is none, or a choice."""
+    usual = {
+        path
+        for settings in some
+        for path in backbone_candidates(settings.model.backbone, settings.data.augment.crop)
+        if path.exists()
+    }
+    return usual.pop() if len(usual) == 1 else None
 
 
 def _model_facts(settings: Settings) -> str:

@@ -244,6 +244,29 @@ def test_families_of_one_shape_are_told_apart_by_the_backbone(tmp_path):
     assert found.name == "gta2citys-eva02_l-frozen"
 
 
+def large_dinov2(side: int) -> dict[str, torch.Tensor]:
+    """Names and shapes by which a converted file of the large model is known."""
+    state = {f"blocks.{number}.ls1.gamma": torch.zeros(1) for number in range(24)}
+    names = ("cls_token", "blocks.0.attn.qkv.weight")
+    return state | {name: torch.zeros(1) for name in names} | {
+        "pos_embed": torch.zeros(1, side * side + 1, 1), "patch_embed.proj.weight": torch.zeros(1024, 1, 16, 16),
+    }  # fmt: skip
+
+
+def test_a_converted_file_in_its_usual_place_tells_the_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    read, usual = originals("rein_dinov2_l_512", Path("x.pth")), tmp_path / "checkpoints"
+    with pytest.raises(ReinError, match="fits citys16th2citys, citys2acdc, citys2acdc-512, "):
+        checkpoints.settings_for(read, None)
+    checkpoints.write_file(usual / "dinov2_converted.pth", large_dinov2(32))
+    found = checkpoints.settings_for(read, None)
+    assert (found.data.augment.crop, found.model.backbone.name) == (512, "dinov2_l")
+    (usual / "dinov2_converted.pth").unlink()
+    checkpoints.write_file(usual / "dinov2_converted_1024x1024.pth", large_dinov2(64))
+    with pytest.raises(ReinError, match="fits citys16th2citys, citys2acdc, citys2citysc, gta_synthia_urb"):
+        checkpoints.settings_for(read, None)  # these differ in their test sizes
+
+
 def test_a_backbone_of_the_right_size_and_another_family(files):
     """DINOv3's names in a model of DINOv2: the same width and depth do not make it fit."""
     state = torch.load(files / "backbone.pth", weights_only=True)

@@ -13,6 +13,7 @@ from reincli.model.anatomy import find_stages
 from reincli.model.backbones import build_backbone
 from reincli.model.families import FAMILIES, Family
 from reincli.model.hierarchical import Hierarchical
+from reincli.model.necks import MultiLevelNeck, ScaleBranches
 from reincli.model.segmentor import Segmentor
 from reincli.model.timm_import import import_timm
 from reincli.model.vit import VIEWS, ViT, strip
@@ -233,6 +234,46 @@ def test_every_family_takes_an_input_that_is_not_square(name):
     assert (backbone.banks, backbone.depth) == (family.banks, family.blocks)
     strides = [64 / (each.shape[2] * zoom) for each, zoom in zip(maps, backbone.zooms, strict=True)]
     assert strides == [4, 8, 16, 32]
+
+
+# --- between backbone and head, for CLIP -------------------------------------------------------------------
+
+
+def test_necks_make_a_pyramid_of_equal_maps():
+    torch.manual_seed(0)
+    maps = [torch.randn(2, 8, 4, 6) for _ in range(4)]
+    for neck in (ScaleBranches(8), MultiLevelNeck(8)):
+        assert [tuple(each.shape[1:]) for each in neck(maps)] == [
+            (8, 16, 24),
+            (8, 8, 12),
+            (8, 4, 6),
+            (8, 2, 3),
+        ]
+        with torch.autocast("cpu", torch.bfloat16):
+            assert all(each.isfinite().all() for each in neck(maps))
+
+
+def test_scale_branches_count_with_the_batch_while_they_train():
+    torch.manual_seed(0)
+    neck = ScaleBranches(8).train()
+    norm = neck.up4[2]
+    neck([torch.randn(2, 8, 4, 4)] * 4)
+    assert norm.running_mean.abs().max() > 0
+    before = norm.running_mean.clone()
+    neck.eval()([torch.randn(2, 8, 4, 4)] * 4)
+    assert torch.equal(norm.running_mean, before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tune", "kind"), [("rein", ScaleBranches), ("frozen", MultiLevelNeck)])
+def test_clip_trains_its_neck_and_nothing_of_itself(tune, kind):
+    with torch.device("meta"):
+        settings = {"tune": tune, "backbone": {"name": "clip_l"}, "adapter": {"link_features": False}}
+        model = Segmentor(ModelSettings.model_validate(settings), 19, 32).train()
+    assert isinstance(model.neck, kind)
+    assert all(module.training for module in model.neck.modules())
+    assert not any(module.training for module in model.backbone.modules())
+    assert {name for name, p in model.named_parameters() if p.requires_grad} <= set(model.trained_state())
 
 
 # --- what is refused ---------------------------------------------------------------------------------------
