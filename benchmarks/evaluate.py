@@ -59,7 +59,6 @@ def measure(row: str, device: str, images: int, batch: int | None) -> dict[str, 
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from reincli.config import build_settings, read_preset
     from reincli.data.dataset import EvalDataset
     from reincli.data.labels import CITYSCAPES
     from reincli.data.sources import label_table
@@ -67,6 +66,7 @@ def measure(row: str, device: str, images: int, batch: int | None) -> dict[str, 
     from reincli.engine.device import peak_memory, pick_precision
     from reincli.engine.evaluate import evaluate, val_samples
     from reincli.engine.predict import Predictor
+    from reincli.settings_files import build_settings, read_preset
 
     size, test, window, stride, precision = row.split("-")
     place = torch.device(device)

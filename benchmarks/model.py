@@ -59,7 +59,6 @@ def model_row(row: str, device: str, repeats: int) -> dict[str, float | str]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from reincli.config import build_settings, read_preset
     from reincli.data.labels import CITYSCAPES
     from reincli.engine.checkpoint import build_model
     from reincli.engine.device import DTYPES, peak_memory
@@ -68,6 +67,7 @@ def model_row(row: str, device: str, repeats: int) -> dict[str, float | str]:
     from reincli.engine.run import Run
     from reincli.engine.train import train_step
     from reincli.model.weights import half_precision
+    from reincli.settings_files import build_settings, read_preset
 
     work, size, precision, *rest = row.split("-")
     variant = rest[0] if rest else ""

@@ -70,7 +70,6 @@ def gpu_row(row: str, steps: int) -> dict[str, Any]:
     """Images a second and peak memory of DINOv2-L on random crops."""
     import torch
 
-    from reincli.config import build_settings, read_preset
     from reincli.data.labels import CITYSCAPES
     from reincli.engine.checkpoint import build_model
     from reincli.engine.device import DTYPES
@@ -78,6 +77,7 @@ def gpu_row(row: str, steps: int) -> dict[str, Any]:
     from reincli.engine.run import Run
     from reincli.engine.train import train_step
     from reincli.model.weights import half_precision
+    from reincli.settings_files import build_settings, read_preset
 
     crop, batch, precision, form = row.split("-")
     size, count, device = int(crop), int(batch), torch.device("cuda")

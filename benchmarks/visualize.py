@@ -19,7 +19,6 @@ import torch
 
 from reincli.commands import console, visualize
 from reincli.commands.visualize_video import Request, draw_video
-from reincli.config import build_settings, read_preset
 from reincli.data.drawing import write_drawing
 from reincli.data.images import read_image, write_png
 from reincli.data.inputs import find_inputs
@@ -30,6 +29,7 @@ from reincli.engine.artist import Artist, Seen
 from reincli.engine.checkpoint import build_model
 from reincli.engine.device import pick_device, pick_precision
 from reincli.engine.predict import Predictor
+from reincli.settings_files import build_settings, read_preset
 
 SIZE = (1280, 720)
 

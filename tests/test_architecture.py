@@ -10,10 +10,11 @@ import pytest
 import reincli.errors
 
 PACKAGE = Path(reincli.errors.__file__).parent
-LEAVES = {"config", "errors"}
+LEAVES = {"config", "settings_files", "errors"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "config": {"errors"},
+    "settings_files": {"config", "errors"},
     "ops": set(),
     "data": {"ops", *LEAVES},
     "model": {"ops", *LEAVES},

@@ -8,16 +8,16 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from reincli import config
-from reincli.config import (
-    Settings,
+from reincli.config import Settings, parse_size
+from reincli.errors import ReinError
+from reincli.settings_files import (
     build_settings,
     load_settings,
     parse_assignment,
-    parse_size,
     read_toml,
     to_toml,
+    tomllib,
 )
-from reincli.errors import ReinError
 
 OWN = {
     "classes": [{"name": "road", "color": [1, 2, 3]}, {"name": "sky", "color": [4, 5, 6]}],
@@ -200,16 +200,16 @@ settings_strategy = st.builds(
 
 @given(settings_strategy)
 def test_toml_there_and_back(settings):
-    read = config.tomllib.loads(to_toml(settings))
+    read = tomllib.loads(to_toml(settings))
     assert build_settings(read) == settings
 
 
 def test_every_key_is_settable():
     """Each dotted key is known, and a made-up neighbour of it is not."""
-    keys = config.all_keys()
+    keys = all_keys()
     assert "optim.lr" in keys
     assert "model.backbone.patch_size" in keys
     assert len(keys) == len(set(keys)) > 60
     for key in keys:
         *path, last = key.split(".")
-        assert last in config.known_keys(path)
+        assert last in known_keys(path)

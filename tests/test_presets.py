@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from reincli.config import Settings, build_settings, load_settings, preset_names, presets_folder, read_preset
+from reincli.config import Settings
 from reincli.model.families import family_of
+from reincli.settings_files import build_settings, load_settings, preset_names, presets_folder, read_preset
 
 BACKBONES = {
     "vit_s": "dinov2_s",

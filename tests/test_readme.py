@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from reincli.cli import app
 from reincli.commands.presets import published
-from reincli.config import build_settings, load_settings, preset_names, tomllib
 from reincli.data.layouts import DATASETS
+from reincli.settings_files import build_settings, load_settings, preset_names, tomllib
 
 SOURCE = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/own-data.md", "docs/evaluate.md", "docs/backbones.md")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from reincli import __version__
-from reincli.config import preset_names
+from reincli.settings_files import preset_names
 
 SOURCE = Path(__file__).parents[1]
 
@@ -50,7 +50,11 @@ def test_runs_from_where_it_was_installed(wheel, tmp_path):
         ).stdout
 
     where = subprocess.run(
-        [sys.executable, "-c", "import reincli.config as c; print(c.__file__); print(c.presets_folder())"],
+        [
+            sys.executable,
+            "-c",
+            "import reincli.settings_files as c; print(c.__file__); print(c.presets_folder())",
+        ],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from reincli.config import Settings, build_settings
+from reincli.config import Settings
 from reincli.data.images import write_png
 from reincli.data.sources import classes_of
 from reincli.engine.checkpoint import build_model, checkpoint_content, write_file
 from reincli.model.segmentor import Segmentor
+from reincli.settings_files import build_settings
 
 RAW: dict[str, Any] = {
     "name": "tiny",
@@ -24,7 +25,7 @@ RAW: dict[str, Any] = {
     },
     "data": {"augment": {"crop": 64, "short_side": 64, "long_side_max": 256}, "workers": 0},
     "train": {"iterations": 6, "batch_size": 2, "log_every": 2, "checkpoint_every": 3, "validate_every": 100,
-              "precision": "fp32"},
+              "precision": "fp32", "points": 256},
     "test": {"window": 64, "stride": 43},
 }  # fmt: skip
 

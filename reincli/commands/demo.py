@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from reincli.commands import console, convert_weights, evaluate, run_report, train, visualize
-from reincli.config import Settings, build_settings, read_preset
+from reincli.config import Settings
 from reincli.data.dataset import load_label
 from reincli.data.images import read_image, read_label, write_png
 from reincli.data.labels import CITYSCAPES
@@ -23,6 +23,7 @@ from reincli.engine.evaluate import val_samples
 from reincli.engine.run_folder import settings_of_run
 from reincli.errors import ReinError
 from reincli.ops.paint import colourise, legend, overlay, present, sheet, text_height
+from reincli.settings_files import build_settings, read_preset
 
 TRAIN, VAL, TARGETS, SEED = 80, 8, 5, 0
 """Streets to train on, to validate on, and of each of the four target domains; the seed of all."""

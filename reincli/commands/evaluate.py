@@ -17,7 +17,7 @@ from reincli.commands import console
 from reincli.commands.score_examples import Extremes, merge
 from reincli.commands.score_page import page
 from reincli.commands.score_table import protocol_line, show
-from reincli.config import Settings, build_settings, load_settings, parse_size, test_size
+from reincli.config import Settings, parse_size, test_size
 from reincli.data.images import write_bytes, write_png
 from reincli.data.labels import CITYSCAPES
 from reincli.data.sources import Sample, find_samples, scorable_samples
@@ -27,6 +27,7 @@ from reincli.engine.evaluate import Evaluation, Scored, evaluate, image_matrices
 from reincli.engine.predict import Predictor, load_segmentor
 from reincli.engine.ranks import Rank, this_rank
 from reincli.errors import ReinError
+from reincli.settings_files import build_settings, load_settings
 
 WRITERS = 4
 """Threads that write label maps."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from reincli.commands.console import duration, note, problem, progress, result, table
-from reincli.config import DataSettings, load_settings
+from reincli.config import DataSettings
 from reincli.data import archives, planning, prepare
 from reincli.data.check import FileReport, class_pixels, inspect_all
 from reincli.data.compact import copy_all
@@ -24,6 +24,7 @@ from reincli.data.layouts import DATASETS, own_folders
 from reincli.data.sources import Sample, dataset_root, label_table, some
 from reincli.data.statistics import COUNTED, look_up, update_statistics
 from reincli.errors import ReinError, nearest
+from reincli.settings_files import load_settings
 
 SKIP = 500
 """Files that were there and are counted at once, so that drawing the bar does not take longer than looking at them."""

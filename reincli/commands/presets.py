@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from reincli.commands.console import note, result, table
-from reincli.config import Settings, load_settings, preset_names, to_toml
+from reincli.config import Settings
+from reincli.settings_files import load_settings, preset_names, to_toml
 
 
 def run(name: str | None = None) -> None:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from reincli.commands import console
-from reincli.config import Settings, to_toml
+from reincli.config import Settings
 from reincli.data.images import read_image, write_bytes
 from reincli.data.labels import Classes
 from reincli.data.sources import Sample
@@ -20,6 +20,7 @@ from reincli.engine.meter import StepLog
 from reincli.engine.run_folder import read_log
 from reincli.errors import ReinError
 from reincli.ops.paint import overlay
+from reincli.settings_files import to_toml
 
 SAMPLES, SAMPLE_WIDTH = "samples", 480
 """Folder of sample predictions, `samples/<iteration>/<domain>.jpg`, and their width in pixels."""

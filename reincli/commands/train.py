@@ -11,7 +11,7 @@ import numpy as np
 
 from reincli.commands import console, run_report
 from reincli.commands.evaluate import show
-from reincli.config import Settings, build_settings, load_settings
+from reincli.config import Settings
 from reincli.data.sources import Sample, find_samples
 from reincli.engine.device import pick_device, pick_precision
 from reincli.engine.evaluate import val_samples
@@ -23,6 +23,7 @@ from reincli.engine.run_folder import refuse_existing, settings_of_run, start_fo
 from reincli.engine.train import Due, Watch
 from reincli.engine.train import train as train_run
 from reincli.errors import ReinError
+from reincli.settings_files import build_settings, load_settings
 
 
 def run(

@@ -17,13 +17,14 @@ from reincli.commands.visualize_video import (
     record,
     stamp,
 )
-from reincli.config import load_settings, parse_size
+from reincli.config import parse_size
 from reincli.data.drawing import write_drawing
 from reincli.data.images import read_image, write_png
 from reincli.data.inputs import Input, find_inputs
 from reincli.engine.ranks import this_rank
 from reincli.engine.stream import batched, mapped
 from reincli.errors import ReinError
+from reincli.settings_files import load_settings
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,13 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reincli.config import BackboneSettings, Settings, build_settings, preset_names, read_preset
+from reincli.config import BackboneSettings, Settings
 from reincli.data.labels import CITYSCAPES, Classes
 from reincli.engine.archive import is_archive, read_archive
 from reincli.errors import ReinError
 from reincli.model import foundation, weights
 from reincli.model.families import FAMILIES, family_of
 from reincli.model.segmentor import Segmentor
+from reincli.settings_files import build_settings, preset_names, read_preset
 
 CHECKPOINTS = Path("checkpoints")
 

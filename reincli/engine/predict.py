@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reincli.config import Settings, load_settings, parse_size
+from reincli.config import Settings, parse_size
 from reincli.data.dataset import eval_size, to_tensor
 from reincli.data.labels import Classes
 from reincli.data.rgb import Picture, as_rgb
@@ -30,6 +30,7 @@ from reincli.model.weights import half_precision, holds_backbone
 from reincli.ops import paint
 from reincli.ops.confidence import resized_confidence, resized_probabilities
 from reincli.ops.window import resized_argmax
+from reincli.settings_files import load_settings
 
 GROUP_PIXELS = 4_000_000
 """Pixels of the images that a GPU predicts together: four frames of 1280x720."""

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from reincli.config import Settings, load_settings, preset_names
+from reincli.config import Settings
 from reincli.data.layouts import corruption_of
 from reincli.data.sources import parse_source
 from reincli.engine.predict import Predictor
 from reincli.ops.confusion import Scores, scores
 from reincli.ops.image_counts import Sparse, pack
+from reincli.settings_files import load_settings, preset_names
 
 HEADLINE_SEVERITY = 5
 """Severity of Cityscapes-C whose mean over the corruptions is the published figure."""

@@ -16,9 +16,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from reincli.config import Settings, build_settings, read_toml, to_toml
+from reincli.config import Settings
 from reincli.data.images import write_bytes
 from reincli.errors import ReinError
+from reincli.settings_files import build_settings, read_toml, to_toml
 
 
 def refuse_existing(folder: Path) -> None:

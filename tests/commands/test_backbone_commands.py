@@ -11,9 +11,9 @@ import torch
 from typer.testing import CliRunner
 
 from reincli.cli import app
-from reincli.config import build_settings, to_toml
 from reincli.engine.checkpoint import write_file
 from reincli.model.timm_import import import_timm
+from reincli.settings_files import build_settings, to_toml
 
 
 def rein(*words: object, code: int = 0) -> str:

@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 
 from reincli.cli import app
 from reincli.commands import evaluate as command
-from reincli.config import to_toml
 from reincli.data import submission
 from reincli.data.images import write_png
 from reincli.data.layouts import CORRUPTIONS
 from reincli.engine import evaluate as engine
+from reincli.settings_files import to_toml
 
 SPLITS = ("train", "val", "dusk")
 SUBMIT = ("eval", "head.pth", "--submit", "acdc.zip", "--size", "96x54")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from reincli.commands import presets
-from reincli.config import build_settings, load_settings, preset_names, read_toml
 from reincli.errors import ReinError
+from reincli.settings_files import build_settings, load_settings, preset_names, read_toml
 
 
 def test_lists_every_preset_with_its_score(capsys):

@@ -15,10 +15,11 @@ import torch
 from typer.testing import CliRunner
 
 from reincli.cli import app
-from reincli.config import Settings, build_settings, read_toml, to_toml
+from reincli.config import Settings
 from reincli.engine import train as engine
 from reincli.engine.run import prepare_run
 from reincli.engine.run_folder import settings_of_run
+from reincli.settings_files import build_settings, read_toml, to_toml
 
 
 def rein(*words: object, code: int = 0) -> str:

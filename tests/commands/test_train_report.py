@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from reincli.cli import app
 from reincli.commands import run_report, train
-from reincli.config import to_toml
 from reincli.data.sources import find_samples
 from reincli.engine.run_folder import append_log
 from reincli.errors import ReinError
+from reincli.settings_files import to_toml
 
 
 def rein(*words: object, code: int = 0) -> str:

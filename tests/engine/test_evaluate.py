@@ -11,13 +11,13 @@ import pytest
 import reference
 import torch
 
-from reincli.config import build_settings, read_preset
 from reincli.data.labels import CITYSCAPES
 from reincli.engine.checkpoint import original_content, write_file
 from reincli.engine.evaluate import evaluate, report, val_samples
 from reincli.engine.predict import Predictor, load_segmentor
 from reincli.ops.confusion import confusion_matrix, scores
 from reincli.ops.window import resized_argmax
+from reincli.settings_files import build_settings, read_preset
 
 
 def test_scores_of_recorded_pairs(oracle):

@@ -13,7 +13,6 @@ import tiny
 import torch
 import torch.nn.functional as F
 
-from reincli.config import build_settings
 from reincli.data.dataset import to_tensor
 from reincli.data.images import read_image, write_png
 from reincli.data.sources import classes_of, scorable_samples
@@ -22,6 +21,7 @@ from reincli.engine.predict import Predictor
 from reincli.engine.ranks import Rank
 from reincli.errors import ReinError
 from reincli.ops.image_counts import areas, unpack
+from reincli.settings_files import build_settings
 
 SPLITS = ("train", "val", "dusk")
 

@@ -14,7 +14,7 @@ import pytest
 import tiny
 import torch
 
-from reincli.config import to_toml
+from reincli.settings_files import to_toml
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from reincli.config import BackboneSettings, ModelSettings, build_settings
+from reincli.config import BackboneSettings, ModelSettings
 from reincli.engine.checkpoint import build_model, load_backbone, write_file
 from reincli.errors import ReinError
 from reincli.model.anatomy import find_stages
@@ -17,6 +17,7 @@ from reincli.model.necks import MultiLevelNeck, ScaleBranches
 from reincli.model.segmentor import Segmentor
 from reincli.model.timm_import import import_timm
 from reincli.model.vit import VIEWS, ViT, strip
+from reincli.settings_files import build_settings
 
 timm = import_timm()
 HEAD = {
