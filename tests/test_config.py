@@ -11,7 +11,9 @@ from reincli import config
 from reincli.config import Settings, parse_size
 from reincli.errors import ReinError
 from reincli.settings_files import (
+    all_keys,
     build_settings,
+    known_keys,
     load_settings,
     parse_assignment,
     read_toml,
