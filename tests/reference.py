@@ -176,22 +176,23 @@ class Ties:
     every other bit as it is.
 
     Attributes:
-        found: (call, flat position) of each near-zero logit of the last run, in order.
+        found: (call, flat position) of each near-zero logit of the last run -> its size.
         flipped: those that the next run turns round.
     """
 
-    WITHIN = 3e-5
+    WITHIN = 1e-4
+    """Logits are sums of 256 products of numbers up to ten, each known to about 1e-6."""
 
     def __init__(self, monkeypatch: Any) -> None:
-        self.found: list[tuple[int, int]] = []
+        self.found: dict[tuple[int, int], float] = {}
         self.flipped: frozenset[tuple[int, int]] = frozenset()
         self.calls = 0
         plain = MaskDecoder._where_to_look
 
         def where_to_look(embedding: torch.Tensor, small_features: torch.Tensor) -> torch.Tensor:
-            logits = embedding.detach() @ small_features
-            near = (logits.abs() < self.WITHIN).flatten().nonzero().flatten().tolist()
-            self.found += [(self.calls, position) for position in near]
+            sizes = (embedding.detach() @ small_features).abs().flatten()
+            for position in (sizes < self.WITHIN).nonzero().flatten().tolist():
+                self.found[self.calls, position] = float(sizes[position])
             allowed = plain(embedding, small_features)
             for call, position in self.flipped:
                 if call == self.calls:
@@ -201,26 +202,32 @@ class Ties:
 
         monkeypatch.setattr(MaskDecoder, "_where_to_look", staticmethod(where_to_look))
 
-    def restart(self) -> None:
-        """Forget what was found before a run."""
-        self.found, self.calls = [], 0
-
     def settle(self, error: Callable[[], float], bound: float) -> float:
-        """Turn ties round one by one, in order, keeping a turn that takes a tenth off `error` (a run of the model).
+        """Turn ties round one by one, the nearest to 0 first, keeping a turn that takes a tenth off the error.
+
+        Args:
+            error: runs the model and compares. bound: where to end.
 
         Returns:
-            The error at the end; ends early once it is below `bound`.
+            The error at the end, of the last run.
         """
-        self.restart()
-        best, done = error(), set[tuple[int, int]]()
-        while best >= bound and (left := [tie for tie in self.found if tie not in done]):
-            tie, kept, known = left[0], self.flipped, self.found
-            done.add(tie)
+
+        def run() -> float:
+            self.found, self.calls = {}, 0
+            return error()
+
+        best, tried = run(), set[tuple[int, int]]()
+        while best >= bound:
+            left = {tie: size for tie, size in self.found.items() if tie not in tried}
+            if not left:
+                break
+            tie = min(left, key=left.__getitem__)
+            kept, known = self.flipped, self.found
+            tried.add(tie)
             self.flipped = kept | {tie}
-            self.restart()
-            tried = error()
-            if tried < 0.9 * best:
-                best = tried
+            now = run()
+            if now < 0.9 * best:
+                best = now
             else:
                 self.flipped, self.found = kept, known
         return best

@@ -17,10 +17,10 @@ from reincli.commands.visualize_video import (
     record,
     stamp,
 )
-from reincli.config import parse_size
+from reincli.config import Settings, parse_size
 from reincli.data.drawing import write_drawing
 from reincli.data.images import read_image, write_png
-from reincli.data.inputs import Input, find_inputs
+from reincli.data.inputs import Input, Inputs, find_inputs
 from reincli.engine.ranks import this_rank
 from reincli.engine.stream import batched, mapped
 from reincli.errors import ReinError
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from reincli.engine.artist import Artist, Seen
+    from reincli.engine.predict import Predictor
 
 RELEASED = Path("checkpoints/dinov2_rein_and_head.pth")
 IN_FLIGHT = 3
@@ -111,23 +112,17 @@ def run(
         note(f"{count(len(mine) - len(todo))} already drawn are kept; --force draws them again.")
     tally = Tally()
     if todo or found.cameras:
-        from reincli.engine.predict import load_segmentor
+        from reincli.engine.artist import Artist
         from reincli.ops.paint import Look
 
-        place = rank.device(device)
-        chosen = checkpoint or default_checkpoint()
-        predictors = [
-            load_segmentor(chosen, backbone=backbone, settings=settings, device=place, precision=precision)
-        ]
+        chosen, place = checkpoint or default_checkpoint(), rank.device(device)
+        predictors = [load(chosen, backbone, settings, place, precision)]
         if compare is not None:
-            predictors.append(load_segmentor(compare, backbone=compare_backbone or backbone,
-                                             settings=compare_preset, device=place, precision=precision))  # fmt: skip
+            predictors.append(load(compare, compare_backbone or backbone, compare_preset, place, precision))
             if predictors[0].classes.names != predictors[1].classes.names:
                 raise ReinError(f"'{compare}' and '{chosen}' have other classes: they cannot be compared.")
         for remark in dict.fromkeys(remark for each in predictors for remark in each.notes):
             note(remark)
-        from reincli.engine.artist import Artist
-
         titles = titles_of(chosen, compare) if compare else ()
         look = Look("overlay" if style == "compare" else style, alpha, legend)
         artist = Artist(predictors, titles, look, confidence, size, mode)
@@ -135,20 +130,35 @@ def run(
                     "legend": legend, "confidence": confidence, "size": size, "mode": mode}  # fmt: skip
         _draw_everything(todo, found.cameras if not rank.rank else [], artist, request, tally, identity)
     parts = rank.gather((tally.written, tally.failed))
-    if rank.rank:
-        return
-    written, failed = sum(part[0] for part in parts), [name for part in parts for name in part[1]]
+    if not rank.rank:
+        failed = [name for part in parts for name in part[1]]
+        conclude(found, sum(part[0] for part in parts), failed, out, sheet)
+
+
+def load(
+    checkpoint: Path, backbone: Path | None, settings: Settings | str | None, device: str, precision: str
+) -> Predictor:
+    """A model that is ready to predict."""
+    from reincli.engine.predict import load_segmentor
+
+    return load_segmentor(
+        checkpoint, backbone=backbone, settings=settings, device=device, precision=precision
+    )
+
+
+def conclude(found: Inputs, written: int, failed: list[str], out: Path, sheet: bool) -> None:
+    """Say what was drawn where. ReinError where something could not be."""
     if sheet:
         from reincli.commands.contact_sheet import write_sheets
 
         for path in write_sheets(found.files, out):
             result(f"Contact sheet: '{path}'.")
     result(f"{count(written)} drawn into '{out}'.")
-    failed += found.missing
-    if failed:
+    lost = len(failed) + len(found.missing)
+    if lost:
         total = len(found.files) + len(found.cameras) + len(found.missing)
         raise ReinError(
-            f"{len(failed)} of {total} inputs could not be drawn.",
+            f"{lost} of {total} inputs could not be drawn.",
             "They are named above; the others are done.",
         )
 
