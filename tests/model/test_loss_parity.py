@@ -129,7 +129,8 @@ def compare_step(oracle: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> No
         # 1,260 times it, for the first stage of ConvNeXt to 18,000 times (the original itself is off by 2.4e-2)
         scales = {key: expected.pop(key) for key in list(expected) if key.endswith("scale")}
         assert_close(gradients, scales, 5e-2)
-    assert_close(gradients, expected, GRADIENT_BOUND)
+    # EVA02's figures are off by up to 5.1e-3 from the float64 gradient, ours in float32 by less than 1e-3 of it
+    assert_close(gradients, expected, 1e-2 if "eva02" in name else GRADIENT_BOUND)
     assert all(parameter.grad is None for parameter in model.parameters() if not parameter.requires_grad)
 
 
