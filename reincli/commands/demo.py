@@ -25,7 +25,7 @@ from reincli.errors import ReinError
 from reincli.ops.paint import colourise, legend, overlay, present, sheet, text_height
 from reincli.settings_files import build_settings, read_preset
 
-TRAIN, VAL, TARGETS, SEED = 80, 8, 5, 0
+TRAIN, VAL, TARGETS, SEED = 72, 8, 5, 0
 """Streets to train on, to validate on, and of each of the four target domains; the seed of all."""
 RAW_PATCH, RAW_GRID = 14, 37
 """A foundation model's usual form: what `convert-weights` turns into the form that a run needs."""
