@@ -113,6 +113,18 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(toy, monkeypatch, si
     assert "Nothing left to do" in output
 
 
+def test_splits_of_own_data_have_any_names(tmp_path):
+    tiny.write_toy(tmp_path / "toy", ("day", "dusk"))
+    settings = tiny.settings(
+        "train.iterations=2", "published={dusk=5.0}", data=tiny.own_data(tmp_path / "toy", ("day", "dusk"))
+    )
+    tiny.write_backbone(tmp_path / "backbone.pth", settings)
+    (tmp_path / "toy.toml").write_text(to_toml(settings))
+    assert "dusk" in train(tmp_path)
+    assert "dusk" in rein("eval", tmp_path / "run" / "last.pth", "--data", "toy:day", "--data", "toy:dusk", "--device",
+                          "cpu")  # fmt: skip
+
+
 def test_training_lowers_the_loss(toy):
     train(toy, "--set", "train.iterations=60", "--set", "train.log_every=10", "--set", "optim.lr=5e-3",
           "--set", "model.train_backbone=true", "--set", "train.points=512",
