@@ -153,11 +153,13 @@ def _published_mean(
     if members and all(name in published for name in members):
         return _mean([published[name] for name in members])
     datasets = {evaluation.domains[name].dataset for name in members}
-    for source in sources if published and len(datasets) == 1 else ():
+    for source in sources if len(datasets) == 1 else ():
         dataset, split = parse_source(source, settings.data)
-        if dataset in settings.data.own:  # its splits have names of their own, and nobody published a score
-            continue
-        usual = split == parse_source(dataset, settings.data)[1] or split == f"severity{HEADLINE_SEVERITY}"
+        own = dataset in settings.data.own  # its splits have names of their own, and no usual one
+        usual = not own and split in (
+            parse_source(dataset, settings.data)[1],
+            f"severity{HEADLINE_SEVERITY}",
+        )
         for key in (f"{dataset}:{split}", dataset if usual else ""):
             if {dataset} == datasets and key in published:
                 return published[key]
