@@ -23,9 +23,10 @@ from reincli.data.labels import CITYSCAPES
 from reincli.data.sources import Sample, find_samples, scorable_samples
 from reincli.data.submission import SOURCE, Submission
 from reincli.engine.checkpoint import read_checkpoint, settings_for
-from reincli.engine.evaluate import Evaluation, Scored, evaluate, image_matrices, report
+from reincli.engine.evaluate import Scored, evaluate
 from reincli.engine.predict import Predictor, load_segmentor
 from reincli.engine.ranks import Rank, this_rank
+from reincli.engine.results import Evaluation, image_matrices, report
 from reincli.errors import ReinError
 from reincli.settings_files import build_settings, load_settings
 

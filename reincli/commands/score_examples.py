@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -10,11 +10,11 @@ import numpy as np
 
 from reincli.config import DataSettings
 from reincli.data.images import read_image_like
-from reincli.data.labels import IGNORE, Classes
+from reincli.data.labels import Classes
 from reincli.data.loading import load_label
 from reincli.data.sources import Sample, label_table
 from reincli.engine.evaluate import Scored
-from reincli.ops.paint import colourise, error, error_rate
+from reincli.ops.paint import colourise, error, error_rate, mistakes
 from reincli.ops.sheet import fit_width
 
 KEPT = 5
@@ -123,17 +123,11 @@ def draw(example: Example, classes: Classes, data: DataSettings) -> Drawing:
             _jpeg(error(image, prediction, label)),
         ),
     ]
-    return Drawing(panels, _mistakes(prediction, label, classes.names))
-
-
-def _mistakes(prediction: np.ndarray, label: np.ndarray, names: Sequence[str], most: int = 3) -> list[str]:
-    """The commonest pairs of right and drawn class, as shares of the labelled pixels."""
-    counted = label != IGNORE
-    wrong = counted & (label != prediction)
-    pairs = np.bincount(label[wrong].astype(np.int64) * 256 + prediction[wrong], minlength=1)
-    total = max(1, int(counted.sum()))
-    top = [int(pair) for pair in np.argsort(-pairs, kind="stable")[:most] if pairs[pair]]
-    return [f"{names[pair // 256]} as {names[pair % 256]} {pairs[pair] / total:.1%}" for pair in top]
+    names = classes.names
+    told = [
+        f"{names[right]} as {names[drawn]} {share:.1%}" for right, drawn, share in mistakes(prediction, label)
+    ]
+    return Drawing(panels, told)
 
 
 def _jpeg(picture: np.ndarray) -> bytes:

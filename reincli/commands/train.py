@@ -125,10 +125,11 @@ def watched_training(prepared: Run) -> None:
     settings, folder = prepared.settings, prepared.folder
     first = prepared.rank.rank == 0
     left = settings.train.iterations - prepared.iteration
-    if left <= 0 and not Due(prepared, settings.train.validate_every > 0).validation_missed():
+    if left <= 0 and not Due(prepared).validation_missed():
         console.note(f"Nothing left to do: all {settings.train.iterations} iterations are done.")
         return
-    shown = run_report.first_of_each_domain(val_samples(settings)) if settings.train.validate_every else []
+    validates = settings.train.validate_every or settings.train.validate_first
+    shown = run_report.first_of_each_domain(val_samples(settings)) if validates else []
     board = run_report.Board(folder) if settings.train.tensorboard and first else None
 
     def on_step(log: StepLog) -> None:

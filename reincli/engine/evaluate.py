@@ -23,25 +23,12 @@ from reincli.data.labels import CITYSCAPES, IGNORE
 from reincli.data.sources import Sample, find_samples, label_table
 from reincli.engine.predict import Predictor
 from reincli.engine.ranks import Rank
-from reincli.engine.results import DomainResult, Evaluation, ImageCount, image_matrices, mean_domains, report
+from reincli.engine.results import DomainResult, Evaluation, ImageCount
 from reincli.engine.stream import mapped
 from reincli.errors import ReinError
 from reincli.ops.confusion import confusion_matrix
 from reincli.ops.image_counts import sparse
 from reincli.ops.window import ViewAverage, resized_argmax
-
-__all__ = [
-    "DomainResult",
-    "Evaluation",
-    "Scored",
-    "domain_names",
-    "evaluate",
-    "image_matrices",
-    "mean_domains",
-    "report",
-    "require_classes",
-    "val_samples",
-]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -155,7 +142,7 @@ def evaluate(
         if on_image is not None:
             on_image(scored)
     if rank.world > 1:
-        _sum_over_processes(result, rank, predictor.device)
+        _sum_over_processes(result, rank)
     result.complete = True
     return result
 
@@ -230,22 +217,15 @@ def _count(
     return Scored(sample, domain, prediction.cpu().numpy(), matrix)
 
 
-def _sum_over_processes(result: Evaluation, rank: Rank, device: torch.device) -> None:
+def _sum_over_processes(result: Evaluation, rank: Rank) -> None:
     """Add up what every process has counted; afterwards all have the same."""
     import torch.distributed as distributed
 
     if not distributed.is_initialized():
         raise RuntimeError("several processes share an evaluation, but they form no process group")
-    place = torch.device("cpu") if "gloo" in distributed.get_backend() else device
-    domains = list(result.domains.values())
-    if domains:
-        sums = torch.from_numpy(np.stack([domain.matrix for domain in domains])).to(place)
-        images = torch.tensor([domain.images for domain in domains], device=place)
-        for tensor in (sums, images):
-            distributed.all_reduce(tensor)
-        for domain, matrix, count in zip(domains, sums.cpu().numpy(), images.tolist(), strict=True):
-            domain.matrix, domain.images = matrix, count
-    gathered = rank.gather({domain.domain: domain.counts for domain in domains})
-    for domain in domains:
-        counts = [count for part in gathered for count in part[domain.domain]]
-        domain.counts = sorted(counts, key=lambda count: count.place)
+    gathered = rank.gather(result.domains)
+    for name, domain in result.domains.items():
+        parts = [part[name] for part in gathered]
+        domain.matrix = sum((part.matrix for part in parts), np.zeros_like(domain.matrix))
+        domain.images = sum(part.images for part in parts)
+        domain.counts = sorted((c for part in parts for c in part.counts), key=lambda count: count.place)

@@ -20,21 +20,15 @@ PATIENCE = timedelta(hours=2)
 
 @contextmanager
 def joined(rank: Rank, device: torch.device) -> Iterator[None]:
-    """Be one of the processes while the body runs; nothing for a process that was started alone.
+    """Be one of the processes that train while the body runs; nothing for a process that was started alone.
 
     Small numbers on the host go by gloo, tensors on a GPU by NCCL.
     """
-    if rank.world == 1:
-        yield
-        return
     on_gpu = device.type == "cuda"
-    if on_gpu:
+    if on_gpu and rank.world > 1:
         torch.cuda.set_device(device)
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
-    try:
+    with rank.group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", PATIENCE):
         yield
-    finally:
-        distributed.destroy_process_group()
 
 
 def mean_over_processes(numbers: Sequence[float]) -> list[float]:

@@ -44,14 +44,18 @@ class Rank:
         return [each for each in values if each is not None]
 
     @contextmanager
-    def group(self) -> Iterator[None]:
-        """The processes as a group that can exchange values; one that is there already is used and kept."""
+    def group(self, backend: str = "gloo", patience: timedelta = timedelta(days=1)) -> Iterator[None]:
+        """The processes as a group that can exchange values; one that is there already is used and kept.
+
+        Args:
+            backend: of torch's process groups. patience: how long one waits for the others.
+        """
         import torch.distributed as distributed
 
         if self.world == 1 or distributed.is_initialized():
             yield
             return
-        distributed.init_process_group("gloo", timeout=timedelta(days=1))
+        distributed.init_process_group(backend, timeout=patience)
         try:
             yield
         finally:

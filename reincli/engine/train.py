@@ -23,11 +23,12 @@ from reincli.engine import run_folder
 from reincli.engine.batches import load_batches, train_samples
 from reincli.engine.checkpoint import write_file
 from reincli.engine.device import autocast
-from reincli.engine.evaluate import Scored, evaluate, report, val_samples
+from reincli.engine.evaluate import Scored, evaluate, val_samples
 from reincli.engine.meter import Guard, MemoryWatch, Meter, StepLog
 from reincli.engine.optim import learning_rate, set_learning_rate
 from reincli.engine.predict import Predictor
 from reincli.engine.processes import gradients_stay, mean_over_processes
+from reincli.engine.results import report
 from reincli.engine.run import Run, save, state_of_run
 from reincli.engine.signals import StopRequest, stop_requests
 from reincli.errors import ReinError
@@ -67,8 +68,8 @@ def train(run: Run, watch: Watch | None = None) -> None:
     """
     watch, settings, train = watch or Watch(), run.settings, run.settings.train
     samples = train_samples(settings)
-    validation = val_samples(settings) if train.validate_every else []
-    begun, due = run.iteration, Due(run, bool(validation))
+    validation = val_samples(settings) if train.validate_every or train.validate_first else []
+    begun, due = run.iteration, Due(run)
     memory = MemoryWatch(run.device, run.trained_bytes, run.slice_size)
     meter, guard = Meter(run.device, train.batch_size), Guard(train.stop_after_skipped)
     starved = 0
@@ -116,17 +117,21 @@ class Due:
     """What is to be done after the iteration at which a run stands."""
 
     run: Run
-    validates: bool
 
     def _every(self, interval: int) -> bool:
         done, last = self.run.iteration, self.run.settings.train.iterations
         return done == last or (interval > 0 and done > 0 and done % interval == 0)
 
     def log(self) -> bool:
+        """A log line."""
         return self._every(self.run.settings.train.log_every)
 
     def validation(self) -> bool:
-        return self.validates and self._every(self.run.settings.train.validate_every)
+        """A validation."""
+        settings = self.run.settings
+        return bool(settings.train.validate_every and settings.data.val) and self._every(
+            settings.train.validate_every
+        )
 
     def checkpoint(self) -> bool:
         """Also before each validation: what was validated can be kept as the best."""
@@ -135,7 +140,7 @@ class Due:
     def validation_missed(self) -> bool:
         """Asked for before the first iteration, or cut off by what the run is resumed from."""
         if self.run.iteration == 0:
-            return self.validates and self.run.settings.train.validate_first
+            return bool(self.run.settings.data.val) and self.run.settings.train.validate_first
         done = [e for e in run_folder.read_log(self.run.folder) if e["kind"] == "validation"]
         return self.validation() and self.run.iteration not in [entry["iteration"] for entry in done]
 

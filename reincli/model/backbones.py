@@ -22,14 +22,12 @@ from torch import nn
 from reincli.config import BackboneSettings
 from reincli.errors import ReinError, nearest
 from reincli.model.anatomy import Anatomy, find_stages
-from reincli.model.families import FAMILIES, Family, family_of, unknown_name, usual_taps
+from reincli.model.families import Family, family_of, unknown_name, usual_taps
 from reincli.model.hierarchical import Hierarchical, probe
 from reincli.model.timm_import import import_timm
 from reincli.model.vit import VIEWS, ViT, strip
 
 Backbone = ViT | Hierarchical
-
-__all__ = ["FAMILIES", "Backbone", "Family", "build_backbone", "family_of"]
 
 
 def build_backbone(settings: BackboneSettings, grid: int) -> Backbone:

@@ -165,6 +165,16 @@ def error_rate(label: np.ndarray, truth: np.ndarray) -> float:
     return float(((label != truth) & counted).sum() / max(1, counted.sum()))
 
 
+def mistakes(label: np.ndarray, truth: np.ndarray, most: int = CONFUSIONS) -> list[tuple[int, int, float]]:
+    """The commonest mistakes, commonest first: (right class, drawn class, share of the labelled pixels 0 to 1)."""
+    counted = truth != IGNORED
+    wrong = counted & (label != truth)
+    pairs = np.bincount(truth[wrong].astype(np.int64) * 256 + label[wrong], minlength=1)
+    total = max(1, int(counted.sum()))
+    top = [int(pair) for pair in np.argsort(-pairs, kind="stable")[:most] if pairs[pair]]
+    return [(*divmod(pair, 256), float(pairs[pair] / total)) for pair in top]
+
+
 def render(
     image: np.ndarray,
     label: np.ndarray,
@@ -282,19 +292,14 @@ def _error_entries(
     label: np.ndarray, truth: np.ndarray, names: Sequence[str], palette: np.ndarray
 ) -> list[Entry]:
     """How much is wrong, and the commonest mistakes: left half of a swatch the right class, right half the drawn."""
-    counted = truth != IGNORED
-    total = max(1, int(counted.sum()))
     entries = [Entry(f"wrong: {error_rate(label, truth):.1%}", WRONG)]
-    if not counted.all():
+    if (truth == IGNORED).any():
         entries.append(Entry("not labelled", UNLABELLED))
-    wrong = counted & (label != truth)
-    pairs = np.bincount(truth[wrong].astype(np.int64) * 256 + label[wrong], minlength=1)
-    for pair in np.argsort(pairs)[::-1][:CONFUSIONS]:
-        if pairs[pair] < WORTH_NAMING * total:
+    for right_class, drawn_class, share in mistakes(label, truth):
+        if share < WORTH_NAMING:
             break
-        right, drawn = class_entries(divmod(int(pair), 256), names, palette)
-        text = f"{right.text} as {drawn.text}: {pairs[pair] / total:.1%}"
-        entries.append(Entry(text, right.color, other=drawn.color))
+        right, drawn = class_entries((right_class, drawn_class), names, palette)
+        entries.append(Entry(f"{right.text} as {drawn.text}: {share:.1%}", right.color, other=drawn.color))
     return entries
 
 

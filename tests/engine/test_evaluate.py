@@ -13,8 +13,9 @@ import torch
 
 from reincli.data.labels import CITYSCAPES
 from reincli.engine.checkpoint import original_content, write_file
-from reincli.engine.evaluate import evaluate, report, val_samples
+from reincli.engine.evaluate import evaluate, val_samples
 from reincli.engine.predict import Predictor, load_segmentor
+from reincli.engine.results import report
 from reincli.ops.confusion import confusion_matrix, scores
 from reincli.ops.window import resized_argmax
 from reincli.settings_files import build_settings, read_preset

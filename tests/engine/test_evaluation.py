@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from reincli.data.dataset import to_tensor
 from reincli.data.images import read_image, write_png
 from reincli.data.sources import classes_of, scorable_samples
-from reincli.engine.evaluate import domain_names, evaluate, image_matrices, report, val_samples
+from reincli.engine.evaluate import domain_names, evaluate, val_samples
 from reincli.engine.predict import Predictor
 from reincli.engine.ranks import Rank
+from reincli.engine.results import image_matrices, report
 from reincli.errors import ReinError
 from reincli.ops.image_counts import areas, unpack
 from reincli.settings_files import build_settings

@@ -317,6 +317,10 @@ def test_validation_before_the_first_iteration_and_after_a_cut(files, tmp_path):
     seen.clear()
     train(start(files, tmp_path / "a", *sets, resume=True), watch)
     assert seen == [3, 6]  # the one that was cut off is made up for
+    seen.clear()
+    alone = ("train.validate_first=true", "train.validate_every=0", "train.iterations=1")
+    train(start(files, tmp_path / "b", *alone), watch)
+    assert seen == [0]
 
 
 def test_a_stop_during_validation_leaves_at_once_and_is_made_up_for(files, tmp_path):
