@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import html
 import os
+from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 
+from reincli.commands import html_page
 from reincli.commands.console import problem, progress
 from reincli.data.drawing import write_drawing
 from reincli.data.images import read_image, write_bytes
@@ -73,7 +74,7 @@ def _page(drawn: list[Input], out: Path) -> str:
     figures = []
     for each in drawn:
         name = each.target.relative_to(out).as_posix()
-        link, shown = quote(name), html.escape(name)
+        link, shown = quote(name), escape(name)
         media = (
             f'<img loading="lazy" src="{link}" alt="{shown}">'
             if each.kind == "image"
@@ -85,7 +86,4 @@ def _page(drawn: list[Input], out: Path) -> str:
             f'(<a href="{original}">original</a>)</figcaption></figure>'
         )
     title = f"{len(drawn)} drawings"
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-        f"<h1>{title}</h1><main>{''.join(figures)}</main></html>\n"
-    )
+    return html_page.page(title, STYLE, f"<h1>{title}</h1><main>{''.join(figures)}</main>")

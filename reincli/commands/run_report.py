@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
+from html import escape
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
-from reincli.commands import console
+from reincli.commands import console, html_page
 from reincli.config import Settings
 from reincli.data.images import read_image, write_bytes
 from reincli.data.labels import Classes
@@ -42,11 +40,9 @@ def keep_sample(
 ) -> None:
     """Write one prediction over its image into the run's folder."""
     drawn = overlay(read_image(sample.image), prediction, classes.palette())
-    height = max(1, round(drawn.shape[0] * SAMPLE_WIDTH / drawn.shape[1]))
-    small = cv2.resize(drawn, (SAMPLE_WIDTH, height), interpolation=cv2.INTER_AREA)
-    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
     name = sample.domain.replace("/", "_")
-    write_bytes(folder / SAMPLES / str(iteration) / f"{name}.jpg", encoded.tobytes())
+    path = folder / SAMPLES / str(iteration) / f"{name}.jpg"
+    write_bytes(path, html_page.jpeg(drawn, SAMPLE_WIDTH))
 
 
 def write(folder: Path, settings: Settings) -> None:
@@ -120,8 +116,10 @@ pre { background: #f5f5f5; padding: 1rem; overflow-x: auto; font-size: 12px; }
 def report_page(folder: Path, settings: Settings, entries: list[dict[str, Any]], drawing: str) -> str:
     """One HTML page that needs nothing else: facts, curves, scores, samples over time, settings."""
     validations = [entry for entry in entries if entry["kind"] == "validation"]
-    name = html.escape(settings.name)
-    body = [f"<h1>{name}</h1><p>{html.escape(settings.description)}</p>", facts(settings, entries)]
+    body = [
+        f"<h1>{escape(settings.name)}</h1><p>{escape(settings.description)}</p>",
+        facts(settings, entries),
+    ]
     body.append("<h2>Curves</h2>" + drawing[drawing.index("<svg") :])
     if validations:
         body.append("<h2>mIoU % over time</h2>" + score_table(settings, validations))
@@ -129,11 +127,8 @@ def report_page(folder: Path, settings: Settings, entries: list[dict[str, Any]],
     shown = sample_rows(folder)
     if shown:
         body.append(f'<h2>Samples over time</h2><div class="samples"><table>{shown}</table></div>')
-    body.append(f"<h2>Settings</h2><pre>{html.escape(to_toml(settings))}</pre>")
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title><style>{STYLE}</style>'
-        f"<body>{''.join(body)}</body></html>"
-    )
+    body.append(f"<h2>Settings</h2><pre>{escape(to_toml(settings))}</pre>")
+    return html_page.page(settings.name, STYLE, "".join(body))
 
 
 def facts(settings: Settings, entries: list[dict[str, Any]]) -> str:
@@ -158,9 +153,7 @@ def score_table(settings: Settings, validations: list[dict[str, Any]]) -> str:
     """A row a validation, a column a domain, the published score below."""
     domains = list(dict.fromkeys(name for entry in validations for name in entry["domains"]))
     rows = [
-        "<tr><th>iteration</th>"
-        + "".join(f"<th>{html.escape(n)}</th>" for n in domains)
-        + "<th>mean</th></tr>"
+        "<tr><th>iteration</th>" + "".join(f"<th>{escape(n)}</th>" for n in domains) + "<th>mean</th></tr>"
     ]
     for entry in validations:
         cells = [_number(entry["domains"].get(name, {}).get("mIoU")) for name in domains]
@@ -180,10 +173,10 @@ def class_table(entry: dict[str, Any]) -> str:
     """A row a class, a column a domain."""
     domains = entry["domains"]
     names = list(next(iter(domains.values()))["IoU"])
-    rows = ["<tr><th>class</th>" + "".join(f"<th>{html.escape(name)}</th>" for name in domains) + "</tr>"]
+    rows = ["<tr><th>class</th>" + "".join(f"<th>{escape(name)}</th>" for name in domains) + "</tr>"]
     for name in names:
         cells = "".join(f"<td>{_number(domain['IoU'][name])}</td>" for domain in domains.values())
-        rows.append(f"<tr><td>{html.escape(name)}</td>{cells}</tr>")
+        rows.append(f"<tr><td>{escape(name)}</td>{cells}</tr>")
     return f"<table>{''.join(rows)}</table>"
 
 
@@ -198,16 +191,12 @@ def sample_rows(folder: Path) -> str:
     rows = ["<tr><th></th>" + "".join(f"<th>{at}</th>" for at in found) + "</tr>"]
     for domain in domains:
         cells = [_picture(folder / SAMPLES / str(at) / f"{domain}.jpg") for at in found]
-        rows.append(f"<tr><td>{html.escape(domain)}</td>{''.join(cells)}</tr>")
+        rows.append(f"<tr><td>{escape(domain)}</td>{''.join(cells)}</tr>")
     return "".join(rows)
 
 
 def _picture(path: Path) -> str:
-    if not path.exists():
-        return "<td></td>"
-    return (
-        f'<td><img alt="" src="data:image/jpeg;base64,{base64.b64encode(path.read_bytes()).decode()}"></td>'
-    )
+    return f"<td>{html_page.image(path.read_bytes(), 'jpeg') if path.exists() else ''}</td>"
 
 
 def _number(value: float | None, digits: int = 1) -> str:

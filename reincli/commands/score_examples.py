@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from reincli.commands.html_page import jpeg
 from reincli.config import DataSettings
 from reincli.data.images import read_image_like
 from reincli.data.labels import Classes
@@ -15,7 +16,6 @@ from reincli.data.loading import load_label
 from reincli.data.sources import Sample, label_table
 from reincli.engine.evaluate import Scored
 from reincli.ops.paint import colourise, error, error_rate, mistakes
-from reincli.ops.sheet import fit_width
 
 KEPT = 5
 """Images at each end of a domain."""
@@ -114,13 +114,13 @@ def draw(example: Example, classes: Classes, data: DataSettings) -> Drawing:
     )
     palette = classes.palette()
     panels = [
-        Panel("image", "jpeg", _jpeg(image)),
+        Panel("image", "jpeg", jpeg(image, WIDTH)),
         Panel("label", "png", _png(colourise(label, palette))),
         Panel("prediction", "png", _png(colourise(prediction, palette))),
         Panel(
             f"error: {error_rate(prediction, label):.1%} wrong",
             "jpeg",
-            _jpeg(error(image, prediction, label)),
+            jpeg(error(image, prediction, label), WIDTH),
         ),
     ]
     names = classes.names
@@ -128,11 +128,6 @@ def draw(example: Example, classes: Classes, data: DataSettings) -> Drawing:
         f"{names[right]} as {names[drawn]} {share:.1%}" for right, drawn, share in mistakes(prediction, label)
     ]
     return Drawing(panels, told)
-
-
-def _jpeg(picture: np.ndarray) -> bytes:
-    small = cv2.cvtColor(fit_width(picture, WIDTH), cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
 
 
 def _png(picture: np.ndarray) -> bytes:

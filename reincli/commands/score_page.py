@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
 import numpy as np
 
+from reincli.commands import html_page
 from reincli.commands.score_examples import Example, Panel, draw
 from reincli.commands.score_table import WIDE, mean_of, percent, protocol_line
 from reincli.config import DataSettings
@@ -85,13 +85,7 @@ def page(
             if examples:
                 parts.append(f"<h3>{escape(domain)}: {title}</h3>")
                 parts += [_figure(example, classes, data) for example in examples]
-    title = escape(f"Scores of {result['checkpoint']}")
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>'
-        + "\n".join(parts)
-        + "</body></html>\n"
-    )
+    return html_page.page(f"Scores of {result['checkpoint']}", STYLE, "\n".join(parts))
 
 
 def _head(result: Mapping[str, Any]) -> Iterator[str]:
@@ -193,6 +187,4 @@ def _figure(example: Example, classes: Classes, data: DataSettings) -> str:
 
 
 def _picture(panel: Panel) -> str:
-    encoded = base64.b64encode(panel.data).decode("ascii")
-    title = escape(panel.title, quote=True)
-    return f'<div><img alt="{title}" src="data:image/{panel.kind};base64,{encoded}">{title}</div>'
+    return f"<div>{html_page.image(panel.data, panel.kind, panel.title)}{escape(panel.title)}</div>"
