@@ -12,19 +12,14 @@ the time of all cores, measured with the model's answers already at hand.
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from model import matrix_rate  # the benchmark beside this one
+import rows  # in this folder
+from model import matrix_rate
 
 ROWS = ("l-1024x512-512-341-auto", "l-2048x1024-1024-683-auto")
 FILE_SIZE = (2048, 1024)
@@ -113,51 +108,34 @@ def measure(row: str, device: str, images: int, batch: int | None) -> dict[str, 
     }
 
 
-def main() -> None:
-    """Run rows one after another, each in its own process, and print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def line(figures: dict[str, Any]) -> str:
+    """A row of the table."""
+    cores = figures["outside_cores"]
+    return (
+        f"{figures['row']:<28} {figures['seconds']:>8.2f} {figures['model_seconds']:>8.2f} "
+        f"{figures['outside_clock']:>8.1%} {'' if cores is None else f'{cores:.1%}':>6} {figures['gflop']:>7.0f} "
+        f"{figures['matrix_gflops']:>16.0f} {figures['share']:>6.0%} {figures['peak_gib']:>9.2f}"
     )
-    parser.add_argument("--only", default=",".join(ROWS), help="rows, comma-separated")
+
+
+def main() -> None:
+    """Run rows and print a table."""
+    parser = rows.options(__doc__, ROWS)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--window-batch", type=int, help="windows in one pass; else by memory")
-    parser.add_argument("--json", help="file to write")
-    parser.add_argument("--row", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.row:
-        print(json.dumps(measure(given.row, given.device, given.images, given.window_batch)))
-        return
-    results = []
-    print(
+    heading = (
         f"{'row':<28} {'s/image':>8} {'model s':>8} {'outside':>8} {'cores':>6} {'GFLOP':>7} "
         f"{'GFLOP/s at best':>16} {'share':>6} {'peak GiB':>9}"
     )
-    for row in given.only.split(","):
-        command = [
-            sys.executable,
-            __file__,
-            "--row",
-            row,
-            "--device",
-            given.device,
-            "--images",
-            str(given.images),
-        ]
-        command += ["--window-batch", str(given.window_batch)] if given.window_batch else []
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        figures = json.loads(done.stdout.splitlines()[-1])
-        results.append(figures)
-        cores = figures["outside_cores"]
-        print(
-            f"{figures['row']:<28} {figures['seconds']:>8.2f} {figures['model_seconds']:>8.2f} "
-            f"{figures['outside_clock']:>8.1%} {'' if cores is None else f'{cores:.1%}':>6} {figures['gflop']:>7.0f} "
-            f"{figures['matrix_gflops']:>16.0f} {figures['share']:>6.0%} {figures['peak_gib']:>9.2f}",
-            flush=True,
-        )
-    if given.json:
-        with open(given.json, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=1)
+    rows.run(
+        given,
+        ROWS,
+        lambda row: measure(row, given.device, given.images, given.window_batch),
+        line,
+        heading,
+    )
 
 
 if __name__ == "__main__":

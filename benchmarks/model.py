@@ -9,13 +9,12 @@ its own; the matrix rate is measured in the same process, right before. Medians 
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+import rows  # in this folder
 
 ROWS = [
     f"{work}-{size}-{precision}"
@@ -83,8 +82,6 @@ def model_row(row: str, device: str, repeats: int) -> dict[str, float | str]:
         def call() -> object:
             return predictor.class_maps(image, "whole").argmax(0).cpu()
     else:
-        from pathlib import Path
-
         model.to(place).train()
         if precision != "fp32":
             half_precision(model.backbone, DTYPES[precision])
@@ -141,45 +138,23 @@ def measure(row: str, device: str, repeats: int) -> dict[str, float | str]:
     return (deformable_row if row.startswith("deformable") else model_row)(row, device, repeats)
 
 
+def line(figures: dict[str, float | str]) -> str:
+    """A row of the table."""
+    shown = f"{figures['row']:<22} {figures['seconds']:>7.3f}"
+    if "share" in figures:
+        shown += f" {figures['gflop']:>8.0f} {figures['matrix_gflops']:>16.0f} {figures['share']:>6.0%}"
+        shown += f" {figures['peak_gib']:>9.2f}"
+    return shown
+
+
 def main() -> None:
-    """Run rows one after another, each in its own process, and print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", help=f"rows, comma-separated, of: {', '.join(ROWS)}")
+    """Run rows and print a table."""
+    parser = rows.options(__doc__, ROWS)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", help="file to write")
-    parser.add_argument("--row", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.row:
-        print(json.dumps(measure(given.row, given.device, given.repeats)))
-        return
-    results = []
-    print(f"{'row':<22} {'s':>7} {'GFLOP':>8} {'GFLOP/s at best':>16} {'share':>6} {'peak GiB':>9}")
-    for row in given.only.split(",") if given.only else ROWS:
-        command = [
-            sys.executable,
-            __file__,
-            "--row",
-            row,
-            "--device",
-            given.device,
-            "--repeats",
-            str(given.repeats),
-        ]
-        figures = json.loads(
-            subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
-        )
-        results.append(figures)
-        line = f"{row:<22} {figures['seconds']:>7.3f}"
-        if "share" in figures:
-            line += f" {figures['gflop']:>8.0f} {figures['matrix_gflops']:>16.0f} {figures['share']:>6.0%}"
-            line += f" {figures['peak_gib']:>9.2f}"
-        print(line, flush=True)
-    if given.json:
-        with open(given.json, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=1)
+    heading = f"{'row':<22} {'s':>7} {'GFLOP':>8} {'GFLOP/s at best':>16} {'share':>6} {'peak GiB':>9}"
+    rows.run(given, ROWS, lambda row: measure(row, given.device, given.repeats), line, heading)
 
 
 if __name__ == "__main__":

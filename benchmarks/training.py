@@ -10,14 +10,12 @@ second trains on random crops in memory: bf16 against fp32, compiled or not, act
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import rows  # in this folder
 
 GPU_ROWS = [
     f"{crop}-{batch}-{precision}-{form}"
@@ -117,37 +115,22 @@ def gpu_row(row: str, steps: int) -> dict[str, Any]:
     }
 
 
+def line(figures: dict[str, Any]) -> str:
+    """What was measured, by name."""
+    return "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else str(v) for k, v in figures.items())
+
+
 def main() -> None:
-    """Run the rows, each in a process of its own, and print a line each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Run the rows and print a line each."""
+    parser = rows.options(__doc__, GPU_ROWS)
     parser.add_argument("--gpu", action="store_true", help="DINOv2-L on a CUDA GPU instead of the demo")
-    parser.add_argument("--only", help=f"rows with --gpu, comma-separated, of: {', '.join(GPU_ROWS)}")
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--json", help="file to write")
-    parser.add_argument("--row", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.row:
-        found = demo_row(given.steps) if given.row == "demo-cpu" else gpu_row(given.row, given.steps)
-        print(json.dumps(found))
-        return
-    rows = (given.only.split(",") if given.only else GPU_ROWS) if given.gpu else ["demo-cpu"]
-    results = []
-    for row in rows:
-        command = [sys.executable, __file__, "--row", row, "--steps", str(given.steps)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            reason = done.stderr.strip().splitlines()[-1:] or ["failed"]
-            print(f"{row}: {reason[0]}", flush=True)
-            continue
-        results.append(json.loads(done.stdout.splitlines()[-1]))
-        print(
-            "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else str(v) for k, v in results[-1].items()),
-            flush=True,
-        )
-    if given.json:
-        Path(given.json).write_text(json.dumps(results, indent=1))
+
+    def measure(row: str) -> dict[str, Any]:
+        return demo_row(given.steps) if row == "demo-cpu" else gpu_row(row, given.steps)
+
+    rows.run(given, GPU_ROWS if given.gpu else ["demo-cpu"], measure, line)
 
 
 if __name__ == "__main__":
