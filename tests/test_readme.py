@@ -10,9 +10,8 @@ import types
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from terminal import rein
 
-from reincli.cli import app
 from reincli.commands.presets import published
 from reincli.data.layouts import DATASETS
 from reincli.settings_files import build_settings, load_settings, preset_names, tomllib
@@ -69,7 +68,7 @@ def _no_command_runs(monkeypatch):
 @pytest.mark.usefixtures("_no_command_runs")
 @pytest.mark.parametrize(("page", "line"), rein_commands())
 def test_every_command_parses(page, line):
-    result = CliRunner().invoke(app, shlex.split(line)[1:])
+    result = rein(*shlex.split(line)[1:], code=None)
     assert result.exit_code == 0, f"{page}: {line}\n{result.output}"
 
 

@@ -8,21 +8,11 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from typer.testing import CliRunner
+from terminal import told
 
-from reincli.cli import app
 from reincli.engine.checkpoint import write_file
 from reincli.model.timm_import import import_timm
 from reincli.settings_files import build_settings, to_toml
-
-
-def rein(*words: object, code: int = 0) -> str:
-    """Run a command; its whole output."""
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return " ".join(result.output.split())
 
 
 @pytest.fixture(params=["test_resnet", pytest.param("test_convnext", marks=pytest.mark.slow)])
@@ -40,15 +30,15 @@ def toy(request, tmp_path) -> Path:
 
 def test_train_evaluate_and_write_back(toy):
     backbone = ("--backbone", toy / "model.safetensors", "--device", "cpu")
-    output = rein("train", "--config", toy / "toy.toml", "--work-dir", toy / "run", *backbone)
+    output = told("train", "--config", toy / "toy.toml", "--work-dir", toy / "run", *backbone)
     assert "Trained:" in output
     original = toy / "original.pth"
-    rein("convert-weights", toy / "run" / "last.pth", original, "--kind", "original")
+    told("convert-weights", toy / "run" / "last.pth", original, "--kind", "original")
     names = set(torch.load(original, weights_only=True)["state_dict"])
     assert {f"backbone.reins.{stage}.learnable_tokens_a" for stage in range(4)} <= names
     scores = []
     for checkpoint in (toy / "run" / "last.pth", original):
-        rein("eval", checkpoint, "--config", toy / "toy.toml", *backbone, "--json", toy / "s.json")
+        told("eval", checkpoint, "--config", toy / "toy.toml", *backbone, "--json", toy / "s.json")
         scores.append(json.loads((toy / "s.json").read_text())["domains"])
     assert scores[0] == scores[1]
 
@@ -71,14 +61,14 @@ def published_clip(width: int = 8, side: int = 3, patch: int = 14) -> dict[str, 
 def test_a_published_file_is_converted_by_what_it_holds(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_file(tmp_path / "ViT.pt", published_clip())
-    output = rein("convert-weights", "ViT.pt", "out.pth", "--height", "64", "--width", "96")
+    output = told("convert-weights", "ViT.pt", "out.pth", "--height", "64", "--width", "96")
     assert "another CLIP, patch 14 -> 16, positions 3x3 -> 4x6 (input 96x64)" in output
     converted = torch.load(tmp_path / "out.pth", weights_only=True)
     assert converted["positional_embedding"].shape == (25, 8)
     assert converted["conv1.weight"].shape[-1] == 16
     assert "text_projection" not in converted
     assert {value.dtype for value in converted.values()} == {torch.float32}
-    again = rein("convert-weights", "out.pth", "again.pth", "--height", "64", code=1)
+    again = told("convert-weights", "out.pth", "again.pth", "--height", "64", code=1)
     assert "stores 24 positions, which is no square grid" in again
 
 
@@ -96,4 +86,4 @@ def test_what_cannot_be_converted(tmp_path, monkeypatch, words, code, message):
     monkeypatch.chdir(tmp_path)
     write_file(tmp_path / "ViT.pt", published_clip())
     write_file(tmp_path / "text.pth", {"words": torch.zeros(2)})
-    assert message in rein("convert-weights", *words, code=code)
+    assert message in told("convert-weights", *words, code=code)

@@ -6,16 +6,13 @@ import json
 
 import cv2
 import pytest
-from typer.testing import CliRunner
-
-from reincli.cli import app
+from terminal import rein
 
 
 @pytest.mark.slow
 def test_the_whole_path_and_a_second_run(tmp_path):
     out = tmp_path / "first demo"
-    first = CliRunner().invoke(app, ["demo", "--out", str(out), "--iters", "3"])
-    assert first.exit_code == 0, first.output
+    first = rein("demo", "--out", out, "--iters", "3")
     scores = json.loads((out / "scores.json").read_text())
     assert list(scores["domains"]) == ["cityscapes", "night", "fog", "rain", "snow"]
     assert scores["mean"]["domains"] == ["night", "fog", "rain", "snow"]
@@ -28,12 +25,10 @@ def test_the_whole_path_and_a_second_run(tmp_path):
 
     checkpoint = out / "work_dirs" / "demo" / "last.pth"
     before = checkpoint.read_bytes()
-    second = CliRunner().invoke(app, ["demo", "--out", str(out), "--iters", "3"])
-    assert second.exit_code == 0, second.output
+    second = rein("demo", "--out", out, "--iters", "3")
     assert "Nothing left to do" in second.output
     assert checkpoint.read_bytes() == before
     assert json.loads((out / "scores.json").read_text())["domains"] == scores["domains"]
 
-    other = CliRunner().invoke(app, ["demo", "--out", str(out), "--iters", "5"])
-    assert other.exit_code == 2
+    other = rein("demo", "--out", out, "--iters", "5", code=2)
     assert "holds a demo of 3 iterations; now 5" in other.output

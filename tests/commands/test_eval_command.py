@@ -14,9 +14,8 @@ import cv2
 import numpy as np
 import pytest
 import tiny
-from typer.testing import CliRunner
+from terminal import rein
 
-from reincli.cli import app
 from reincli.commands import evaluate as command
 from reincli.data import submission
 from reincli.data.images import write_png
@@ -26,15 +25,6 @@ from reincli.settings_files import to_toml
 
 SPLITS = ("train", "val", "dusk")
 SUBMIT = ("eval", "head.pth", "--submit", "acdc.zip", "--size", "96x54")
-
-
-def rein(*words: object, code: int = 0):
-    """Run a command; its result with stdout and stderr apart."""
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
 
 
 @pytest.fixture(scope="module")

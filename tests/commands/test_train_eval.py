@@ -12,23 +12,13 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from typer.testing import CliRunner
+from terminal import told
 
-from reincli.cli import app
 from reincli.config import Settings
 from reincli.engine import train as engine
 from reincli.engine.run import prepare_run
 from reincli.engine.run_folder import settings_of_run
 from reincli.settings_files import build_settings, read_toml, to_toml
-
-
-def rein(*words: object, code: int = 0) -> str:
-    """Run a command; its whole output."""
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result.output
 
 
 @pytest.fixture
@@ -42,7 +32,7 @@ def toy(tmp_path) -> Path:
 
 
 def train(toy: Path, *words: object, code: int = 0) -> str:
-    return rein(
+    return told(
         "train", "--config", toy / "toy.toml", "--backbone", toy / "backbone.pth", "--work-dir", toy / "run",
         "--device", "cpu", *words, code=code,
     )  # fmt: skip
@@ -66,7 +56,7 @@ def test_train_evaluate_and_visualise(toy):
     assert entries[2]["lr"] == 0.0  # exactly 0 at the last iteration
 
     report = toy / "scores.json"
-    output = rein("eval", run / "last.pth", "--device", "cpu", "--json", report, "--out", toy / "predictions")
+    output = told("eval", run / "last.pth", "--device", "cpu", "--json", report, "--out", toy / "predictions")
     assert "slide 64/43, fp32" in output
     scores = json.loads(report.read_text())
     assert scores["complete"] is True
@@ -77,7 +67,7 @@ def test_train_evaluate_and_visualise(toy):
     assert predicted.shape == (64, 96)
     assert predicted.max() < 3
 
-    rein("visualize", toy / "toy" / "images" / "dusk", "--checkpoint", run / "last.pth", "--out", toy / "show",
+    told("visualize", toy / "toy" / "images" / "dusk", "--checkpoint", run / "last.pth", "--out", toy / "show",
          "--labels", "--device", "cpu")  # fmt: skip
     label = cv2.imread(str(toy / "show" / "0_labelTrainIds.png"), cv2.IMREAD_UNCHANGED)
     evaluated = cv2.imread(str(toy / "predictions" / "dusk" / "0.png"), cv2.IMREAD_UNCHANGED)
@@ -106,10 +96,10 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(toy, monkeypatch, si
     assert "Saved at iteration 4" in output
     assert "--resume" in output
     monkeypatch.setattr(engine, "train_step", step)
-    rein("train", "--resume", toy / "run", "--device", "cpu")
+    told("train", "--resume", toy / "run", "--device", "cpu")
     resumed = state(toy / "run" / "last.pth")
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
-    output = rein("train", "--resume", toy / "run", "--device", "cpu")
+    output = told("train", "--resume", toy / "run", "--device", "cpu")
     assert "Nothing left to do" in output
 
 
@@ -121,7 +111,7 @@ def test_splits_of_own_data_have_any_names(tmp_path):
     tiny.write_backbone(tmp_path / "backbone.pth", settings)
     (tmp_path / "toy.toml").write_text(to_toml(settings))
     assert "dusk" in train(tmp_path)
-    assert "dusk" in rein("eval", tmp_path / "run" / "last.pth", "--data", "toy:day", "--data", "toy:dusk", "--device",
+    assert "dusk" in told("eval", tmp_path / "run" / "last.pth", "--data", "toy:day", "--data", "toy:dusk", "--device",
                           "cpu")  # fmt: skip
 
 
@@ -166,7 +156,7 @@ def test_existing_runs_are_not_overwritten(toy):
 )
 def test_wrong_use_is_one_sentence_and_exit_code_2(words, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    output = rein("train", *words, code=2)
+    output = told("train", *words, code=2)
     assert says in output
     assert "Traceback" not in output
     assert list(tmp_path.iterdir()) == []
@@ -182,7 +172,7 @@ def test_wrong_use_is_one_sentence_and_exit_code_2(words, says, tmp_path, monkey
 )
 def test_what_cannot_be_built_says_so(toy, backbone, says, monkeypatch):
     monkeypatch.chdir(toy)
-    output = rein("train", "--config", "toy.toml", "--set", f"model.backbone={{name='{backbone}'}}", "--device", "cpu",
+    output = told("train", "--config", "toy.toml", "--set", f"model.backbone={{name='{backbone}'}}", "--device", "cpu",
                   "--work-dir", "x", code=2 if backbone == "dino" else 1)  # fmt: skip
     assert says in output
     assert not (toy / "x").exists()
@@ -190,7 +180,7 @@ def test_what_cannot_be_built_says_so(toy, backbone, says, monkeypatch):
 
 def test_missing_data_is_said_before_anything_is_built(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    output = rein("train", "--preset", "gta2citys", "--device", "cpu", code=1)
+    output = told("train", "--preset", "gta2citys", "--device", "cpu", code=1)
     assert "data/gta" in output
     assert list(tmp_path.iterdir()) == []
 
@@ -209,12 +199,12 @@ def test_labels_out_of_range_are_found_before_training(toy):
 def test_image_that_cannot_be_decoded_is_named(toy):
     (toy / "toy" / "images" / "val" / "2.png").write_bytes(b"no picture")
     train(toy, "--set", "data.val=[]")
-    output = rein("eval", toy / "run" / "last.pth", "--data", "toy:val", "--device", "cpu", code=1)
+    output = told("eval", toy / "run" / "last.pth", "--data", "toy:val", "--device", "cpu", code=1)
     assert "2.png" in output
 
 
 def test_random_weights_behind_a_frozen_backbone_are_refused(toy):
-    output = rein(
+    output = told(
         "train", "--config", toy / "toy.toml", "--backbone", "random", "--work-dir", toy / "r", code=2
     )
     assert "nothing would keep them" in output
@@ -224,22 +214,22 @@ def test_convert_weights(toy, monkeypatch):
     monkeypatch.chdir(toy)
     raw = tiny.settings("data.augment.crop=126", "model.backbone.patch_size=14")
     tiny.write_backbone(toy / "raw.pth", raw)
-    output = rein("convert-weights", "raw.pth", "--height", "128", "--width", "256")
+    output = told("convert-weights", "raw.pth", "--height", "128", "--width", "256")
     assert "checkpoints/vit_converted_128x256.pth" in output
     converted = torch.load(toy / "checkpoints" / "vit_converted_128x256.pth", weights_only=True)
     assert converted["pos_embed"].shape == (1, 1 + 8 * 16, 32)
     assert converted["patch_embed.proj.weight"].shape[-1] == 16
-    assert "is there already" in rein(
+    assert "is there already" in told(
         "convert-weights", "raw.pth", "--height", "128", "--width", "256", code=2
     )
-    rein("convert-weights", "raw.pth", "x.safetensors", "--height", "128", "--width", "256")
+    told("convert-weights", "raw.pth", "x.safetensors", "--height", "128", "--width", "256")
     from safetensors.torch import load_file
 
     same = load_file(toy / "x.safetensors")
     assert all(torch.equal(same[name], value) for name, value in converted.items())
-    assert "does not divide" in rein("convert-weights", "raw.pth", "--height", "100", code=2)
-    assert "Download https://" in rein("convert-weights", code=1)
-    assert "is vit, not dinov2_l" in rein("convert-weights", "raw.pth", "y.pth", "--kind", "dinov2_l", code=2)
+    assert "does not divide" in told("convert-weights", "raw.pth", "--height", "100", code=2)
+    assert "Download https://" in told("convert-weights", code=1)
+    assert "is vit, not dinov2_l" in told("convert-weights", "raw.pth", "y.pth", "--kind", "dinov2_l", code=2)
 
 
 def test_settings_of_a_run_are_those_it_was_started_with(toy):
@@ -254,14 +244,14 @@ def test_settings_of_a_run_are_those_it_was_started_with(toy):
 def test_a_trained_model_is_written_back_and_predicts_the_same(toy, tune):
     train(toy, "--set", f"model.tune={tune}", "--set", "train.iterations=2")
     last, original = toy / "run" / "last.pth", toy / "original.pth"
-    rein("convert-weights", last, original, "--kind", "original")
+    told("convert-weights", last, original, "--kind", "original")
     content = torch.load(original, weights_only=True)
     assert set(content) == {"meta", "state_dict"}
     assert content["meta"]["iter"] == 2
     assert ("backbone.mask_token" in content["state_dict"]) == (tune != "rein")
     scores = []
     for checkpoint in (last, original):
-        rein("eval", checkpoint, "--config", toy / "toy.toml", "--set", f"model.tune={tune}", "--backbone",
+        told("eval", checkpoint, "--config", toy / "toy.toml", "--set", f"model.tune={tune}", "--backbone",
              toy / "backbone.pth", "--device", "cpu", "--json", toy / "s.json")  # fmt: skip
         scores.append(json.loads((toy / "s.json").read_text())["domains"])
     assert scores[0] == scores[1]

@@ -9,22 +9,13 @@ import cv2
 import numpy as np
 import pytest
 import tiny
-from typer.testing import CliRunner
+from terminal import told
 
-from reincli.cli import app
 from reincli.commands import run_report, train
 from reincli.data.sources import find_samples
 from reincli.engine.run_folder import append_log
 from reincli.errors import ReinError
 from reincli.settings_files import to_toml
-
-
-def rein(*words: object, code: int = 0) -> str:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result.output
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +30,7 @@ def run(tmp_path_factory) -> Path:
     )
     tiny.write_backbone(tmp_path / "backbone.pth", settings)
     (tmp_path / "toy.toml").write_text(to_toml(settings))
-    rein("train", "--config", tmp_path / "toy.toml", "--backbone", tmp_path / "backbone.pth", "--work-dir",
+    told("train", "--config", tmp_path / "toy.toml", "--backbone", tmp_path / "backbone.pth", "--work-dir",
          tmp_path / "run", "--device", "cpu")  # fmt: skip
     return tmp_path / "run"
 
@@ -117,7 +108,7 @@ def test_the_first_of_each_domain_is_shown(run):
 def test_several_gpus_start_the_launcher_with_the_same_words(monkeypatch, tmp_path):
     started: list[list[str]] = []
     monkeypatch.setattr(train.os, "execv", lambda program, words: started.append(words) or exit(0))
-    rein("train", "--preset", "gta2citys", "--gpus", "3", "--device", "cpu", "--set", "optim.lr=1e-5",
+    told("train", "--preset", "gta2citys", "--gpus", "3", "--device", "cpu", "--set", "optim.lr=1e-5",
          "--set", "train.seed=7", "--work-dir", tmp_path / "r")  # fmt: skip
     (words,) = started
     assert words[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
@@ -128,6 +119,6 @@ def test_several_gpus_start_the_launcher_with_the_same_words(monkeypatch, tmp_pa
 
 def test_more_gpus_than_there_are_is_said(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    assert "--gpus 2 was asked for, but PyTorch sees 1" in rein(
+    assert "--gpus 2 was asked for, but PyTorch sees 1" in told(
         "train", "--preset", "gta2citys", "--gpus", "2", code=2
     )

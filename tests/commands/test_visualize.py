@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from typer.testing import CliRunner
+from terminal import rein
 
-from reincli.cli import app
 from reincli.commands import visualize
 from reincli.commands.console import configure
 from reincli.data.images import read_image, read_label, write_png
@@ -151,8 +150,7 @@ def test_one_broken_file_does_not_stop_the_rest(predictor):
     for index in range(9):
         picture(f"drive/{index}.png")
     Path("drive/4.png").write_bytes(b"no image")
-    done = CliRunner().invoke(app, ["visualize", "drive", "absent.png"])
-    assert done.exit_code == 1
+    done = rein("visualize", "drive", "absent.png", code=1)
     assert done.stdout == "8 pictures drawn into 'work_dirs/show'.\n"
     assert "drive/4.png" in done.stderr
     assert "There is no image, video or folder at 'absent.png'" in done.stderr
@@ -184,8 +182,7 @@ def test_interrupted_says_how_far_it_came(predictor):
             raise KeyboardInterrupt
 
     predictor.before_predict = stop
-    done = CliRunner().invoke(app, ["visualize", "drive"])
-    assert done.exit_code == 130
+    done = rein("visualize", "drive", code=130)
     assert "Interrupted. 5 of 9 pictures are in 'work_dirs/show'." in done.stderr
     assert len(list(Path("work_dirs/show").glob("*.png"))) == 5
     assert not list(Path("work_dirs/show").glob(".*"))
@@ -451,8 +448,7 @@ def test_drawn_videos_inside_the_input_folder_are_not_read_again(predictor):
 
 
 def test_a_camera_that_is_not_there_is_said():
-    done = CliRunner().invoke(app, ["visualize", "camera:93"])
-    assert done.exit_code == 1
+    done = rein("visualize", "camera:93", code=1)
     assert "There is no camera 93" in done.stderr
 
 
