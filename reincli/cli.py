@@ -8,13 +8,26 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from reincli.errors import ReinError
+from reincli.options import (
+    Backbone,
+    Config,
+    DataRoot,
+    Device,
+    ModeOption,
+    Precision,
+    PrecisionOption,
+    Preset,
+    Quiet,
+    Sets,
+    Style,
+    examples,
+)
 
 app = typer.Typer(
     name="rein",
@@ -26,64 +39,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class Precision(str, Enum):
-    """Arithmetic of the model; `auto` is what the device does well."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-
-class Mode(str, Enum):
-    """Overlapping windows, or the whole image at once."""
-
-    slide = "slide"
-    whole = "whole"
-
-
-class Style(str, Enum):
-    """How a prediction is drawn."""
-
-    overlay = "overlay"
-    side = "side"
-    mask = "mask"
-    boundary = "boundary"
-    error = "error"
-    compare = "compare"
-
-
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No progress, no remarks: only results and errors.")
-]
-Preset = Annotated[
-    str | None, typer.Option("--preset", metavar="NAME", help="A setting by name: rein presets.")
-]
-Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Own settings as TOML.")]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change one setting, e.g. optim.lr=6e-5. May be repeated."
-    ),
-]
-Backbone = Annotated[
-    Path | None,
-    typer.Option("--backbone", metavar="FILE", help="Weights of the foundation model, raw or converted."),
-]
-DataRoot = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-root", metavar="DIR", help="Folder that holds the datasets. [dim]\\[default: data][/dim]"
-    ),
-]
-Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:1.")]
-PrecisionOption = Annotated[Precision, typer.Option("--precision", help="Arithmetic; auto suits the device.")]
-ModeOption = Annotated[
-    Mode | None,
-    typer.Option("--mode", help="Overlapping windows or the whole image at once; else as the settings say."),
-]
 
 
 def main() -> None:
@@ -128,10 +83,6 @@ def _disk_sentence(error: OSError) -> tuple[str, str] | None:
     return None
 
 
-def _examples(*lines: str) -> str:
-    return "\n\n".join(["[bold]Examples[/bold]", *(f"[cyan]{line}[/cyan]" for line in lines)])
-
-
 def _show_version(wanted: bool) -> None:
     if wanted:
         from reincli import __version__
@@ -150,7 +101,7 @@ def _root(
     """Semantic segmentation that survives a change of domain."""
 
 
-@app.command(epilog=_examples("rein demo", "rein demo --out first --iters 40"))
+@app.command(epilog=examples("rein demo", "rein demo --out first --iters 40"))
 def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where everything is written.")] = Path(
         "rein-demo"
@@ -169,7 +120,7 @@ def demo(
 
 @app.command(
     "prepare-data",
-    epilog=_examples(
+    epilog=examples(
         "rein prepare-data cityscapes",
         "rein prepare-data gta /disk/gta --workers 8",
         "rein prepare-data cityscapes-c --severity 3 --severity 5",
@@ -240,7 +191,7 @@ def prepare_data(
 
 @app.command(
     "convert-weights",
-    epilog=_examples(
+    epilog=examples(
         "rein convert-weights",
         "rein convert-weights --height 1024",
         "rein convert-weights dinov2_vits14_pretrain.pth checkpoints/dinov2_s_converted.safetensors",
@@ -302,7 +253,7 @@ def convert_weights(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "rein train --preset gta2citys",
         "rein train --preset gta2citys-vit_b --set optim.lr=6e-5 --work-dir work_dirs/slow",
         "rein train --config mine.toml --device cuda:1",
@@ -354,7 +305,7 @@ def train(
 
 @app.command(
     "eval",
-    epilog=_examples(
+    epilog=examples(
         "rein eval work_dirs/gta2citys/last.pth",
         "rein eval checkpoints/dinov2_rein_and_head.pth --data cityscapes:val --size 2048x1024",
         "rein eval work_dirs/citys2acdc/last.pth --json acdc.json --report acdc.html --out predictions",
@@ -436,7 +387,7 @@ def evaluate(
 
 
 @app.command(
-    epilog=_examples("rein compare a.json b.json", "rein compare a.json b.json --json differences.json")
+    epilog=examples("rein compare a.json b.json", "rein compare a.json b.json --json differences.json")
 )
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A.json", help="What rein eval --json wrote.")],
@@ -459,7 +410,7 @@ def compare(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "rein visualize street.jpg",
         "rein visualize drive/ --style side --out shown",
         "rein visualize 'drive/*_rgb.png' --checkpoint work_dirs/gta2citys/last.pth --labels",
@@ -573,7 +524,7 @@ def visualize(
         )
 
 
-@app.command(epilog=_examples("rein presets", "rein presets gta2citys > mine.toml"))
+@app.command(epilog=examples("rein presets", "rein presets gta2citys > mine.toml"))
 def presets(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="Print this one in full, as TOML.")
@@ -587,7 +538,7 @@ def presets(
         command.run(name)
 
 
-@app.command(epilog=_examples("rein doctor", "rein doctor --json"))
+@app.command(epilog=examples("rein doctor", "rein doctor --json"))
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
     quiet: Quiet = False,

@@ -20,7 +20,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": {"ops", *LEAVES},
     "engine": {"model", "data", "ops", *LEAVES},
     "commands": {"engine", "model", "data", "ops", *LEAVES},
-    "cli": {"commands", "__init__", *LEAVES},
+    "options": set(),
+    "cli": {"commands", "options", "__init__", *LEAVES},
     "__main__": {"cli"},
     "__init__": {"engine", "model", "data", *LEAVES},
 }

@@ -126,12 +126,7 @@ def run(
         raise ReinError("--severity, --corruption and --seed are for cityscapes-c alone.", usage=True)
     if lossless and not cache:
         raise ReinError("--lossless is about the compact copies.", "Give --cache too.", usage=True)
-    place = root if root is not None else dataset_root(dataset, data)
-    if not place.is_dir() and not place.parent.is_dir() and root is not None:
-        raise ReinError(f"There is no folder '{place}'.", "Give the folder of the dataset.", usage=True)
-    if place.is_file():
-        hint = f"Put it into a folder of its own and give that: rein prepare-data {dataset} {place.parent}"
-        raise ReinError(f"'{place}' is a file, not the folder of the dataset.", hint, usage=True)
+    place = _folder(dataset, root, data)
     chosen = choose(list(corruption), list(severity), seed)
     wishes = Wishes(workers or os.cpu_count() or 1, force, as_json, chosen, cache, lossless)
     if check:
@@ -145,6 +140,17 @@ def run(
             note(f"{copied} compact copies written.")
     else:
         _prepare(dataset, place, out, wishes)
+
+
+def _folder(dataset: str, root: Path | None, data: DataSettings) -> Path:
+    """The dataset's folder, as given or its usual one. ReinError where it cannot be a folder."""
+    place = root if root is not None else dataset_root(dataset, data)
+    if not place.is_dir() and not place.parent.is_dir() and root is not None:
+        raise ReinError(f"There is no folder '{place}'.", "Give the folder of the dataset.", usage=True)
+    if place.is_file():
+        hint = f"Put it into a folder of its own and give that: rein prepare-data {dataset} {place.parent}"
+        raise ReinError(f"'{place}' is a file, not the folder of the dataset.", hint, usage=True)
+    return place
 
 
 def _prepare(dataset: str, root: Path, out: Path | None, wishes: Wishes) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from reincli.engine.artist import Artist, Seen
-    from reincli.engine.predict import Predictor
 
 RELEASED = Path("checkpoints/dinov2_rein_and_head.pth")
 IN_FLIGHT = 3
@@ -95,9 +94,7 @@ def run(
         KeyboardInterrupt: stopped by the user; says how far it came.
     """
     _require_sense(size, style, compare, truth)
-    request = Request(out, labels, force, truth, seconds(start, "--start"), seconds(end, "--end"), every)
-    if request.end is not None and request.end <= (request.start or 0.0):
-        raise ReinError(f"--end {end} is not after --start {start or 0}.", usage=True)
+    request = Request(out, labels, force, truth, *span(start, end), every)
     settings = load_settings(preset, config) if preset or config else None
     found = find_inputs(inputs, out, suffix=suffix, match=match, every=every)
     rank = this_rank()
@@ -106,28 +103,15 @@ def run(
     else:
         for each in found.missing:
             problem(f"There is no image, video or folder at '{each}'.")
-    mine = rank.share(found.files)
-    todo = [each for each in mine if force or not _is_done(each, labels)]
-    if len(todo) < len(mine):
-        note(f"{count(len(mine) - len(todo))} already drawn are kept; --force draws them again.")
+    todo = _not_done(rank.share(found.files), request)
     tally = Tally()
     if todo or found.cameras:
-        from reincli.engine.artist import Artist
-        from reincli.ops.paint import Look
-
-        chosen, place = checkpoint or default_checkpoint(), rank.device(device)
-        predictors = [load(chosen, backbone, settings, place, precision)]
+        chosen = [Choice(checkpoint or default_checkpoint(), backbone, settings)]
         if compare is not None:
-            predictors.append(load(compare, compare_backbone or backbone, compare_preset, place, precision))
-            if predictors[0].classes.names != predictors[1].classes.names:
-                raise ReinError(f"'{compare}' and '{chosen}' have other classes: they cannot be compared.")
-        for remark in dict.fromkeys(remark for each in predictors for remark in each.notes):
-            note(remark)
-        titles = titles_of(chosen, compare) if compare else ()
-        look = Look("overlay" if style == "compare" else style, alpha, legend)
-        artist = Artist(predictors, titles, look, confidence, size, mode)
-        identity = {"checkpoints": [stamp(p) for p in (chosen, compare) if p], "style": style, "alpha": alpha,
-                    "legend": legend, "confidence": confidence, "size": size, "mode": mode}  # fmt: skip
+            chosen.append(Choice(compare, compare_backbone or backbone, compare_preset))
+        way = Way(style, alpha, legend, confidence, size, mode)
+        artist = build_artist(chosen, way, rank.device(device), precision)
+        identity = {"checkpoints": [stamp(each.checkpoint) for each in chosen], **asdict(way)}
         _draw_everything(todo, found.cameras if not rank.rank else [], artist, request, tally, identity)
     parts = rank.gather((tally.written, tally.failed))
     if not rank.rank:
@@ -135,15 +119,55 @@ def run(
         conclude(found, sum(part[0] for part in parts), failed, out, sheet)
 
 
-def load(
-    checkpoint: Path, backbone: Path | None, settings: Settings | str | None, device: str, precision: str
-) -> Predictor:
-    """A model that is ready to predict."""
-    from reincli.engine.predict import load_segmentor
+@dataclass(frozen=True)
+class Choice:
+    """A model that was asked for; `settings`, or the name of a preset, where the checkpoint carries none."""
 
-    return load_segmentor(
-        checkpoint, backbone=backbone, settings=settings, device=device, precision=precision
-    )
+    checkpoint: Path
+    backbone: Path | None
+    settings: Settings | str | None
+
+
+@dataclass(frozen=True)
+class Way:
+    """How to predict and draw, as the options of the same names say."""
+
+    style: str
+    alpha: float
+    legend: bool
+    confidence: bool
+    size: str
+    mode: str | None
+
+
+def build_artist(chosen: Sequence[Choice], way: Way, device: str, precision: str) -> Artist:
+    """Load one model, or two to compare, and say what there is to say of them.
+
+    Raises:
+        ReinError: a checkpoint that does not fit, or two of other classes.
+    """
+    from reincli.engine.artist import Artist
+    from reincli.engine.predict import load_segmentor
+    from reincli.ops.paint import Look
+
+    predictors = [
+        load_segmentor(
+            each.checkpoint,
+            backbone=each.backbone,
+            settings=each.settings,
+            device=device,
+            precision=precision,
+        )
+        for each in chosen
+    ]
+    paths = [each.checkpoint for each in chosen]
+    if len({predictor.classes.names for predictor in predictors}) > 1:
+        raise ReinError(f"'{paths[1]}' and '{paths[0]}' have other classes: they cannot be compared.")
+    for remark in dict.fromkeys(remark for each in predictors for remark in each.notes):
+        note(remark)
+    titles = titles_of(*paths) if len(paths) == 2 else ()
+    look = Look("overlay" if way.style == "compare" else way.style, way.alpha, way.legend)
+    return Artist(predictors, titles, look, way.confidence, way.size, way.mode)
 
 
 def conclude(found: Inputs, written: int, failed: list[str], out: Path, sheet: bool) -> None:
@@ -215,6 +239,18 @@ def seconds(text: str | None, option: str) -> float | None:
     return total
 
 
+def span(start: str | None, end: str | None) -> tuple[float | None, float | None]:
+    """`--start` and `--end` in seconds.
+
+    Raises:
+        ReinError: no times, or an end that is not after the start.
+    """
+    first, last = seconds(start, "--start"), seconds(end, "--end")
+    if last is not None and last <= (first or 0.0):
+        raise ReinError(f"--end {end} is not after --start {start or 0}.", usage=True)
+    return first, last
+
+
 def count(number: int) -> str:
     """'1 picture', '2 pictures'."""
     return f"{number} picture" + ("" if number == 1 else "s")
@@ -238,8 +274,17 @@ def _require_sense(size: str, style: str, compare: Path | None, truth: Path | No
         raise ReinError(f"There is no label or folder of labels at '{truth}' (--gt).", usage=True)
 
 
-def _is_done(each: Input, labels: bool) -> bool:
-    return each.target.exists() and (each.label.exists() or not labels)
+def _not_done(inputs: list[Input], request: Request) -> list[Input]:
+    """Those that are still to be drawn; the user is told of the others."""
+    if request.force:
+        return inputs
+    todo = [
+        each for each in inputs
+        if not each.target.exists() or (request.labels and not each.label.exists())
+    ]  # fmt: skip
+    if len(todo) < len(inputs):
+        note(f"{count(len(inputs) - len(todo))} already drawn are kept; --force draws them again.")
+    return todo
 
 
 def _draw_everything(

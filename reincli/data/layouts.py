@@ -71,70 +71,75 @@ class Folders:
 
 def split_folders(root: Path) -> dict[str, dict[str, tuple[Folders, ...]]]:
     """Folders by dataset and split; `root` is the dataset's own (Mapillary may have a half-size copy)."""
-
-    def cityscapes(split: str, listed: str | None = None) -> tuple[Folders, ...]:
-        images, labels = f"leftImg8bit/{split}", None if split == "test" else f"gtFine/{split}"
-        suffixes = "_leftImg8bit.png", ("_gtFine_labelTrainIds.png",)
-        return (Folders(images, labels, *suffixes, "cityscapes", listed=listed),)
-
-    def bdd(split: str) -> tuple[Folders, ...]:
-        labels = None if split == "test" else f"labels/sem_seg/masks/{split}"
-        return (
-            Folders(
-                f"images/10k/{split}", labels, ".jpg", ("_train_id.png", ".png"), "bdd100k", lone=BDD_LONE
-            ),
-        )
-
-    def acdc(split: str) -> tuple[Folders, ...]:
-        return tuple(
-            Folders(
-                f"rgb_anon/{condition}/{split}",
-                None if split == "test" else f"gt/{condition}/{split}",
-                "_rgb_anon.png",
-                ("_gt_labelTrainIds.png",),
-                condition,
-                base=f"{condition}/{split}/",
-            )
-            for condition in CONDITIONS
-        )
-
-    def corrupted(severity: int) -> tuple[Folders, ...]:
-        return tuple(
-            Folders(
-                f"{corruption}/{severity}",
-                "../cityscapes/gtFine/val",
-                "_leftImg8bit.png",
-                ("_gtFine_labelTrainIds.png",),
-                corrupted_domain(corruption, severity),
-                base=f"{corruption}/{severity}/",
-            )
-            for corruption in CORRUPTIONS
-        )
-
-    def mapillary(images: str, labels: str) -> tuple[Folders, ...]:
-        return (Folders(images, labels, ".jpg", (".png",), "mapillary"),)
-
-    trained = "cityscapes_trainIdLabel"
-    half = (root / "half" / "val_img").is_dir()
     train_ids = ("_labelTrainIds.png",)
     return {
-        "cityscapes": {s: cityscapes(s) for s in ("train", "val", "test")}
-        | {"train_16th": cityscapes("train", "train_16th.txt")},
+        "cityscapes": {s: _cityscapes(s) for s in ("train", "val", "test")}
+        | {"train_16th": _cityscapes("train", "train_16th.txt")},
         "gta": {"train": (Folders("images", "labels", ".png", train_ids, "gta"),)},
         "synthia": {"train": (Folders("RGB", "GT/LABELS", ".png", train_ids, "synthia"),)},
         "urbansyn": {
             "train": (Folders("rgb", "ss", ".png", (".png",), "urbansyn", prefixes=("rgb_", "ss_")),)
         },
-        "mapillary": {
-            "train": mapillary("training/images", f"{trained}/train/label"),
-            "val": mapillary("half/val_img", "half/val_label")
-            if half
-            else mapillary("validation/images", f"{trained}/val/label"),
-        },
-        "bdd100k": {s: bdd(s) for s in ("train", "val", "test")},
-        "acdc": {s: acdc(s) for s in ("train", "val", "test")},
-        "cityscapes-c": {"val": corrupted(5)} | {f"severity{n}": corrupted(n) for n in range(1, 6)},
+        "mapillary": _mapillary(root),
+        "bdd100k": {s: _bdd(s) for s in ("train", "val", "test")},
+        "acdc": {s: _acdc(s) for s in ("train", "val", "test")},
+        "cityscapes-c": {"val": _corrupted(5)} | {f"severity{n}": _corrupted(n) for n in range(1, 6)},
     }
+
+
+def _cityscapes(split: str, listed: str | None = None) -> tuple[Folders, ...]:
+    images, labels = f"leftImg8bit/{split}", None if split == "test" else f"gtFine/{split}"
+    suffixes = "_leftImg8bit.png", ("_gtFine_labelTrainIds.png",)
+    return (Folders(images, labels, *suffixes, "cityscapes", listed=listed),)
+
+
+def _mapillary(root: Path) -> dict[str, tuple[Folders, ...]]:
+    """Validation is on the half-size copy, where there is one."""
+
+    def pair(images: str, labels: str) -> tuple[Folders, ...]:
+        return (Folders(images, labels, ".jpg", (".png",), "mapillary"),)
+
+    trained = "cityscapes_trainIdLabel"
+    half = (root / "half" / "val_img").is_dir()
+    return {
+        "train": pair("training/images", f"{trained}/train/label"),
+        "val": pair("half/val_img", "half/val_label")
+        if half
+        else pair("validation/images", f"{trained}/val/label"),
+    }
+
+
+def _bdd(split: str) -> tuple[Folders, ...]:
+    images, labels = f"images/10k/{split}", None if split == "test" else f"labels/sem_seg/masks/{split}"
+    return (Folders(images, labels, ".jpg", ("_train_id.png", ".png"), "bdd100k", lone=BDD_LONE),)
+
+
+def _acdc(split: str) -> tuple[Folders, ...]:
+    return tuple(
+        Folders(
+            f"rgb_anon/{condition}/{split}",
+            None if split == "test" else f"gt/{condition}/{split}",
+            "_rgb_anon.png",
+            ("_gt_labelTrainIds.png",),
+            condition,
+            base=f"{condition}/{split}/",
+        )
+        for condition in CONDITIONS
+    )
+
+
+def _corrupted(severity: int) -> tuple[Folders, ...]:
+    return tuple(
+        Folders(
+            f"{corruption}/{severity}",
+            "../cityscapes/gtFine/val",
+            "_leftImg8bit.png",
+            ("_gtFine_labelTrainIds.png",),
+            corrupted_domain(corruption, severity),
+            base=f"{corruption}/{severity}/",
+        )
+        for corruption in CORRUPTIONS
+    )
 
 
 def corrupted_domain(corruption: str, severity: int) -> str:
