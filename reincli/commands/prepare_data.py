@@ -160,19 +160,7 @@ def _prepare(dataset: str, root: Path, out: Path | None, wishes: Wishes) -> None
     if dataset == "cityscapes-c":
         require_library()
     jobs = planning.plan(dataset, root, out, wishes.corruptions)
-    outcomes, waiting = [], 0
-    with progress(f"Preparing {dataset}", total=len(jobs)) as advance:
-        for outcome in prepare.run_jobs(jobs, workers=wishes.workers, force=wishes.force):
-            outcomes.append(outcome)
-            waiting += 1
-            if outcome.state != "kept" or waiting == SKIP or len(outcomes) == len(jobs):
-                advance(waiting)
-                waiting = 0
-            if outcome.state == "failed":
-                problem(outcome.reason)
-    error = prepare.failure(outcomes)
-    if error is not None:
-        raise error
+    outcomes = _do(dataset, jobs, wishes)
     lists = prepare.write_lists(root, out) if dataset == "cityscapes" else []
     reports = prepare.report_pairs(dataset, prepare.splits_at(dataset, root, out), root, out)
     counted = _count(dataset, out or root, reports, outcomes, wishes)
@@ -209,6 +197,36 @@ def _prepare(dataset: str, root: Path, out: Path | None, wishes: Wishes) -> None
         idle = bool(jobs) and not (states["written"] or lists or counted or copied)
         result(_closing(jobs, states, idle, copied, seconds))
     prepare.require_pairs(reports)
+
+
+def _do(dataset: str, jobs: Sequence[planning.Job], wishes: Wishes) -> list[prepare.Outcome]:
+    """Make the files that are missing.
+
+    Raises:
+        ReinError: some could not be made, after all others were.
+        KeyboardInterrupt: stopped by the user; says how far it came.
+    """
+    outcomes: list[prepare.Outcome] = []
+    waiting = 0
+    try:
+        with progress(f"Preparing {dataset}", total=len(jobs)) as advance:
+            for outcome in prepare.run_jobs(jobs, workers=wishes.workers, force=wishes.force):
+                outcomes.append(outcome)
+                waiting += 1
+                if outcome.state != "kept" or waiting == SKIP or len(outcomes) == len(jobs):
+                    advance(waiting)
+                    waiting = 0
+                if outcome.state == "failed":
+                    problem(outcome.reason)
+    except KeyboardInterrupt:
+        done = sum(outcome.state != "failed" for outcome in outcomes)
+        raise KeyboardInterrupt(
+            f"{done} of {len(jobs)} files are done. The same command goes on from there."
+        ) from None
+    error = prepare.failure(outcomes)
+    if error is not None:
+        raise error
+    return outcomes
 
 
 def _closing(

@@ -1,8 +1,12 @@
 """Names of the files in a tree, kept between runs for large trees.
 
 Listing 25,000 pairs on a local disk takes well below a second, but minutes on a network disk, where every entry is a
-question to a server. So the names of a large tree are written to the user's cache, with the time at which each folder
+question to a server. So the names of a large tree are written to the user's cache, with the times at which each folder
 of it last changed; they count as long as all of these times are the same, which is one question a folder.
+
+Two things could hide a change. Times may be coarse (two seconds on some disks), so that a change soon after another has
+the same time: a tree counts as settled only where its last change lies well before the look at it began. And times may
+be set back, as unpackers do: so the time of the last change of status is asked too, which nobody can set.
 """
 
 from __future__ import annotations
@@ -20,8 +24,11 @@ from reincli.errors import ReinError
 
 WORTH_KEEPING = 2000
 """Files from which on a listing is kept."""
-SETTLED = 2.0
-"""Seconds that a folder must not have changed: times on some disks are no finer, and a later change would be missed."""
+SETTLED = 60.0
+"""Seconds for which a folder must not have changed: more than times are coarse by and clocks of servers differ."""
+
+Times = list[int]
+"""Last change of the entries and of the status, in nanoseconds."""
 
 
 def list_files(folder: Path, suffix: str) -> list[str]:
@@ -32,21 +39,26 @@ def list_files(folder: Path, suffix: str) -> list[str]:
     kept = _read(folder, suffix)
     if kept is not None:
         return kept
-    folders: dict[str, int] = {}
+    folders: dict[str, Times] = {}
+    began = time.time()
     names = sorted(_walk(str(folder), "", suffix, folders, frozenset()))
-    if len(names) >= WORTH_KEEPING:
+    if len(names) >= WORTH_KEEPING and max(map(max, folders.values())) / 1e9 < began - SETTLED:
         _keep(folder, suffix, names, folders)
     return names
 
 
+def _times(facts: os.stat_result) -> Times:
+    return [facts.st_mtime_ns, facts.st_ctime_ns]
+
+
 def _walk(
-    folder: str, prefix: str, suffix: str, folders: dict[str, int], above: frozenset[tuple[int, int]]
+    folder: str, prefix: str, suffix: str, folders: dict[str, Times], above: frozenset[tuple[int, int]]
 ) -> Iterator[str]:
     facts = os.stat(folder)
     identity = (facts.st_dev, facts.st_ino)
     if identity in above:
         return  # a link to a folder that it lies in
-    folders[prefix] = facts.st_mtime_ns
+    folders[prefix] = _times(facts)
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
@@ -72,7 +84,7 @@ def _read(folder: Path, suffix: str) -> list[str] | None:
     try:
         kept = json.loads(kept_at(folder, suffix).read_text("utf-8"))
         fresh = all(
-            os.stat(os.path.join(folder, below)).st_mtime_ns == changed
+            _times(os.stat(os.path.join(folder, below))) == changed
             for below, changed in kept["folders"].items()
         )
         return [str(name) for name in kept["names"]] if fresh else None
@@ -80,9 +92,7 @@ def _read(folder: Path, suffix: str) -> list[str] | None:
         return None  # RuntimeError: there is no home folder
 
 
-def _keep(folder: Path, suffix: str, names: list[str], folders: dict[str, int]) -> None:
-    if max(folders.values()) / 1e9 > time.time() - SETTLED:
-        return
+def _keep(folder: Path, suffix: str, names: list[str], folders: dict[str, Times]) -> None:
     content = json.dumps({"folder": str(folder.absolute()), "folders": folders, "names": names})
     with contextlib.suppress(ReinError, RuntimeError):  # a cache that cannot be written is none
         write_bytes(kept_at(folder, suffix), content.encode())

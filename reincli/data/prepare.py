@@ -6,15 +6,12 @@ A file that is there and whole is not written again, so that an interrupted run 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-
-import cv2
 
 from reincli.data.convert import convert
 from reincli.data.corruption import write_corrupted
@@ -25,6 +22,7 @@ from reincli.data.layouts import Folders, split_folders
 from reincli.data.missing import missing_folder
 from reincli.data.planning import Job, plan
 from reincli.data.sources import Pairs, find_pairs, some
+from reincli.data.workers import processes
 from reincli.errors import ReinError
 
 LEFTOVER_AGE = 60.0
@@ -114,23 +112,22 @@ def run_jobs(jobs: Sequence[Job], *, workers: int = 1, force: bool = False) -> I
         return
     with _pool(todo, workers) as pool:
         slow = bool(todo) and todo[0].corruption is not None
-        try:
-            yield from pool.map(_do, todo, chunksize=1 if slow else 8)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        yield from pool.map(_do, todo, chunksize=1 if slow else 8)
 
 
-def _pool(jobs: Sequence[Job], workers: int) -> Executor:
+@contextlib.contextmanager
+def _pool(jobs: Sequence[Job], workers: int) -> Iterator[Executor]:
     """Threads, as OpenCV decodes and encodes outside of the interpreter's lock; processes for many polygons."""
     corrupting = any(job.corruption is not None for job in jobs)  # its random source is one a process
-    if not corrupting and sum(job.form == "polygons" for job in jobs) < WORTH_PROCESSES:
-        return ThreadPoolExecutor(workers)
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, context, initializer=_one_thread)
-
-
-def _one_thread() -> None:
-    cv2.setNumThreads(0)
+    if corrupting or sum(job.form == "polygons" for job in jobs) >= WORTH_PROCESSES:
+        with processes(workers) as pool:
+            yield pool
+        return
+    threads = ThreadPoolExecutor(workers)
+    try:
+        yield threads
+    finally:
+        threads.shutdown(wait=True, cancel_futures=True)
 
 
 def _do(job: Job) -> Outcome:

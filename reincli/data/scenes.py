@@ -7,9 +7,7 @@ Cityscapes and ACDC, with labelIds, and are prepared by the code that prepares t
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -30,6 +28,7 @@ from reincli.data.scene_ground import (
 )
 from reincli.data.scene_objects import Rng
 from reincli.data.scene_vehicles import vehicle
+from reincli.data.workers import processes
 
 DOMAINS = ("clear", "night", "fog", "rain", "snow")
 """The source domain and the targets."""
@@ -301,7 +300,7 @@ def write_scenes(
             if on_file is not None:
                 on_file()
         return drawn
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with processes(workers) as pool:
         for wrote in pool.map(_write_scene, jobs, chunksize=4):
             drawn += wrote
             if on_file is not None:
