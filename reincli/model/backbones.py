@@ -113,7 +113,9 @@ def _pattern(timm: ModuleType, name: str, **options: Any) -> nn.Module:
     try:
         with torch.device("meta"):
             return timm.create_model(name, pretrained=False, **options)
-    except (NotImplementedError, RuntimeError):  # an older timm works numbers out while it builds some models
+    except (
+        NotImplementedError
+    ):  # timm's RegNets count their widths as tensors: up to 1.0.29 the pattern's, too
         return timm.create_model(name, pretrained=False, **options)
 
 
