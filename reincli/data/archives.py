@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from reincli.data import rar
 from reincli.data.downloads import Download, known_archives, unfinished
-from reincli.data.images import write_bytes
+from reincli.data.images import replace_whole, write_bytes
 from reincli.errors import ReinError
 
 NOTE = ".unpacked.json"
@@ -56,15 +57,19 @@ def pending(dataset: str, root: Path, into: Path, *, force: bool = False) -> lis
         message = f"The download '{waiting[0]}' is not finished."
         raise ReinError(message, "Let it finish, or remove the file and fetch it again.")
     notes = _read_notes(into)
-    found = [entry for entry in known_archives(dataset, root) if not entry[1].closed]
-    return [(path, what) for path, what in found if force or not _is_done(path, notes.get(path.name), into)]
+    return [
+        (path, what)
+        for path, what in known_archives(dataset, root)
+        if (force or not _is_done(path, notes.get(path.name), into))
+        and not (what.rar and path.name not in notes and _by_hand(path, what, into))
+    ]
 
 
 def unpack(archive: Path, download: Download, into: Path) -> Iterator[tuple[int, int]]:
     """Unpack what is needed of one archive; files that are there with their full size are kept.
 
     Yields:
-        (bytes done, bytes in all) after every file; bytes of the archive for tar files, of the files for zips.
+        (done, in all) every now and then: bytes of the archive for tar files, of the files for zips, files for RAR.
 
     Raises:
         ReinError: the archive is damaged or cut short, a member leads out of the folder or is a link, or there is no
@@ -72,7 +77,9 @@ def unpack(archive: Path, download: Download, into: Path) -> Iterator[tuple[int,
     """
     counts: Counter[str] = Counter()
     try:
-        if zipfile.is_zipfile(archive):
+        if download.rar:
+            yield from _unpack_rar(archive, download, into, counts)
+        elif zipfile.is_zipfile(archive):
             yield from _unpack_zip(archive, download, into, counts)
         elif archive.suffix.lower() == ".zip":
             raise zipfile.BadZipFile("it has no list of contents at its end")
@@ -111,7 +118,7 @@ def _unpack_zip(
         for member in members:
             if not _is_there(member, into):
                 with opened.open(member.name) as content:
-                    _write(content, member, into, archive)
+                    _write(content, member, into)
             counts[str(PurePosixPath(member.target).parent)] += 1
             done += member.size
             yield done, total
@@ -122,24 +129,70 @@ def _unpack_tar(
 ) -> Iterator[tuple[int, int]]:
     total = archive.stat().st_size
     with open(archive, "rb") as raw, tarfile.open(fileobj=raw) as opened:
-        for info in opened:
-            safe_name(info.name, archive)
-            if not (info.isreg() or info.isdir()):
-                raise _link(info.name, archive)
-            target = download.target(info.name) if info.isreg() else None
-            if target is None:
-                continue
-            member = Member(info.name, target, info.size)
+        if opened.fileobj is raw:  # the headers can be read without what lies between them
+            members = [member for _, member in _tar_members(opened, archive, download)]
+            if raw.seek(0, 2) < opened.offset + BLOCK:  # no closing block: cut between files
+                raise tarfile.ReadError("its end is missing")
+            _require_space(archive, into, sum(m.size for m in members if not _is_there(m, into)))
+        elif not any((into / folder).is_dir() for folder in download.brings):
+            _require_space(archive, into, total)  # at least: pictures hardly shrink
+        for info, member in _tar_members(opened, archive, download):
             content = opened.extractfile(info)
             if content is not None and not _is_there(member, into):
                 with content:
-                    _write(content, member, into, archive)
-            counts[str(PurePosixPath(target).parent)] += 1
+                    _write(content, member, into)
+            counts[str(PurePosixPath(member.target).parent)] += 1
             yield raw.tell(), total
-        if (
-            opened.fileobj is raw and raw.seek(0, 2) < opened.offset + BLOCK
-        ):  # no closing block: cut between files
-            raise tarfile.ReadError("its end is missing")
+
+
+def _tar_members(
+    opened: tarfile.TarFile, archive: Path, download: Download
+) -> Iterator[tuple[tarfile.TarInfo, Member]]:
+    """What is needed of a tar file. ReinError for a name that leads out, a link or a device."""
+    for info in opened:
+        safe_name(info.name, archive)
+        if not (info.isreg() or info.isdir()):
+            raise _link(info.name, archive)
+        target = download.target(info.name) if info.isreg() else None
+        if target is not None:
+            yield info, Member(info.name, target, info.size)
+
+
+def _unpack_rar(
+    archive: Path, download: Download, into: Path, counts: Counter[str]
+) -> Iterator[tuple[int, int]]:
+    """Into a hidden folder first: its names are looked at before, and what lies there after."""
+    program, names = rar.read_names(archive)
+    targets = {}
+    for name in names:
+        safe_name(name, archive)
+        target = download.target(name)
+        if target is not None:
+            targets[name] = target
+    _require_space(archive, into, archive.stat().st_size)  # at least: pictures hardly shrink
+    scratch = _scratch(archive, into)
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+    try:
+        for done in rar.unpack(program, archive, list(targets), scratch):
+            yield min(done, len(targets)), len(targets)
+        for name, target in targets.items():
+            found = scratch / "files" / name
+            if found.is_dir() and not found.is_symlink():
+                continue
+            if found.is_symlink() or not found.resolve().is_relative_to((scratch / "files").resolve()):
+                raise _link(name, archive)
+            if not found.is_file():
+                raise zipfile.BadZipFile(f"{program.name} gave no '{name}'")
+            path = _place(target, into)
+            with replace_whole(path) as temporary:
+                os.replace(found, temporary)
+            counts[str(PurePosixPath(target).parent)] += 1
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _scratch(archive: Path, into: Path) -> Path:
+    return into / f".unpacking-{archive.name}"
 
 
 def safe_name(name: str, archive: Path) -> None:
@@ -162,11 +215,17 @@ def _is_there(member: Member, into: Path) -> bool:
         return False
 
 
-def _write(content: IO[bytes], member: Member, into: Path, archive: Path) -> None:
-    path = into / member.target
-    if not path.parent.resolve().is_relative_to(into.resolve()):  # a link that lay there before
+def _place(target: str, into: Path) -> Path:
+    """Where a file goes; ReinError where a link leads out that lay there before."""
+    path = into / target
+    if not path.parent.resolve().is_relative_to(into.resolve()):
         message = f"'{path.parent}' is a link that leads out of '{into}': nothing is unpacked through it."
         raise ReinError(message, "Unpack there by hand, or give the folder itself.")
+    return path
+
+
+def _write(content: IO[bytes], member: Member, into: Path) -> None:
+    path = _place(member.target, into)
     data = content.read(member.size + 1)
     if len(data) != member.size:
         raise zipfile.BadZipFile(f"'{member.name}' has {len(data)} of {member.size} bytes")
@@ -195,6 +254,12 @@ def _read_notes(into: Path) -> dict[str, dict[str, object]]:
     except (OSError, ValueError):
         return {}
     return notes if isinstance(notes, dict) else {}
+
+
+def _by_hand(archive: Path, download: Download, into: Path) -> bool:
+    """Whether all that an archive brings lies there, and not because unpacking it was cut short."""
+    there = all((into / folder).is_dir() for folder in download.brings)
+    return there and not _scratch(archive, into).exists()
 
 
 def _is_done(archive: Path, note: object, into: Path) -> bool:

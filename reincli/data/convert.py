@@ -12,7 +12,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from reincli.data.images import read_image, read_label, read_stored, write_bytes, write_png
+from reincli.data.images import (
+    jpeg_turn,
+    read_image,
+    read_label,
+    read_stored,
+    with_turn,
+    write_bytes,
+    write_png,
+)
 from reincli.data.labels import (
     IGNORE,
     LABEL_IDS,
@@ -87,8 +95,19 @@ def _polygon_id(name: str, path: Path) -> int:
 
 
 def half_size(height: int, width: int) -> tuple[int, int]:
-    """The (height, width) at which Mapillary is validated."""
-    return height // 2, width // 2
+    """The (height, width) at which Mapillary is validated; at least one pixel."""
+    return max(height // 2, 1), max(width // 2, 1)
+
+
+def _half_image(source: Path) -> bytes:
+    """A photograph at half size as JPEG, lying as it is stored, with its note on how the camera was held."""
+    image = read_image(source, turn=False)
+    height, width = half_size(*image.shape[:2])
+    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+    picture = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
+    data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+    turn = jpeg_turn(source)
+    return data if turn == 1 else with_turn(data, turn)
 
 
 LABEL_CONVERTERS: Mapping[str, Callable[[Path], np.ndarray]] = {
@@ -115,12 +134,7 @@ def convert(form: str, source: Path, target: Path) -> np.ndarray | None:
         ReinError: the raw file is damaged, or the target cannot be written.
     """
     if form == "mapillary half image":
-        image = read_image(source)
-        height, width = half_size(*image.shape[:2])
-        small = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
-        picture = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
-        _, encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-        write_bytes(target, encoded.tobytes())
+        write_bytes(target, _half_image(source))
         return None
     if form == "mapillary half label":
         label = from_mapillary(source)

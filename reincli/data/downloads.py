@@ -19,13 +19,13 @@ class Download:
         names: what the file may be called, as patterns.
         brings: folders of the dataset that come out of it, and nothing else of it is unpacked.
         moved: leading folders inside of it -> what they are in the dataset.
-        closed: a form that is not read here (RAR): it has to be unpacked by hand.
+        rar: it is a RAR archive, for which a program has to be installed.
     """
 
     names: tuple[str, ...]
     brings: tuple[str, ...]
     moved: tuple[tuple[str, str], ...] = ()
-    closed: bool = False
+    rar: bool = False
 
     def target(self, member: str) -> str | None:
         """Where a member goes below the dataset's root; None where it is not needed."""
@@ -45,6 +45,8 @@ def _either(stem: str) -> tuple[str, ...]:
     return f"{stem}.zip", f"{stem}.tar", f"{stem}.tar.gz", f"{stem}.tgz"
 
 
+_SYNTHIA = ("RGB", "GT/LABELS"), (("SYNTHIA_RAND_CITYSCAPES/", ""), ("RAND_CITYSCAPES/", ""))
+
 DOWNLOADS: dict[str, tuple[Download, ...]] = {
     "cityscapes": (
         Download(_either("leftImg8bit_trainvaltest"), ("leftImg8bit",)),
@@ -55,12 +57,8 @@ DOWNLOADS: dict[str, tuple[Download, ...]] = {
         Download(("[0-9][0-9]_labels.zip", *_either("labels")), ("labels",)),
     ),
     "synthia": (
-        Download(("SYNTHIA_RAND_CITYSCAPES.rar",), ("RGB", "GT"), closed=True),
-        Download(
-            (*_either("SYNTHIA_RAND_CITYSCAPES"), *_either("RAND_CITYSCAPES")),
-            ("RGB", "GT/LABELS"),
-            (("SYNTHIA_RAND_CITYSCAPES/", ""), ("RAND_CITYSCAPES/", "")),
-        ),
+        Download(("SYNTHIA_RAND_CITYSCAPES.rar", "RAND_CITYSCAPES.rar"), *_SYNTHIA, rar=True),
+        Download((*_either("SYNTHIA_RAND_CITYSCAPES"), *_either("RAND_CITYSCAPES")), *_SYNTHIA),
     ),
     "urbansyn": (
         Download(_either("rgb"), ("rgb",), (("UrbanSyn/", ""),)),
@@ -106,7 +104,7 @@ def names_for(dataset: str, folder: str) -> str:
 
 
 def known_archives(dataset: str, root: Path) -> list[tuple[Path, Download]]:
-    """Downloads of a dataset that lie in its folder, sorted by name; those of a closed form too."""
+    """Downloads of a dataset that lie in its folder, sorted by name."""
     found = []
     for path in _files(root):
         download = next((d for d in DOWNLOADS.get(dataset, ()) if d.has_name(path.name)), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from reincli.errors import ReinError
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PALETTE = 3  # colour type of a palette PNG; 0 is grey
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # marks that the size follows
+_ORIENTATION = 0x0112  # number of the EXIF note
 _JPEG_PIXELS = (0xD9, 0xDA)  # end of the image, start of its pixels
 _SHRUNK = {
     1: cv2.IMREAD_COLOR,
@@ -111,6 +113,24 @@ def read_image_like(path: Path, size: tuple[int, int]) -> np.ndarray:
         return image
     stored = read_image(path, turn=False)
     return stored if stored.shape[:2] == size else image
+
+
+def jpeg_turn(path: Path) -> int:
+    """The EXIF note on how the camera was held: 1 (upright, or no note) to 8."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as opened:
+            turn = opened.getexif().get(_ORIENTATION, 1)
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
+        return 1
+    return turn if turn in range(1, 9) else 1
+
+
+def with_turn(jpeg: bytes, turn: int) -> bytes:
+    """A JPEG file with an EXIF note on how the camera was held."""
+    note = b"Exif\0\0MM\0*" + struct.pack(">IHHHIHHI", 8, 1, _ORIENTATION, 3, 1, turn, 0, 0)
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(note) + 2) + note + jpeg[2:]
 
 
 def jpeg_size(path: Path) -> tuple[int, int] | None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from reincli.data.downloads import known_archives, names_for, unfinished
+from reincli.data.downloads import names_for, unfinished
 from reincli.data.layouts import DATASETS, HOMES
 from reincli.errors import ReinError
 
@@ -27,10 +27,6 @@ def hint(dataset: str, root: Path, folder: str = "", *, prepare: bool = False) -
         return f"Make it from the Cityscapes validation images: {command}"
     if unfinished(dataset, root):
         return f"'{unfinished(dataset, root)[0]}' is an unfinished download: let it finish, then: {command}"
-    archives = known_archives(dataset, root)
-    closed = [path for path, download in archives if download.closed]
-    if closed:
-        return f"'{closed[0]}' lies there, which is not read here: unpack it to '{root}', then: {command}"
     files = names_for(dataset, folder)
     what = f"{files} from {HOMES[dataset]}" if files else f"it from {HOMES[dataset]}"
     return f"Get {what}, put it into '{root}', packed or unpacked, then: {command}"

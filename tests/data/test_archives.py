@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import shutil
 import stat
+import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -169,23 +172,189 @@ def test_a_wrong_archive_and_an_unfinished_one_are_named(tmp_path: Path) -> None
         run("gta", tmp_path, workers=1)
 
 
+@pytest.mark.parametrize("name", ["01_images.zip", "images.tar", "images.tar.gz"])
 def test_no_space_is_said_before_anything_is_unpacked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    with zipfile.ZipFile(tmp_path / "01_images.zip", "w") as opened:
-        opened.writestr("images/x.png", b"x" * 1000)
+    (tmp_path / "from/images").mkdir(parents=True)
+    (tmp_path / "from/images/x.png").write_bytes(b"x" * 100_000)
+    pack(tmp_path / "from", "images", "", tmp_path / "gta" / name)
     full = type("Usage", (), {"free": 10})
     monkeypatch.setattr("reincli.data.archives.shutil.disk_usage", lambda path: full)
-    with pytest.raises(ReinError, match="needs"):
-        run("gta", tmp_path, workers=1)
-    assert not (tmp_path / "images").exists()
+    with pytest.raises(ReinError, match=r"needs .* GB"):
+        run("gta", tmp_path / "gta", workers=1)
+    assert not (tmp_path / "gta/images").exists()
 
 
-def test_a_rar_is_recognised_and_left_to_the_user(tmp_path: Path) -> None:
-    (tmp_path / "SYNTHIA_RAND_CITYSCAPES.rar").write_bytes(b"Rar!")
-    with pytest.raises(ReinError) as caught:
-        run("synthia", tmp_path, workers=1)
-    assert "SYNTHIA_RAND_CITYSCAPES.rar' lies there" in caught.value.hint
+def test_space_is_needed_for_what_is_missing_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "from/images").mkdir(parents=True)
+    (tmp_path / "from/images/x.png").write_bytes(b"x" * 100_000)
+    (tmp_path / "from/images/y.png").write_bytes(b"y" * 5)
+    (tmp_path / "gta/images").mkdir(parents=True)
+    (tmp_path / "gta/images/x.png").write_bytes(b"x" * 100_000)
+    for name in ("images.tar", "images.tar.gz", "01_images.zip"):
+        pack(tmp_path / "from", "images", "", tmp_path / "gta" / name)
+    full = type("Usage", (), {"free": 10})
+    monkeypatch.setattr("reincli.data.archives.shutil.disk_usage", lambda path: full)
+    for what in archives.pending("gta", tmp_path / "gta", tmp_path / "gta"):
+        (tmp_path / "gta/images/y.png").unlink(missing_ok=True)
+        list(archives.unpack(*what, tmp_path / "gta"))
+        assert (tmp_path / "gta/images/y.png").exists()
+
+
+def test_a_zip_that_is_damaged_within_is_named_and_what_is_whole_stays(tmp_path: Path) -> None:
+    (tmp_path / "from/images").mkdir(parents=True)
+    for name in "ab":
+        noise = np.random.default_rng(ord(name)).integers(0, 256, 5000, dtype=np.uint8)
+        (tmp_path / f"from/images/{name}.png").write_bytes(noise.tobytes())
+    path = tmp_path / "gta/01_images.zip"
+    pack(tmp_path / "from", "images", "", path)
+    content = bytearray(path.read_bytes())
+    content[7000] ^= 1  # within b.png
+    path.write_bytes(content)
+    with pytest.raises(ReinError, match="damaged or cut short: Bad CRC"):
+        run("gta", tmp_path / "gta", workers=1)
+    assert [file.name for file in (tmp_path / "gta/images").iterdir()] == ["a.png"]
+
+
+# --- RAR ---------------------------------------------------------------------------------------------------
+
+STAND_IN = """#!{python}
+# Behaves as a program for RAR archives does, on a zip.
+import os, sys, zipfile
+words = sys.argv[1:]
+options, plain = [w for w in words if w[0] == "-"], [w for w in words if w[0] != "-"]
+tool = os.path.basename(sys.argv[0])
+archive = next(w for w in plain if w.endswith(".rar"))
+if not zipfile.is_zipfile(archive):
+    sys.exit("Unexpected end of archive")
+opened = zipfile.ZipFile(archive)
+if words[0] in ("lb", "l", "-tf"):
+    for name in opened.namelist():
+        if tool == "unrar":
+            print(name.rstrip("/"))
+        elif tool == "bsdtar":
+            print(name)
+        else:
+            print("Path = " + name.rstrip("/") + "\\nSize = 1\\n")
+    sys.exit(0)
+if tool == "unrar":
+    assert words[0] == "x" and words[-3] == archive, words
+    names, folder = plain[-2].removeprefix("@"), plain[-1]
+elif tool == "bsdtar":
+    assert words[0] == "-xf"
+    names, folder = words[words.index("-T") + 1], words[words.index("-C") + 1]
+else:
+    assert words[0] == "x" and words[-2] == "--"
+    names = next(w for w in options if w.startswith("-i@"))[3:]
+    folder = next(w for w in options if w.startswith("-o"))[2:]
+for name in open(names).read().splitlines():
+    if name + "/" not in opened.namelist():
+        opened.extract(name, folder)
+        if name.endswith("{lost}"):
+            os.unlink(os.path.join(folder, name))
+            os.symlink("/etc/passwd", os.path.join(folder, name))
+"""
+
+
+@pytest.fixture
+def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Put a stand-in alone onto the PATH."""
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+
+    def install(name: str, lost: str = "no such name") -> None:
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(STAND_IN.format(python=sys.executable, lost=lost))
+        path.chmod(0o755)
+
+    return install
+
+
+def rar(path: Path, *further: str) -> None:
+    """SYNTHIA's archive: a folder above, folders that are not needed, entries for folders."""
+    path.parent.mkdir(parents=True)
+    make(path.parent / "from", "synthia")
+    with zipfile.ZipFile(path, "w") as opened:
+        for name in ("RAND_CITYSCAPES/", "RAND_CITYSCAPES/GT/LABELS/"):
+            opened.writestr(name, b"")
+        for file in sorted((path.parent / "from").rglob("*.png")):
+            opened.write(file, f"RAND_CITYSCAPES/{file.relative_to(path.parent / 'from').as_posix()}")
+        for name in ("RAND_CITYSCAPES/Depth/Depth/1.png", *further):
+            opened.writestr(name, b"depth")
+    shutil.rmtree(path.parent / "from")
+
+
+needs_scripts = pytest.mark.skipif(sys.platform == "win32", reason="scripts cannot stand in for programs")
+
+
+@needs_scripts
+@pytest.mark.parametrize("name", ["unrar", "7zz", "7z", "bsdtar"])
+def test_a_rar_is_unpacked_by_the_program_that_is_there(
+    tmp_path: Path, tool: Callable[..., None], name: str
+) -> None:
+    tool(name)
+    root = tmp_path / "synthia"
+    rar(root / "SYNTHIA_RAND_CITYSCAPES.rar")
+    run("synthia", root, workers=1)
+    assert len(find_samples("synthia", DataSettings(root=str(tmp_path)))) == 1
+    assert sorted(path.name for path in root.iterdir() if path.suffix != ".json") == [
+        "GT", "RGB", "SYNTHIA_RAND_CITYSCAPES.rar",
+    ]  # fmt: skip
+    assert archives.pending("synthia", root, root) == []
+    (root / "RGB/1.png").unlink()
+    assert len(archives.pending("synthia", root, root)) == 1
+
+
+@needs_scripts
+@pytest.mark.parametrize(
+    ("lost", "further", "told"),
+    [
+        ("", ("../RGB/x.png",), "leads out of the folder"),
+        ("", ("/RGB/x.png",), "leads out of the folder"),
+        ("RGB/1.png", (), "which is a link"),
+    ],
+)
+def test_what_a_rar_must_not_hold_is_refused(
+    tmp_path: Path, tool: Callable[..., None], lost: str, further: tuple[str, ...], told: str
+) -> None:
+    tool("unrar", lost or "no such name")
+    root = tmp_path / "synthia"
+    rar(root / "RAND_CITYSCAPES.rar", *further)
+    with pytest.raises(ReinError, match=told):
+        run("synthia", root, workers=1)
+    assert not list(root.glob(".unpacking*"))
+    assert not (root / "RGB/1.png").exists()
+
+
+@needs_scripts
+def test_a_rar_without_a_program_or_cut_short_is_said(tmp_path: Path, tool: Callable[..., None]) -> None:
+    root = tmp_path / "synthia"
+    rar(root / "SYNTHIA_RAND_CITYSCAPES.rar")
+    with pytest.raises(ReinError, match="none of unrar, 7zz, 7z, bsdtar is installed") as caught:
+        run("synthia", root, workers=1)
+    assert f"by hand to '{root}'" in caught.value.hint
+    tool("7z")
+    tool("bsdtar")
+    whole = (root / "SYNTHIA_RAND_CITYSCAPES.rar").read_bytes()
+    (root / "SYNTHIA_RAND_CITYSCAPES.rar").write_bytes(whole[:-30])
+    with pytest.raises(
+        ReinError, match=r"7z: Unexpected end of archive; bsdtar: Unexpected end of archive\."
+    ):
+        run("synthia", root, workers=1)
+
+
+def test_a_rar_that_was_unpacked_by_hand_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    make(tmp_path / "synthia", "synthia")
+    (tmp_path / "synthia/SYNTHIA_RAND_CITYSCAPES.rar").write_bytes(b"Rar!")
+    run("synthia", tmp_path / "synthia", workers=1, force=True)
+    assert len(find_samples("synthia", DataSettings(root=str(tmp_path)))) == 1
+    (tmp_path / "synthia/.unpacking-SYNTHIA_RAND_CITYSCAPES.rar").mkdir()  # it was not by hand
+    with pytest.raises(ReinError, match="needs a program"):
+        run("synthia", tmp_path / "synthia", workers=1)
 
 
 def test_every_dataset_to_download_has_its_archives() -> None:

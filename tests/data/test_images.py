@@ -2,40 +2,15 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from layouts import palette_png
 
 from reincli.data.images import read_image, read_label, read_stored, write_png
 from reincli.errors import ReinError
-
-
-def palette_png(path: Path, indices: np.ndarray, bits: int = 8) -> None:
-    """Write a palette PNG from the standard's text: no library is asked."""
-    height, width = indices.shape
-    if bits == 8:
-        rows = [row.tobytes() for row in indices]
-    else:
-        planes = np.unpackbits(indices[..., None], axis=-1)[..., -bits:].reshape(height, -1)
-        rows = [row.tobytes() for row in np.packbits(planes, axis=1)]
-    colors = np.random.default_rng(0).integers(0, 256, 3 * 2**bits, dtype=np.uint8).tobytes()
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 3, 0, 0, 0))
-        + chunk(b"PLTE", colors)
-        + chunk(b"tRNS", b"\x00\x80")
-        + chunk(b"IDAT", zlib.compress(b"".join(b"\x00" + row for row in rows)))
-        + chunk(b"IEND", b"")
-    )
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])

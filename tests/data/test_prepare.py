@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from test_images import palette_png
+from layouts import palette_png
 
 from reincli.config import DataSettings
 from reincli.data.check import class_pixels, inspect
