@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import layouts
 import numpy as np
 import pytest
+from layouts import Expected
 
 from reincli.commands.prepare_data import run
 from reincli.config import DataSettings
-from reincli.data.images import read_label, write_png
+from reincli.data.convert import half_size
+from reincli.data.corruption import choose
+from reincli.data.images import read_image_like, with_turn, write_png
+from reincli.data.labels import CITYSCAPES, MAPILLARY
+from reincli.data.loading import load_label, open_pair
 from reincli.data.planning import plan
 from reincli.data.prepare import clear_leftovers, is_whole, run_jobs
-from reincli.data.sources import find_samples
+from reincli.data.sources import find_samples, label_table
 from reincli.errors import ReinError
 
 
@@ -27,25 +36,91 @@ def gta(root: Path, count: int, side: int = 8) -> None:
         write_png(root / f"labels/{i:05}.png", np.full((side, side), 26, np.uint8))
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
-def test_a_killed_run_leaves_whole_files_and_goes_on(tmp_path: Path) -> None:
-    gta(tmp_path, 60, side=300)
-    code = "from pathlib import Path; from reincli.commands.prepare_data import run; "
-    code += f"run('gta', Path({str(tmp_path)!r}), workers=2)"
+# --- stopped and killed ------------------------------------------------------------------------------------
+
+STOPPED = [
+    "gta",  # threads that convert labels
+    pytest.param("cityscapes", marks=pytest.mark.slow),  # processes that draw polygons
+    pytest.param("mapillary", marks=pytest.mark.slow),  # threads that also shrink photographs
+    pytest.param("cityscapes-c", marks=pytest.mark.slow),  # processes that corrupt
+]
+
+
+def many(dataset: str, root: Path) -> Expected:
+    """A dataset of a few hundred files: one of each kind, and links to it under other names."""
+    made_from = "cityscapes" if dataset == "cityscapes-c" else dataset
+    place = root.parent / made_from
+    expected = layouts.write(made_from, place, (384, 192) if dataset != "cityscapes-c" else (64, 32), count=1)
+    times = 20 if dataset == "cityscapes-c" else 210  # from 200 polygons on, processes draw them
+    for path in [path for path in place.rglob("*") if path.is_file()]:
+        for number in range(times):
+            os.link(path, path.with_name(f"{number:03}-{path.name}"))
+    return expected
+
+
+def stop(dataset: str, root: Path, how: Callable[[int], None]) -> tuple[int, str, int]:
+    """Start the command, stop it when a first file is there; exit code, what it said, and its process group."""
+    words = [sys.executable, "-m", "reincli", "prepare-data", dataset, str(root), "--workers", "2"]
+    words += ["--corruption", "fog", "--corruption", "brightness"] if dataset == "cityscapes-c" else []
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
     )
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("labels/*TrainIds.png")) and time.monotonic() < deadline:
+    targets = [
+        job.writes for job in plan(dataset, root) if job.corruption is None or job.corruption.name == "fog"
+    ]
+    deadline = time.monotonic() + 120
+    while not any(map(os.path.exists, targets)) and time.monotonic() < deadline:
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    made = list(tmp_path.glob("labels/*TrainIds.png"))
-    assert made
-    assert all(is_whole(path) and (read_label(path) == 13).all() for path in made)
-    states = [outcome.state for outcome in run_jobs(plan("gta", tmp_path))]
+    how(process.pid)
+    _, said = process.communicate(timeout=120)
+    return process.returncode, said.decode(), process.pid
+
+
+def is_alone(group: int) -> bool:
+    """Whether nothing of a process group is left, after a while."""
+    for _ in range(500):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process groups")
+@pytest.mark.parametrize("way", ["Ctrl-C", "kill -9"])
+@pytest.mark.parametrize("dataset", STOPPED)
+def test_a_stopped_run_leaves_whole_files_and_goes_on(tmp_path: Path, dataset: str, way: str) -> None:
+    if dataset == "cityscapes-c":
+        pytest.importorskip("imagecorruptions", reason="the extra [corruptions] is not installed")
+    root = tmp_path / dataset
+    expected = many(dataset, root)
+    if way == "Ctrl-C":
+        code, said, group = stop(dataset, root, lambda pid: os.killpg(pid, signal.SIGINT))
+        assert code == 130
+        assert "The same command goes on from there." in said
+        assert "Traceback" not in said
+        assert not list(root.rglob("*.tmp"))
+    else:
+        code, said, group = stop(dataset, root, lambda pid: os.kill(pid, signal.SIGKILL))
+        assert code == -signal.SIGKILL
+    assert is_alone(group), "a process outlives the run"
+    chosen = choose(["fog", "brightness"], [], 0)
+    jobs = plan(dataset, root, None, chosen)
+    made = [job for job in jobs if job.target.exists()]
+    assert 0 < len(made) < len(jobs)
+    assert all(is_whole(job.target) for job in made)
+    states = [outcome.state for outcome in run_jobs(jobs, workers=2)]
     assert states.count("kept") == len(made)
-    assert states.count("written") == 60 - len(made)
+    assert states.count("written") == len(jobs) - len(made)
+    if dataset == "cityscapes-c":
+        return
+    for source, labels in expected.items():
+        (wanted,) = labels.values()
+        samples = find_samples(source, DataSettings(root=str(tmp_path)))
+        assert len(samples) == 211
+        for sample in samples:
+            np.testing.assert_array_equal(load_label(sample, label_table(dataset, DataSettings())), wanted)
 
 
 def test_unfinished_files_of_a_killed_run_are_removed_but_not_young_ones(tmp_path: Path) -> None:
@@ -150,6 +225,89 @@ def test_spaces_other_scripts_and_links(tmp_path: Path) -> None:
     (tmp_path / "gta").symlink_to(tmp_path / "wirklich da/データ")
     run("gta", tmp_path / "gta", workers=1)
     assert len(find_samples("gta", DataSettings(root=str(tmp_path)))) == 2
+
+
+def test_names_with_spaces_of_any_script_and_links_to_files(tmp_path: Path) -> None:
+    gta(tmp_path / "elsewhere", 1)
+    root = tmp_path / "gta"
+    for kind in ("images", "labels"):
+        (root / kind).mkdir(parents=True)
+        shutil.copy(tmp_path / f"elsewhere/{kind}/00000.png", root / kind / "eine Straße, 通り.png")
+        (root / kind / "link.png").symlink_to(tmp_path / f"elsewhere/{kind}/00000.png")
+    run("gta", root, workers=2)
+    samples = find_samples("gta", DataSettings(root=str(tmp_path)))
+    assert [sample.name for sample in samples] == ["eine Straße, 通り.png", "link.png"]
+    assert all((load_label(sample, label_table("gta", DataSettings())) == 13).all() for sample in samples)
+    assert len(list((tmp_path / "elsewhere/labels").iterdir())) == 1  # written beside the link, not behind it
+
+
+@pytest.mark.parametrize(
+    "dataset", ["cityscapes", "gta", "synthia", "urbansyn", "mapillary", "bdd100k", "acdc"]
+)
+def test_every_dataset_is_found_one_level_too_high_or_too_low(tmp_path: Path, dataset: str) -> None:
+    root = tmp_path / "data" / dataset
+    layouts.write(dataset, root, count=1)
+    below = next(path for path in sorted(root.iterdir()) if path.is_dir())
+    for given, told in ((root.parent, "one level deeper, in"), (below, "one level higher, in")):
+        with pytest.raises(ReinError) as caught:
+            run(dataset, given, workers=1)
+        assert told in caught.value.hint
+        assert f"'{root}'" in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", ["colour", "alpha", "16 bit", "text"])
+def test_labels_of_another_kind_are_named_and_the_others_are_made(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gta(tmp_path, 3)
+    path = tmp_path / "labels/00001.png"
+    stored = {
+        "colour": np.full((8, 8, 3), 90, np.uint8),
+        "alpha": np.full((8, 8, 4), 90, np.uint8),
+        "16 bit": np.full((8, 8), 900, np.uint16),
+    }
+    if kind == "text":
+        path.write_text("not here")
+    else:
+        cv2.imwrite(str(path), stored[kind])
+    with pytest.raises(ReinError, match=r"1 of 3 labels could not be prepared: .*00001\.png"):
+        run("gta", tmp_path, workers=2)
+    assert "00001.png" in capsys.readouterr().err
+    assert len(list((tmp_path / "labels").glob("*_labelTrainIds.png"))) == 2
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 200), (2, 3)])
+def test_tiny_images_are_prepared_and_checked(tmp_path: Path, size: tuple[int, int]) -> None:
+    gta(tmp_path, 1)
+    write_png(tmp_path / "images/00000.png", np.zeros((*size, 3), np.uint8))
+    write_png(tmp_path / "labels/00000.png", np.full(size, 26, np.uint8))
+    run("gta", tmp_path, workers=1)
+    run("gta", tmp_path, workers=1, check=True)
+    assert half_size(*size) == (max(size[0] // 2, 1), max(size[1] // 2, 1))
+
+
+@pytest.mark.parametrize("turn", [1, 3, 6, 8])
+@pytest.mark.parametrize("as_stored", [True, False])
+def test_a_turned_photograph_keeps_its_turn_at_half_size(tmp_path: Path, turn: int, as_stored: bool) -> None:
+    """Vistas photographs with a note on how the camera was held; the label lies as stored, or as turned."""
+    layouts.write("mapillary", tmp_path / "mapillary", count=1)
+    (image,) = (tmp_path / "mapillary/validation/images").iterdir()
+    (raw,) = (tmp_path / "mapillary/validation/v1.2/labels").iterdir()
+    indices = layouts.street(3, (129, 65))[2]
+    upright = {1: indices, 3: indices[::-1, ::-1], 6: np.rot90(indices, -1), 8: np.rot90(indices)}[turn]
+    layouts.jpeg(image, CITYSCAPES.palette()[indices])
+    image.write_bytes(with_turn(image.read_bytes(), turn))
+    label = np.ascontiguousarray(indices if as_stored else upright)
+    first_id = {index: stored for stored, (_, index) in reversed(list(enumerate(MAPILLARY)))}
+    layouts.palette_png(raw, np.vectorize(first_id.get)(label).astype(np.uint8))
+    run("mapillary", tmp_path / "mapillary", workers=1)
+    (sample,) = find_samples("mapillary", DataSettings(root=str(tmp_path)))
+    pair = open_pair(sample, label_table("mapillary", DataSettings()))
+    assert pair.shape == pair.label.shape == (label.shape[0] // 2, label.shape[1] // 2)
+    shown = read_image_like(sample.image, pair.shape).astype(int)
+    if turn == 3 and as_stored:
+        return  # upside down, the sizes do not tell: the note is believed
+    assert np.abs(shown - CITYSCAPES.palette()[pair.label]).mean() < 20
 
 
 # --- BDD100K -----------------------------------------------------------------------------------------------
