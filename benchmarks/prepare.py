@@ -52,7 +52,7 @@ def timed(dataset: str, root: Path, workers: int) -> float:
 
 def fill(root: Path, times: int) -> None:
     """Every file under so many further names, which begin alike for an image and its labels."""
-    for path in [path for path in root.rglob("*") if path.is_file() and path.suffix != ".txt"]:
+    for path in [path for path in root.rglob("*") if path.is_file() and path.parent != root]:
         kind, _, rest = (
             path.name.partition("_") if path.name.startswith(("rgb_", "ss_")) else ("", "", path.name)
         )

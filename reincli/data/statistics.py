@@ -42,11 +42,20 @@ def read_statistics(folder: Path) -> dict[str, dict[int, int]]:
 
 def _read(folder: Path) -> dict[str, dict[int, int]]:
     try:
-        entries = json.loads((folder / BY_FILE).read_text("utf-8"))
         return {
-            str(each["file"]): {int(c): int(n) for c, n in each.items() if c != "file"} for each in entries
+            file: {int(c): int(n) for c, n in entry.items() if c != "file"}
+            for file, entry in _entries(folder).items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, TypeError):
+        return {}
+
+
+def _entries(folder: Path) -> dict[str, dict[str, Any]]:
+    """The entries as they are stored, by path of the label."""
+    try:
+        entries = json.loads((folder / BY_FILE).read_text("utf-8"))
+        return {str(each["file"]): each for each in entries if isinstance(each, dict)}
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
@@ -55,7 +64,7 @@ class Known:
     """What the statistics in a folder know of some labels.
 
     Attributes:
-        pixels: by class index, by path of the label.
+        pixels: by class index, by path of the label; empty where nothing is missing and there are no others.
         missing: labels that are new or newer than the statistics.
         others: whether they know of labels that are not there any more.
     """
@@ -67,19 +76,18 @@ class Known:
 
 def look_up(folder: Path, labels: Sequence[Path]) -> Known:
     """Read the statistics of a folder for these labels."""
-    known = _read(folder)
     try:
         counted_at = min((folder / name).stat().st_mtime_ns for name in (BY_FILE, BY_NAME, BY_CLASS))
     except OSError:
-        known, counted_at = {}, 0
-    kept, missing = {}, []
-    for label in labels:
-        name = label.as_posix()
-        entry = known.get(name)
-        if entry is not None and os.stat(name).st_mtime_ns <= counted_at:
-            kept[name] = entry
-        else:
-            missing.append(label)
+        return Known({}, list(labels), False)
+    entries = _entries(folder)
+    names = [label.as_posix() for label in labels]
+    fresh = {name for name in names if name in entries and os.stat(name).st_mtime_ns <= counted_at}
+    if len(fresh) == len(names) == len(entries):
+        return Known({}, [], False)  # 25,000 entries are not made into numbers for nothing
+    known = _read(folder)
+    kept = {name: known[name] for name in names if name in fresh and name in known}
+    missing = [label for name, label in zip(names, labels, strict=True) if name not in kept]
     return Known(kept, missing, len(kept) != len(known))
 
 
