@@ -219,7 +219,8 @@ def _do(dataset: str, jobs: Sequence[planning.Job], wishes: Wishes) -> list[prep
                 if outcome.state == "failed":
                     problem(outcome.reason)
     except KeyboardInterrupt:
-        done = sum(outcome.state != "failed" for outcome in outcomes)
+        # outcomes come in order, files of several workers do not
+        done = len(outcomes) if wishes.force else sum(prepare.is_whole(job.writes) for job in jobs)
         raise KeyboardInterrupt(
             f"{done} of {len(jobs)} files are done. The same command goes on from there."
         ) from None
