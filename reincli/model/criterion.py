@@ -19,6 +19,7 @@ from torch import Tensor
 
 from reincli.model.mask_decoder import Predictions
 from reincli.ops.matching import assign, pair_cost
+from reincli.ops.parts import part
 from reincli.ops.points import most_uncertain, neighbours, sample_maps, sample_membership, sample_rows
 
 OVERSAMPLING, UNCERTAIN_SHARE = 3, 0.75
@@ -122,7 +123,8 @@ def mask2former_loss(
     draw = draw or uniform_points(predictions.class_logits.device)
     divisor = divisor or targets.divisor
     with torch.autocast(predictions.class_logits.device.type, enabled=False):
-        matches = match(predictions, targets, draw, count)
+        with part("matching"):
+            matches = match(predictions, targets, draw, count)
         class_losses = _class_losses(predictions.class_logits.float(), targets, matches)
         mask_losses, dice_losses = _mask_losses(predictions, targets, matches, draw, count)
     losses = {}
