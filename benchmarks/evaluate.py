@@ -22,10 +22,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from model import matrix_rate  # the benchmark beside this one
-
 ROWS = ("l-1024x512-512-341-auto", "l-2048x1024-1024-683-auto")
 FILE_SIZE = (2048, 1024)
 
@@ -62,6 +58,7 @@ def measure(row: str, device: str, images: int, batch: int | None) -> dict[str, 
     from reincli.data.dataset import EvalDataset
     from reincli.data.labels import CITYSCAPES
     from reincli.data.sources import label_table
+    from reincli.engine.bench import matrix_rate
     from reincli.engine.checkpoint import build_model
     from reincli.engine.device import peak_memory, pick_precision
     from reincli.engine.evaluate import evaluate, val_samples
@@ -71,7 +68,7 @@ def measure(row: str, device: str, images: int, batch: int | None) -> dict[str, 
     size, test, window, stride, precision = row.split("-")
     place = torch.device(device)
     precision = pick_precision(precision, place)
-    rate = matrix_rate(precision, device)
+    rate = matrix_rate(precision, place)
     torch.manual_seed(0)
     preset = {"s": "gta2citys-vit_s", "b": "gta2citys-vit_b", "l": "gta2citys"}[size]
     with tempfile.TemporaryDirectory() as name:

@@ -17,7 +17,8 @@ from reincli.cli import app
 from reincli.errors import ReinError
 
 COMMANDS = [
-    "demo", "prepare-data", "convert-weights", "train", "eval", "compare", "visualize", "presets", "doctor",
+    "demo", "prepare-data", "convert-weights", "train", "eval", "compare", "visualize", "bench", "presets",
+    "doctor",
 ]  # fmt: skip
 
 
