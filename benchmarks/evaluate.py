@@ -58,11 +58,11 @@ def measure(row: str, device: str, images: int, batch: int | None) -> dict[str, 
     from reincli.data.dataset import EvalDataset
     from reincli.data.labels import CITYSCAPES
     from reincli.data.sources import label_table
-    from reincli.engine.bench import matrix_rate
     from reincli.engine.checkpoint import build_model
     from reincli.engine.device import peak_memory, pick_precision
     from reincli.engine.evaluate import evaluate, val_samples
     from reincli.engine.predict import Predictor
+    from reincli.engine.speed import matrix_rate
     from reincli.settings_files import build_settings, read_preset
 
     size, test, window, stride, precision = row.split("-")

@@ -32,10 +32,11 @@ import torch
 from torch.backends.cuda import SDPAParams, can_use_efficient_attention
 
 from reincli.data.labels import CITYSCAPES
-from reincli.engine.bench import Plan, Row, describe, measure
+from reincli.engine.bench import Plan, Row, measure
 from reincli.engine.checkpoint import build_model
 from reincli.engine.predict import Predictor
 from reincli.engine.run import new_run
+from reincli.engine.speed import describe
 from reincli.engine.train import train_step
 from reincli.ops import deformable
 from reincli.ops.window import resized_argmax

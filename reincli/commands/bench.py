@@ -14,6 +14,7 @@ from reincli.engine import bench
 from reincli.engine.bench import Plan, Row
 from reincli.engine.checkpoint import read_checkpoint, settings_for
 from reincli.engine.device import pick_device, pick_precision
+from reincli.engine.speed import describe
 from reincli.errors import ReinError, nearest
 from reincli.settings_files import build_settings, load_settings
 
@@ -121,7 +122,7 @@ def slide_size(settings: Settings, text: str | None) -> tuple[int, int]:
 
 def show(plan: Plan, rows: Sequence[Row]) -> None:
     """Two tables: numbers of each row, and shares of its parts."""
-    here = bench.describe(plan.device)
+    here = describe(plan.device)
     weights = plan.checkpoint or plan.backbone or "random"
     how = ", compiled" * plan.settings.test.compile + ", CUDA graphs" * plan.settings.test.cuda_graphs
     title = (
@@ -183,7 +184,7 @@ def as_json(plan: Plan, rows: Sequence[Row]) -> dict[str, Any]:
         "cuda_graphs": settings.test.cuda_graphs,
         "window": settings.test.window,
         "stride": settings.test.stride,
-        **bench.describe(plan.device),
+        **describe(plan.device),
         "complete": len(rows) == plan.rows,
         "rows": [row.as_dict() for row in rows],
     }

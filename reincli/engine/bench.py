@@ -1,8 +1,8 @@
 """How fast a model predicts and trains here, what memory it takes, and where the time goes.
 
 What is measured is what the commands run: the predictor of `rein eval`, the step of `rein train`. Weights are random
-unless files are given; they do not change the work. Images and labels are random too, and wait on the device (labels
-on the host, as the loader leaves them).
+unless files are given; they do not change the work. Images and labels are random too. What is predicted waits on the
+device; a training batch waits on the host, as the loader leaves it.
 
 The rate that a share refers to is that of a large matrix product in the same process and precision: what the device
 multiplies at best. FLOPs are counted by torch's counter, on the model as it stands uncompiled. The sampling within
@@ -13,24 +13,21 @@ the head's sizes sampling would add a few thousandths.
 from __future__ import annotations
 
 import gc
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from reincli.config import Settings
 from reincli.data.labels import Classes
 from reincli.data.sources import classes_of
 from reincli.engine import checkpoint as checkpoints
 from reincli.engine.device import (
-    DTYPES,
     forget_peak,
     full_fp32,
     is_out_of_memory,
@@ -39,6 +36,7 @@ from reincli.engine.device import (
 )
 from reincli.engine.predict import Predictor, load_model
 from reincli.engine.run import Run, new_run
+from reincli.engine.speed import count_flops, matrix_rate, timings
 from reincli.engine.stopwatch import Stopwatch, timed_adapters, watching
 from reincli.engine.train import train_step
 from reincli.engine.windows import OutOfMemoryError
@@ -50,10 +48,8 @@ from reincli.settings_files import build_settings
 WORK = ("inference", "slide", "training")
 BLOCK = 16
 """Side in pixels of the patches of one class in random labels."""
-WARM_UP, INSTRUMENTED = {"cuda": 3, "cpu": 1}, {"cuda": 3, "cpu": 1}
-"""Calls before the clock runs (counting FLOPs is one more), and calls by part."""
-SIDE, PRODUCTS = {"cuda": 8192, "cpu": 1024}, {"cuda": 20, "cpu": 5}
-"""Side of the matrices whose product is the rate, and how often it is taken."""
+WARM_UP, INSTRUMENTED = {"cuda": 4, "cpu": 1}, {"cuda": 3, "cpu": 1}
+"""Calls before the clock runs (counting FLOPs is one more), and calls by part. A graph is recorded in the second."""
 
 
 @dataclass(frozen=True)
@@ -158,10 +154,9 @@ def _row(plan: Plan, row: Row, base: int) -> Row:
 
 
 def _measured(plan: Plan, row: Row, base: int) -> Row:
-    forget_peak(plan.device)
     work = Training(plan, row) if row.what == "training" else Inference(plan, row)
     with full_fp32(plan.device):
-        with uncompiled(plan):
+        with work.uncompiled():
             flops = count_flops(work.call)
         begun = time.perf_counter()
         work.call()
@@ -169,9 +164,10 @@ def _measured(plan: Plan, row: Row, base: int) -> Row:
         first = time.perf_counter() - begun
         for _ in range(WARM_UP[plan.device.type] - 1):
             work.call()
+        forget_peak(plan.device)
         seconds = timings(work.call, plan.device, plan.runs, plan.seconds)
-        memory = peak_memory(plan.device) - base
-        with uncompiled(plan):
+        memory = max(peak_memory(plan.device) - base, 0)
+        with work.uncompiled():
             parts = work.parts() if plan.by_part else {}
     median = statistics.median(seconds)
     return Row(
@@ -209,17 +205,26 @@ class Inference:
 
     def parts(self) -> dict[str, float]:
         """Seconds by part of one call."""
-        predictor, folded, replay = self.predictor, self.predictor.folded, self.predictor.replay
+        predictor, folded = self.predictor, self.predictor.folded
 
         def instrumented(watch: Stopwatch) -> None:
             predictor.folded = timed_adapters(folded, watch)  # type: ignore[assignment]  # it has their form
             self.call()
 
-        predictor.replay = None
         try:
             return by_part(predictor.model, instrumented, self.device)
         finally:
-            predictor.folded, predictor.replay = folded, replay
+            predictor.folded = folded
+
+    @contextmanager
+    def uncompiled(self) -> Iterator[None]:
+        """While it lasts, the model runs as it is: its parts and products can be told apart then."""
+        network, replay = self.predictor.network, self.predictor.replay
+        self.predictor.network, self.predictor.replay = self.predictor.model, None
+        try:
+            yield
+        finally:
+            self.predictor.network, self.predictor.replay = network, replay
 
     def note(self) -> str:
         """What the predictor said."""
@@ -245,6 +250,15 @@ class Training:
     def parts(self) -> dict[str, float]:
         """Seconds by part of one step."""
         return by_part(self.run.model, lambda watch: self.call(), self.run.device)
+
+    @contextmanager
+    def uncompiled(self) -> Iterator[None]:
+        """As of `Inference`."""
+        network, self.run.network = self.run.network, self.run.model
+        try:
+            yield
+        finally:
+            self.run.network = network
 
     def note(self) -> str:
         """Nothing."""
@@ -283,73 +297,7 @@ def random_slices(run: Run) -> list[dict[str, Any]]:
     return slices
 
 
-# --- measuring ---------------------------------------------------------------------------------------------
-
-
-def timings(call: Callable[[], object], device: torch.device, runs: int, seconds: float) -> list[float]:
-    """Seconds of each of up to `runs` calls, at least one; each is waited for before the next begins."""
-    found: list[float] = []
-    begun = time.perf_counter()
-    while len(found) < runs and (not found or time.perf_counter() - begun < seconds):
-        if device.type == "cuda":
-            start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            call()
-            stop.record()
-            stop.synchronize()
-            found.append(start.elapsed_time(stop) / 1000)
-        else:
-            start_s = time.perf_counter()
-            call()
-            found.append(time.perf_counter() - start_s)
-    return found
-
-
-def matrix_rate(precision: str, device: torch.device) -> float:
-    """FLOP/s of a large square product of random matrices: what the device does at best."""
-    side = SIDE[device.type]
-    left, right = (torch.randn(side, side, device=device).to(DTYPES[precision]) for _ in range(2))
-    out = torch.empty_like(left)
-    with full_fp32(device):
-        for _ in range(WARM_UP[device.type]):
-            torch.mm(left, right, out=out)
-        seconds = timings(lambda: torch.mm(left, right, out=out), device, PRODUCTS[device.type], 10.0)
-    return 2 * side**3 / statistics.median(seconds)
-
-
-def uncompiled(plan: Plan) -> AbstractContextManager[object]:
-    """While it lasts, compiled models run as they stand uncompiled: parts and products can be told apart then."""
-    return torch.compiler.set_stance("force_eager") if plan.compiled else nullcontext()
-
-
-def count_flops(call: Callable[[], object]) -> int:
-    """FLOPs of a call by torch's counter, which sees nothing of what is compiled."""
-    with _counter() as counter:
-        call()
-    return int(counter.get_total_flops())
-
-
-def _counter() -> FlopCounterMode:
-    """The counter, with the CPU's fused attention, which it does not know by itself, and without sparse products."""
-    aten = torch.ops.aten
-
-    def forward(query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> int:
-        return int(sdpa_flop_count(query, key, value))
-
-    def backward(grad: Any, query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> int:
-        return int(
-            sdpa_flop_count(query, key, value) * 5 // 2
-        )  # five products where the forward pass has two
-
-    def nothing(*rest: Any, **options: Any) -> int:
-        return (
-            0  # in place it is deformable attention's sparse product alone: of sampling, which is not counted
-        )
-
-    own: dict[Any, Any] = {aten.addmm_: nothing, aten.sparse_sampled_addmm: nothing}
-    own[aten._scaled_dot_product_flash_attention_for_cpu] = forward
-    own[aten._scaled_dot_product_flash_attention_for_cpu_backward] = backward
-    return FlopCounterMode(display=False, custom_mapping=own)
+# --- on the way -------------------------------------------------------------------------------------------
 
 
 def by_part(model: Segmentor, call: Callable[[Stopwatch], object], device: torch.device) -> dict[str, float]:
@@ -365,25 +313,6 @@ def by_part(model: Segmentor, call: Callable[[Stopwatch], object], device: torch
         for name, seconds in watch.seconds().items():
             total[name] = total.get(name, 0.0) + seconds / count
     return dict(sorted(total.items(), key=lambda item: -item[1]))
-
-
-def describe(device: torch.device) -> dict[str, str]:
-    """What runs here: device, torch, CUDA."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_properties(device).name
-    else:
-        count = torch.get_num_threads()
-        name = f"{_processor()}, {count} thread{'s'[: count > 1]}"
-    return {"device": str(device), "name": name, "torch": torch.__version__, "cuda": torch.version.cuda or ""}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.machine()
 
 
 def _size_text(plan: Plan, what: str) -> str:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from reincli.cli import app
 from reincli.commands import bench as command
-from reincli.engine import bench
+from reincli.engine import bench, speed
 from reincli.engine.bench import Plan, Row, measure
 from reincli.engine.stopwatch import Stopwatch
 from reincli.errors import ReinError
@@ -33,7 +33,7 @@ def plan(**changes) -> Plan:
 
 @pytest.fixture(autouse=True)
 def _small_matrices(monkeypatch):
-    monkeypatch.setitem(bench.SIDE, "cpu", 64)
+    monkeypatch.setitem(speed.SIDE, "cpu", 64)
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +104,9 @@ def test_flops_are_the_same_in_whatever_form_attention_samples(monkeypatch):
         predictions = model(images)
         (predictions.class_logits.sum() + predictions.mask_embeddings.sum()).backward()
 
-    sparse = bench.count_flops(step)
+    sparse = speed.count_flops(step)
     monkeypatch.setattr("reincli.model.pixel_decoder.deformable_attention", deformable.sample_plain)
-    assert bench.count_flops(step) == sparse
+    assert speed.count_flops(step) == sparse
 
 
 def test_attention_is_counted_on_the_cpu():
@@ -117,8 +117,8 @@ def test_attention_is_counted_on_the_cpu():
 
     forward = 2 * (2 * 2 * 16 * 16 * 8)  # two products of (16, 8) x (8, 16), two heads
     with torch.no_grad():
-        assert bench.count_flops(attend) == forward
-    assert bench.count_flops(lambda: attend().sum().backward()) == forward * 7 // 2
+        assert speed.count_flops(attend) == forward
+    assert speed.count_flops(lambda: attend().sum().backward()) == forward * 7 // 2
 
 
 def test_memory_that_runs_out_ends_one_row(monkeypatch):
@@ -167,9 +167,9 @@ def test_nine_of_ten_calls_are_within_the_p90():
 
 def test_timing_ends_with_its_budget(monkeypatch):
     clock = itertools.count(step=1.0)
-    monkeypatch.setattr("reincli.engine.bench.time.perf_counter", lambda: float(next(clock)))
-    assert len(bench.timings(lambda: None, CPU, 50, 10.0)) < 6
-    assert len(bench.timings(lambda: None, CPU, 50, 0.0)) == 1
+    monkeypatch.setattr("reincli.engine.speed.time.perf_counter", lambda: float(next(clock)))
+    assert len(speed.timings(lambda: None, CPU, 50, 10.0)) < 6
+    assert len(speed.timings(lambda: None, CPU, 50, 0.0)) == 1
 
 
 # --- the command -------------------------------------------------------------------------------------------
