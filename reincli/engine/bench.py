@@ -16,7 +16,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,7 +144,8 @@ def measure(plan: Plan) -> Iterator[Row]:
 def _row(plan: Plan, row: Row, base: int) -> Row:
     """One row; whatever it took is given back."""
     try:
-        return _measured(plan, row, base)
+        with torch.cuda.device(plan.device) if plan.device.type == "cuda" else nullcontext():
+            return _measured(plan, row, base)
     except (RuntimeError, MemoryError, OutOfMemoryError) as error:
         if not (isinstance(error, OutOfMemoryError) or is_out_of_memory(error)):
             raise

@@ -23,6 +23,7 @@ from reincli.data.sources import classes_of
 from reincli.data.transforms import resize_image
 from reincli.engine import checkpoint as checkpoints
 from reincli.engine.device import DTYPES, autocast, full_fp32, pick_device, pick_precision
+from reincli.engine.fusing import fused
 from reincli.engine.replay import Replay, record_cuda_graph
 from reincli.engine.windows import Budget, Slider
 from reincli.errors import ReinError
@@ -124,13 +125,13 @@ class Predictor:
                 half_precision(model, DTYPES[precision])
         else:
             self.folded = model.fold(DTYPES[precision])
-        fused = settings.test.compile and not in_training
+        once = not in_training  # weights that train on would be compiled and recorded anew at each validation
         self.network: Callable[..., Predictions] = (
-            torch.compile(self.model, dynamic=False) if fused else self.model
+            fused(model) if settings.test.compile and once else self.model
         )
         self.tell: Callable[[str], None] = self.notes.append
         self.replay: Replay | None = None
-        if settings.test.cuda_graphs and device.type == "cuda" and not in_training:
+        if settings.test.cuda_graphs and device.type == "cuda" and once:
             self.replay = Replay(self._scores, record_cuda_graph, lambda text: self.tell(text))
         self.budget = Budget(device, settings.test.window_batch, lambda text: self.tell(text))
 

@@ -87,12 +87,16 @@ class CudaGraph:
         self.given = example.clone()
         self.graph = torch.cuda.CUDAGraph()
         # other threads read images and draw on this GPU meanwhile: they must not break the recording
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+        with (
+            torch.cuda.device(example.device),
+            torch.cuda.graph(self.graph, capture_error_mode="thread_local"),
+        ):
             self.result = function(self.given)
 
     def run(self) -> None:
-        """Replay on the current stream."""
-        self.graph.replay()
+        """Replay on the device's current stream."""
+        with torch.cuda.device(self.given.device):
+            self.graph.replay()
 
 
 def record_cuda_graph(function: Callable[[Tensor], Tensor], example: Tensor) -> Recording:

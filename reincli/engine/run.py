@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from reincli.engine import checkpoint as checkpoints
 from reincli.engine import run_folder
 from reincli.engine.device import DTYPES
 from reincli.engine.ema import Ema
+from reincli.engine.fusing import fused
 from reincli.engine.optim import build_optimizer
 from reincli.engine.processes import share_gradients, slice_size, wait_for_all
 from reincli.engine.ranks import Rank
@@ -124,7 +125,7 @@ def new_run(
     model.recompute = train.checkpoint_activations
     if precision != "fp32" and not model.backbone_trains:
         half_precision(model.backbone, DTYPES[precision])
-    network = cast(nn.Module, torch.compile(model, dynamic=False)) if train.compile else model
+    network = fused(model) if train.compile else model
     optimizer = build_optimizer(model, settings.optim)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     run = Run(settings, folder, model, network, classes, optimizer, scaler, device, precision, images, rank)

@@ -136,11 +136,14 @@ def watching(model: Segmentor, watch: Stopwatch) -> Iterator[None]:
 @contextmanager
 def _replaced(module: nn.Module, name: str, function: Callable[..., Any]) -> Iterator[None]:
     """A method of one object, hidden by a function while it lasts."""
+    before = module.__dict__.get(name)
     module.__dict__[name] = function
     try:
         yield
     finally:
         del module.__dict__[name]
+        if before is not None:
+            module.__dict__[name] = before
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -69,6 +69,21 @@ def test_recomputed_activations_compile_in_one_piece_too():
     close(compiled(images), model(images))
 
 
+@pytest.mark.slow
+def test_a_backbone_that_timm_runs_stays_as_it_is_and_the_head_compiles_once():
+    chosen = tiny.settings("model.backbone={name='resnet10t'}", "test.compile=true")
+    predictor = Predictor(tiny.model(chosen), CITYSCAPES, chosen, torch.device("cpu"), "fp32")
+    counter = CompileCounter()
+    predictor.network = torch.compile(predictor.model, backend=counter, dynamic=False)
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        found = [predictor._scores(images) for _ in range(3)]
+        counted = counter.frame_count
+        predictor.network = predictor.model
+        torch.testing.assert_close(found[-1], predictor._scores(images), rtol=1e-4, atol=1e-4)
+    assert counted <= 2  # what lies before the backbone, and what lies behind it
+
+
 def test_models_are_compiled_where_the_settings_say_so_alone(monkeypatch):
     seen: list[object] = []
     monkeypatch.setattr(torch, "compile", lambda model, **options: seen.append(model) or model)
