@@ -25,6 +25,7 @@ from reincli.engine.predict import Predictor
 from reincli.engine.run import new_run
 from reincli.engine.train import train_step
 from reincli.model.criterion import targets_of
+from reincli.model.vit import SamViT
 from reincli.ops import deformable
 
 CPU = torch.device("cpu")
@@ -134,6 +135,18 @@ def test_a_prediction_waits_for_nothing(mode):
     with watched() as seen:
         predictor.class_maps_of([image, image], mode)
     assert not set(seen) - {OFFSETS}, seen
+
+
+def test_tables_of_relative_positions_are_made_where_the_features_are():
+    """SAM's, by timm: on the host they would be copied to the device in every block."""
+    places: list[torch.device] = []
+
+    def block(features: torch.Tensor) -> torch.Tensor:
+        places.append(torch.arange(3).device)
+        return features
+
+    SamViT.run(None, block, torch.zeros(1, 4, 2, device="meta"), (2, 2), None)  # type: ignore[arg-type]
+    assert places == [torch.device("meta")]
 
 
 def test_the_watch_sees():
