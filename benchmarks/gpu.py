@@ -10,9 +10,10 @@ terminal (torch, torchvision, timm, opencv, numpy, scipy, safetensors, pydantic)
 Where there is no CUDA device it says so and runs the same code on the preset `demo`, in a minute; compiled rows then
 run by torch's "eager" backend, which shows that the code is right and nothing of its speed.
 
-"plain" rows are the baseline: the same model in fp32, uncompiled, deformable attention by `grid_sample` map by map.
-What is rearranged exactly (projecting before resizing, masks from shrunk features, folded adapters, matching at
-points) is in them too, so the plain form of the paper's code would be slower and larger still.
+"plain" rows are the baseline: the same model in fp32, uncompiled, without kernels of the project's own, deformable
+attention by `grid_sample` map by map. What is rearranged exactly (projecting before resizing, masks from shrunk
+features, folded adapters, matching at points) is in them too, so the plain form of the paper's code would be slower
+and larger still.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ import importlib
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch.backends.cuda import SDPAParams, can_use_efficient_attention
@@ -97,15 +100,15 @@ WHERE_NO_GPU = tuple(
 
 @contextmanager
 def plain_form(wanted: bool) -> Iterator[None]:
-    """While it lasts, deformable attention samples map by map."""
-    place = importlib.import_module("reincli.model.pixel_decoder")
-    usual = place.deformable_attention
-    if wanted:
-        place.deformable_attention = deformable.sample_plain
-    try:
+    """While it lasts, deformable attention samples map by map, and no kernel of the project's own runs."""
+    with ExitStack() as stack:
+        if wanted:
+            place = "reincli.model.pixel_decoder.deformable_attention"
+            stack.enter_context(mock.patch(place, deformable.sample_plain))
+        if wanted and find_spec("reincli.ops.triton_use") is not None:
+            why = "the plain form was asked for"
+            stack.enter_context(mock.patch("reincli.ops.triton_use.reason", return_value=why))
         yield
-    finally:
-        place.deformable_attention = usual
 
 
 # --- parity ------------------------------------------------------------------------------------------------
@@ -204,13 +207,12 @@ def masked_attention(device: torch.device) -> dict[str, bool]:
     return found
 
 
-def kernel_checks(device: torch.device) -> Any:
-    """What `kernels.py` beside this measures, where there is one with `figures(device)`."""
-    try:
-        module = importlib.import_module("kernels")
-    except ImportError:
+def kernel_checks(device: torch.device) -> dict[str, Any] | None:
+    """Error and time of each of the project's kernels against its plain form, by `kernels.py` beside this."""
+    if device.type != "cuda" or find_spec("kernels") is None:
         return None
-    return module.figures(device) if hasattr(module, "figures") else None
+    module = importlib.import_module("kernels")
+    return {"checks": module.check(1, 512, str(device)), "times": module.time_all(20, module.CROPS[1:2])}
 
 
 # --- rows --------------------------------------------------------------------------------------------------
