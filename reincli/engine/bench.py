@@ -229,7 +229,7 @@ class Inference:
 
     def note(self) -> str:
         """What the predictor said."""
-        return " ".join(self.said)
+        return " ".join([*self.predictor.notes, *self.said])
 
 
 class Training:
