@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import rows  # in this folder
-from model import matrix_rate
 
 ROWS = ("l-1024x512-512-341-auto", "l-2048x1024-1024-683-auto")
 FILE_SIZE = (2048, 1024)
@@ -61,12 +60,13 @@ def measure(row: str, device: str, images: int, batch: int | None) -> dict[str, 
     from reincli.engine.device import peak_memory, pick_precision
     from reincli.engine.evaluate import evaluate, val_samples
     from reincli.engine.predict import Predictor
+    from reincli.engine.speed import matrix_rate
     from reincli.settings_files import build_settings, read_preset
 
     size, test, window, stride, precision = row.split("-")
     place = torch.device(device)
     precision = pick_precision(precision, place)
-    rate = matrix_rate(precision, device)
+    rate = matrix_rate(precision, place)
     torch.manual_seed(0)
     preset = {"s": "gta2citys-vit_s", "b": "gta2citys-vit_b", "l": "gta2citys"}[size]
     with tempfile.TemporaryDirectory() as name:

@@ -204,6 +204,10 @@ class TestSettings(Strict):
     stride: Positive = 341
     window_batch: Positive | None = None
     """Windows in one forward pass, of several images where one has fewer; None: by the memory at hand."""
+    compile: bool = False
+    """Let torch.compile fuse the model: minutes at the start, again for each new size. For images of one size."""
+    cuda_graphs: bool = False
+    """On a GPU, record the model's launches for each window size and replay them: where small batches leave it idle."""
     tta: bool = False
     """Average the prediction over views of each image: `tta_scales`, each mirrored too with `tta_flip`."""
     tta_scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (

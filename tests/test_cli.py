@@ -16,7 +16,8 @@ import reincli
 from reincli.errors import ReinError
 
 COMMANDS = [
-    "demo", "prepare-data", "convert-weights", "train", "eval", "compare", "visualize", "presets", "doctor",
+    "demo", "prepare-data", "convert-weights", "train", "eval", "compare", "visualize", "bench", "presets",
+    "doctor",
 ]  # fmt: skip
 
 

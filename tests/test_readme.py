@@ -17,7 +17,7 @@ from reincli.data.layouts import DATASETS
 from reincli.settings_files import build_settings, load_settings, preset_names, tomllib
 
 SOURCE = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/own-data.md", "docs/evaluate.md", "docs/backbones.md")
+PAGES = ("README.md", "docs/own-data.md", "docs/evaluate.md", "docs/backbones.md", "docs/speed.md")
 MODULES = (
     "demo",
     "prepare_data",
@@ -26,6 +26,7 @@ MODULES = (
     "evaluate",
     "compare",
     "visualize",
+    "bench",
     "presets",
     "doctor",
 )
@@ -80,7 +81,7 @@ def test_every_dataset_is_listed():
 def test_each_command_is_shown():
     shown = {shlex.split(line)[1] for _, line in rein_commands()}
     known = {"demo", "prepare-data", "convert-weights", "train", "eval", "compare", "visualize",
-             "presets", "doctor"}  # fmt: skip
+             "bench", "presets", "doctor"}  # fmt: skip
     assert known <= shown
 
 

@@ -22,13 +22,17 @@ from reincli.data.rgb import Picture, as_rgb
 from reincli.data.sources import classes_of
 from reincli.data.transforms import resize_image
 from reincli.engine import checkpoint as checkpoints
-from reincli.engine.device import DTYPES, autocast, pick_device, pick_precision
+from reincli.engine.device import DTYPES, autocast, full_fp32, pick_device, pick_precision
+from reincli.engine.fusing import fused
+from reincli.engine.replay import Replay, record_cuda_graph
 from reincli.engine.windows import Budget, Slider
 from reincli.errors import ReinError
+from reincli.model.mask_decoder import Predictions
 from reincli.model.segmentor import Segmentor, class_maps
 from reincli.model.weights import half_precision, holds_backbone
 from reincli.ops import paint
 from reincli.ops.confidence import resized_confidence, resized_probabilities
+from reincli.ops.parts import part
 from reincli.ops.window import resized_argmax
 from reincli.settings_files import load_settings
 
@@ -121,7 +125,14 @@ class Predictor:
                 half_precision(model, DTYPES[precision])
         else:
             self.folded = model.fold(DTYPES[precision])
+        once = not in_training  # weights that train on would be compiled and recorded anew at each validation
+        self.network: Callable[..., Predictions] = (
+            fused(model) if settings.test.compile and once else self.model
+        )
         self.tell: Callable[[str], None] = self.notes.append
+        self.replay: Replay | None = None
+        if settings.test.cuda_graphs and device.type == "cuda" and once:
+            self.replay = Replay(self._scores, record_cuda_graph, lambda text: self.tell(text))
         self.budget = Budget(device, settings.test.window_batch, lambda text: self.tell(text))
 
     @property
@@ -236,13 +247,19 @@ class Predictor:
         return slider.stream(images, None if whole else test.window, test.stride)
 
     def _forward(self, windows: Tensor) -> Tensor:
+        """As `_scores`, replayed where that was asked for and the GPU can."""
+        return self._scores(windows) if self.replay is None else self.replay(windows)
+
+    def _scores(self, windows: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> (B, K, H, W); what no patch divides is padded and cut again."""
         height, width = windows.shape[2:]
         multiple = self.model.backbone.multiple
         padded = F.pad(self.model.normalise(windows), (0, -width % multiple, 0, -height % multiple))
-        with autocast(self.precision, self.device):
-            predictions = self.model(padded, self.folded, every_round=False)
-        return class_maps(predictions, (padded.shape[2], padded.shape[3]))[:, :, :height, :width]
+        with full_fp32(self.device):
+            with autocast(self.precision, self.device):
+                predictions = self.network(padded, self.folded, every_round=False)
+            with part("output"):
+                return class_maps(predictions, (padded.shape[2], padded.shape[3]))[:, :, :height, :width]
 
 
 def load_segmentor(
@@ -272,17 +289,37 @@ def load_segmentor(
         settings = load_settings(settings, None)
     place = pick_device(device)
     arithmetic = pick_precision(precision, place)
-    read = checkpoints.read_checkpoint(Path(checkpoint))
-    settings = checkpoints.settings_for(read, settings, Path(backbone) if backbone else None)
+    loaded = load_model(Path(checkpoint), Path(backbone) if backbone else None, settings)
+    return Predictor(loaded.model, loaded.classes, loaded.settings, place, arithmetic, loaded.notes)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its weights, in fp32 on the host; what it is told by; one-line remarks for the user."""
+
+    model: Segmentor
+    classes: Classes
+    settings: Settings
+    notes: list[str]
+
+
+def load_model(checkpoint: Path, backbone: Path | None, settings: Settings | None) -> LoadedModel:
+    """Adapters and head from a checkpoint and, unless it holds it, the backbone from its file.
+
+    Raises:
+        ReinError: as `load_segmentor`.
+    """
+    read = checkpoints.read_checkpoint(checkpoint)
+    settings = checkpoints.settings_for(read, settings, backbone)
     classes = read.classes or classes_of(settings.data)
     model = checkpoints.build_model(settings, len(classes))
     notes = []
     if not holds_backbone(read.state):
-        path = checkpoints.find_backbone(settings, Path(backbone) if backbone else None)
+        path = checkpoints.find_backbone(settings, backbone)
         if path is None:
             raise ReinError(
                 f"'{checkpoint}' needs its backbone, and its settings name none.", "Give --backbone FILE."
             )
         notes += checkpoints.load_backbone(model, path)
     checkpoints.load_trained(model, read)
-    return Predictor(model, classes, settings, place, arithmetic, notes)
+    return LoadedModel(model, classes, settings, notes)

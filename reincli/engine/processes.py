@@ -25,7 +25,9 @@ def joined(rank: Rank, device: torch.device) -> Iterator[None]:
     Small numbers on the host go by gloo, tensors on a GPU by NCCL.
     """
     on_gpu = device.type == "cuda"
-    if on_gpu and rank.world > 1:
+    if (
+        on_gpu and device.index is not None
+    ):  # events are recorded there, also where one process was told which GPU
         torch.cuda.set_device(device)
     with rank.group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", PATIENCE):
         yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from reincli.engine import checkpoint as checkpoints
 from reincli.engine import run_folder
 from reincli.engine.device import DTYPES
 from reincli.engine.ema import Ema
+from reincli.engine.fusing import fused
 from reincli.engine.optim import build_optimizer
 from reincli.engine.processes import share_gradients, slice_size, wait_for_all
 from reincli.engine.ranks import Rank
@@ -76,7 +77,9 @@ def prepare_run(
         ReinError: weights missing or not fitting; a batch that does not divide; too little space on the disk.
     """
     train, rank = settings.train, rank or Rank()
-    images = slice_size(train.batch_size, rank, train.accumulate)
+    slice_size(
+        train.batch_size, rank, train.accumulate
+    )  # what does not divide is said before anything is built
     classes = classes_of(settings.data)
     torch.manual_seed(train.seed)
     model = checkpoints.build_model(settings, len(classes))
@@ -92,22 +95,43 @@ def prepare_run(
         )
     if train.start_from and not resume:
         checkpoints.load_trained(model, checkpoints.read_checkpoint(Path(train.start_from)))
+    run = new_run(settings, folder, model, classes, device=device, precision=precision, rank=rank)
+    if resume:
+        restore(run, folder / "last.pth")
+    run.network = share_gradients(run.network, rank, device)
+    copies = 4 if run.ema else 3  # weights and the optimiser's two moments
+    run_folder.check_space(folder, copies * run.trained_bytes, train.keep_checkpoints)
+    return run
+
+
+def new_run(
+    settings: Settings,
+    folder: Path,
+    model: Segmentor,
+    classes: Classes,
+    *,
+    device: torch.device,
+    precision: str,
+    rank: Rank | None = None,
+) -> Run:
+    """A run at its first step, of a model that has its weights; nothing is written or read.
+
+    Raises:
+        ReinError: the batch does not divide.
+    """
+    train, rank = settings.train, rank or Rank()
+    images = slice_size(train.batch_size, rank, train.accumulate)
     model.to(device)
     model.recompute = train.checkpoint_activations
     if precision != "fp32" and not model.backbone_trains:
         half_precision(model.backbone, DTYPES[precision])
-    network = cast(nn.Module, torch.compile(model, dynamic=False)) if train.compile else model
+    network = fused(model) if train.compile else model
     optimizer = build_optimizer(model, settings.optim)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     run = Run(settings, folder, model, network, classes, optimizer, scaler, device, precision, images, rank)
     if train.ema_decay is not None:
         trained = {name: parameter for name, parameter, _ in model.decays()}
         run.ema = Ema(trained, train.ema_decay)
-    if resume:
-        restore(run, folder / "last.pth")
-    run.network = share_gradients(network, rank, device)
-    copies = 4 if run.ema else 3  # weights and the optimiser's two moments
-    run_folder.check_space(folder, copies * run.trained_bytes, train.keep_checkpoints)
     return run
 
 

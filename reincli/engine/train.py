@@ -22,7 +22,7 @@ from reincli.data.sources import Sample
 from reincli.engine import run_folder
 from reincli.engine.batches import load_batches, train_samples
 from reincli.engine.checkpoint import write_file
-from reincli.engine.device import autocast
+from reincli.engine.device import autocast, full_fp32
 from reincli.engine.evaluate import Scored, evaluate, val_samples
 from reincli.engine.meter import Guard, MemoryWatch, Meter, StepLog
 from reincli.engine.optim import learning_rate, set_learning_rate
@@ -33,6 +33,7 @@ from reincli.engine.run import Run, save, state_of_run
 from reincli.engine.signals import StopRequest, stop_requests
 from reincli.errors import ReinError
 from reincli.model.criterion import PointSource, Targets, mask2former_loss, targets_of, uniform_points
+from reincli.ops.parts import part
 
 MEMORY_AFTER = 20
 """Steps after which the peak of memory is told."""
@@ -81,7 +82,8 @@ def train(run: Run, watch: Watch | None = None) -> None:
             meter.data_here()
             lr = learning_rate(settings.optim, run.iteration, train.iterations)
             set_learning_rate(run.optimizer, lr)
-            values = train_step(run, slices)
+            with full_fp32(run.device):
+                values = train_step(run, slices)
             run.iteration += 1
             meter.add(values)
             watch.tick(run.iteration)
@@ -159,34 +161,37 @@ def train_step(run: Run, slices: list[dict[str, Any]]) -> dict[str, Tensor]:
         Means over the slices of 'loss' and of the last round's parts, 'grad_norm', and 'skipped', 1 where the
         gradient was not finite and the weights stayed as they were: 0-d tensors on the device.
     """
-    targets = [targets_of(part["label"], run.model.classes, run.device) for part in slices]
+    targets = [targets_of(piece["label"], run.model.classes, run.device) for piece in slices]
     pairs = sum(wanted.divisor for wanted in targets) / len(slices)
     divisor = mean_over_processes([pairs])[0]
     run.optimizer.zero_grad(set_to_none=True)
     total: dict[str, Tensor] = {}
-    for number, (part, wanted) in enumerate(zip(slices, targets, strict=True)):
+    for number, (piece, wanted) in enumerate(zip(slices, targets, strict=True)):
         points = step_points(run, run.rank.rank * len(slices) + number)
         with gradients_stay(run.network, number < len(slices) - 1):
-            losses = slice_losses(run, part, wanted, points, divisor)
-            run.scaler.scale(losses["loss"] / len(slices)).backward()
+            losses = slice_losses(run, piece, wanted, points, divisor)
+            with part("losses"):
+                run.scaler.scale(losses["loss"] / len(slices)).backward()
         for name in ("loss", "loss_cls", "loss_mask", "loss_dice"):
             value = losses[name].detach() / len(slices)
             total[name] = total[name] + value if name in total else value
-    norm, skipped = update(run)
+    with part("optimiser"):
+        norm, skipped = update(run)
     return {**total, "grad_norm": norm, "skipped": skipped}
 
 
 def slice_losses(
-    run: Run, part: dict[str, Any], targets: Targets, points: PointSource, divisor: float
+    run: Run, piece: dict[str, Any], targets: Targets, points: PointSource, divisor: float
 ) -> dict[str, Tensor]:
     """The thirty losses of some images and their sum, 'loss'."""
-    images = part["image"].to(run.device, non_blocking=True)
-    sizes = part["size"].to(run.device, non_blocking=True)
+    images = piece["image"].to(run.device, non_blocking=True)
+    sizes = piece["size"].to(run.device, non_blocking=True)
     with autocast(run.precision, run.device):
         predictions = run.network(run.model.normalise(images, sizes))
     count = run.settings.train.points
-    losses, _ = mask2former_loss(predictions, targets, points, count=count, divisor=divisor)
-    return {**losses, "loss": torch.stack(list(losses.values())).sum()}
+    with part("losses"):
+        losses, _ = mask2former_loss(predictions, targets, points, count=count, divisor=divisor)
+        return {**losses, "loss": torch.stack(list(losses.values())).sum()}
 
 
 def update(run: Run) -> tuple[Tensor, Tensor]:
@@ -264,7 +269,7 @@ def starvation(settings: Settings, waiting: float) -> str:
 
 def give_up(run: Run, slices: list[dict[str, Any]]) -> None:
     """Save the state and the batch for looking, and raise ReinError."""
-    names = [name for part in slices for name in part["name"]]
+    names = [name for piece in slices for name in piece["name"]]
     path = run.folder / FAILURE
     if run.rank.rank == 0:
         write_file(path, {**state_of_run(run), "batch": slices})

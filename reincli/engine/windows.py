@@ -14,6 +14,7 @@ from torch import Tensor
 
 from reincli.engine.device import available_memory, is_out_of_memory
 from reincli.errors import ReinError
+from reincli.ops.parts import part
 from reincli.ops.window import WindowAverage, window_boxes
 
 Box = tuple[int, int, int, int]
@@ -23,6 +24,10 @@ BYTES_PER_PIXEL = 4096
 """Memory that a window's pixel takes in the model, twice what a ViT-L was seen to take in fp32."""
 USUAL = {"cuda": 16, "cpu": 2}
 """Windows beyond which a batch gains nothing."""
+
+
+class OutOfMemoryError(ReinError):
+    """Not even one window fits."""
 
 
 class Budget:
@@ -55,7 +60,7 @@ class Budget:
             ReinError: it was one window.
         """
         if count == 1:
-            raise ReinError(
+            raise OutOfMemoryError(
                 f"Out of memory with a single window of {width}x{height} on '{self.device}'.",
                 "Use smaller windows (--mode slide, --set test.window=512 --set test.stride=341), a smaller --size, "
                 "or --precision bf16.",
@@ -154,7 +159,7 @@ class Slider:
             if maps is None:
                 self.budget.halve(len(some), *shape)
                 continue
-            with torch.inference_mode():
+            with torch.inference_mode(), part("output"):
                 for each, (image, box) in zip(maps, some, strict=True):
                     image.take(each, box)
             start += len(some)

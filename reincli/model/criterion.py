@@ -19,12 +19,15 @@ from torch import Tensor
 
 from reincli.model.mask_decoder import Predictions
 from reincli.ops.matching import assign, pair_cost
+from reincli.ops.parts import part
 from reincli.ops.points import most_uncertain, neighbours, sample_maps, sample_membership, sample_rows
 
 OVERSAMPLING, UNCERTAIN_SHARE = 3, 0.75
 """Of 3 n uniform candidates the 0.75 n most undecided are trained on; the rest are drawn anew."""
 POINTS_AT_ONCE = {"cpu": 2**20, "gpu": 2**24}
 """Candidates that are sampled in one go: a GPU wants few large pieces, a CPU has little memory to spare."""
+MATCHED_AT_ONCE = {"cpu": 1, "gpu": 2**18}
+"""Points at which masks are matched in one go, over rounds and images; a round at least."""
 NO_OBJECT_WEIGHT = 0.1
 CLASS_WEIGHT, MASK_WEIGHT, DICE_WEIGHT = 2.0, 5.0, 5.0
 
@@ -52,12 +55,12 @@ class Targets:
 
     Attributes:
         labels: (B, H, W) class indices; `ignore` is no class, but its pixels count against every mask.
-        classes: for each image the classes present, ascending, on the device of `labels`.
-        on_host: the same as arrays.
+        padded: (B, T) the classes present in each image, ascending, T the most that one has; then zeros.
+        on_host: the same as arrays, without padding.
     """
 
     labels: Tensor
-    classes: Sequence[Tensor]
+    padded: Tensor
     on_host: list[np.ndarray]
 
     @property
@@ -84,8 +87,10 @@ def targets_of(labels: Tensor, classes: int, device: torch.device | None = None)
         for image in labels.cpu().numpy()
     ]
     there = labels.to(device or labels.device, non_blocking=True)
-    packed = send(np.concatenate(on_host), there.device)
-    return Targets(there, packed.split([len(present) for present in on_host]), on_host)
+    padded = np.zeros((len(on_host), max(len(present) for present in on_host)), np.int64)
+    for row, present in zip(padded, on_host, strict=True):
+        row[: len(present)] = present
+    return Targets(there, send(padded, there.device), on_host)
 
 
 def send(array: np.ndarray, device: torch.device) -> Tensor:
@@ -122,7 +127,8 @@ def mask2former_loss(
     draw = draw or uniform_points(predictions.class_logits.device)
     divisor = divisor or targets.divisor
     with torch.autocast(predictions.class_logits.device.type, enabled=False):
-        matches = match(predictions, targets, draw, count)
+        with part("matching"):
+            matches = match(predictions, targets, draw, count)
         class_losses = _class_losses(predictions.class_logits.float(), targets, matches)
         mask_losses, dice_losses = _mask_losses(predictions, targets, matches, draw, count)
     losses = {}
@@ -138,27 +144,48 @@ def mask2former_loss(
 @torch.no_grad()
 def match(predictions: Predictions, targets: Targets, draw: PointSource, count: int) -> Matches:
     """Give each target one query, in every round and image."""
-    rounds, batch, queries, _ = predictions.class_logits.shape
-    height, width = predictions.mask_features.shape[2:]
-    features = predictions.mask_features.float().flatten(2).transpose(1, 2)  # (B, h*w, D)
-    features = features.contiguous()
-    most = max((len(present) for present in targets.classes), default=0)
-    costs = features.new_zeros(rounds, batch, queries, most)
-    for index in range(rounds):
-        where = draw("match", index, (batch, count, 2))
-        for image, present in enumerate(targets.classes):
-            if not len(present):
-                continue
-            sampled = sample_rows(features[image], *neighbours(where[image], height, width))  # (n, D)
-            wanted = sample_membership(
-                targets.labels[image], present[:, None], *neighbours(where[image], *targets.labels.shape[1:])
-            )
-            masks = predictions.mask_embeddings[index, image].float() @ sampled.T
-            cost = pair_cost(predictions.class_logits[index, image].float(), masks, present, wanted)
-            costs[index, image, :, : len(present)] = cost
-    counts = [len(present) for present in targets.classes] * rounds
-    assigned = assign(costs.flatten(0, 1), counts)
+    rounds, batch = predictions.class_logits.shape[:2]
+    if targets.pairs == 0:
+        nobody = np.zeros(0, np.int64)
+        return [[(nobody, nobody)] * batch for _ in range(rounds)]
+    features = predictions.mask_features.float().flatten(2).transpose(1, 2).contiguous()  # (B, h*w, D)
+    limit = MATCHED_AT_ONCE["cpu" if features.device.type == "cpu" else "gpu"]
+    step = max(1, limit // (batch * count))
+    costs = []
+    for first in range(0, rounds, step):
+        last = min(first + step, rounds)
+        where = torch.stack([draw("match", index, (batch, count, 2)) for index in range(first, last)])
+        logits = predictions.class_logits[first:last].float()
+        masks = (
+            predictions.mask_embeddings[first:last].float() @ _features_at(features, predictions, where).mT
+        )
+        classes = targets.padded.expand(last - first, -1, -1)
+        costs.append(pair_cost(logits, masks, classes, _targets_at(targets, where)).flatten(0, 1))
+    assigned = assign(torch.cat(costs), [len(present) for present in targets.on_host] * rounds)
     return [assigned[index * batch : (index + 1) * batch] for index in range(rounds)]
+
+
+def _features_at(features: Tensor, predictions: Predictions, where: Tensor) -> Tensor:
+    """Mask features at points of each round and image: (B, h*w, D), (R, B, n, 2) -> (R, B, n, D)."""
+    index, weight = _neighbours(where, predictions.mask_features.shape[2:])
+    sampled = sample_rows(features.flatten(0, 1), index.flatten(1), weight.flatten(1))
+    return sampled.view(*where.shape[:3], -1)
+
+
+def _targets_at(targets: Targets, where: Tensor) -> Tensor:
+    """Masks of each image's classes at points: (R, B, n, 2) -> (R, B, T, n) in 0..1."""
+    index, weight = _neighbours(where, targets.labels.shape[1:])
+    return sample_membership(
+        targets.labels, targets.padded[:, :, None], index[:, :, :, None], weight[:, :, :, None]
+    )
+
+
+def _neighbours(where: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """As `ops.points.neighbours`, of (R, B, n, 2) points in B maps that lie one after another: two (4, R, B, n)."""
+    index, weight = neighbours(where.flatten(0, 2), *size)
+    form = (4, *where.shape[:3])
+    image = torch.arange(where.shape[1], device=where.device)[:, None] * (size[0] * size[1])
+    return index.view(form) + image, weight.view(form)
 
 
 def _class_losses(logits: Tensor, targets: Targets, matches: Matches) -> Tensor:

@@ -54,6 +54,9 @@ class Attention(nn.Module):
             F.linear(source, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for source, weight, bias in zip((queries, keys, values), weights, biases, strict=True)
         )
+        # One mask for all heads, as truth values: on a GPU torch turns it into an addend of the type of the queries
+        # and lends it to every head unexpanded, so the memory-efficient kernel takes it. Expanded here it would be
+        # written out once a head; where N is no multiple of 16 torch pads it so itself, for one copy.
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 

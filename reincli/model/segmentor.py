@@ -41,11 +41,16 @@ class Segmentor(nn.Module):
     """
 
     recompute = False
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, settings: ModelSettings, classes: int, grid: int) -> None:
         super().__init__()
         self.settings = settings
         self.classes = classes
+        # where the model is, so that no step copies them there; never in a checkpoint
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
         self.backbone = build_backbone(settings.backbone, grid)
         head, adapter = settings.head, settings.adapter
         self.rein: Adapter | None = None
@@ -149,9 +154,7 @@ class Segmentor(nn.Module):
         Returns:
             (B, 3, H, W) float32.
         """
-        mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1)
-        std = torch.tensor(STD, device=images.device).view(3, 1, 1)
-        normal = (images.float() - mean) / std
+        normal = (images.float() - self.mean) / self.std
         if sizes is not None:
             rows = torch.arange(images.shape[2], device=images.device) < sizes[:, :1]
             columns = torch.arange(images.shape[3], device=images.device) < sizes[:, 1:]

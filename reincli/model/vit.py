@@ -9,6 +9,7 @@ Shapes: B images, N patches, C width, P prefix tokens, p patch size, (h, w) = pa
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -203,8 +204,13 @@ class SamViT(ViT):
     def run(
         self, block: nn.Module, features: Tensor, grid: tuple[int, int], rotation: Tensor | None
     ) -> Tensor:
-        """SAM's blocks want the grid."""
-        return block(features.unflatten(1, grid)).flatten(1, 2)
+        """SAM's blocks want the grid.
+
+        timm works their relative positions out on the host, which would wait for a GPU twice a block, unless the
+        features' device is where new tensors go; a compiler cannot follow that, and needs it not.
+        """
+        with nullcontext() if torch.compiler.is_compiling() else features.device:
+            return block(features.unflatten(1, grid)).flatten(1, 2)
 
 
 VIEWS: dict[str, type[ViT]] = {"eva02": EvaViT, "clip": ClipViT, "sam": SamViT}

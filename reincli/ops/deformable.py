@@ -37,7 +37,8 @@ def deformable_attention(
     """
     entries, rows = len(shapes) * weights.shape[4], value.shape[0] * value.shape[1] * value.shape[2]
     # MKL multiplies sparse matrices; torch refuses rows with more entries than there are columns (toy sizes)
-    if value.device.type == "cpu" and torch.backends.mkl.is_available() and entries <= rows:
+    by_rows = value.device.type == "cpu" and entries <= rows and not torch.compiler.is_compiling()
+    if by_rows and torch.backends.mkl.is_available():  # a compiler takes no sparse matrices
         return sample_sparse(value, shapes, locations, weights)
     return sample_plain(value, shapes, locations, weights)
 

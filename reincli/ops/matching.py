@@ -1,6 +1,7 @@
 """Assignment of queries to targets: costs on sampled points, and the Hungarian method.
 
-Shapes: Q queries, T targets, n points. Costs as in Mask2Former (arXiv 2112.01527, section 3.3).
+Shapes: Q queries, T targets, n points; before them any others, such as rounds and images. Costs as in Mask2Former
+(arXiv 2112.01527, section 3.3).
 """
 
 from __future__ import annotations
@@ -15,27 +16,29 @@ CLASS_COST, MASK_COST, DICE_COST = 2.0, 5.0, 5.0
 
 
 def class_cost(class_logits: Tensor, classes: Tensor) -> Tensor:
-    """Negative class probability: (Q, K+1), (T,) -> (Q, T)."""
-    return -class_logits.softmax(-1)[:, classes]
+    """Negative class probability: (..., Q, K+1), (..., T) -> (..., Q, T)."""
+    shares = class_logits.softmax(-1)
+    asked = classes[..., None, :].expand(*shares.shape[:-1], -1)
+    return -shares.gather(-1, asked)
 
 
 def mask_cost(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean binary cross-entropy of each pair: (Q, n), (T, n) in 0..1 -> (Q, T).
+    """Mean binary cross-entropy of each pair: (..., Q, n), (..., T, n) in 0..1 -> (..., Q, T).
 
     BCE(x, t) = softplus(x) - x*t, so all pairs are one matrix product.
     """
-    return (F.softplus(logits).sum(-1)[:, None] - logits @ targets.T) / logits.shape[-1]
+    return (F.softplus(logits).sum(-1)[..., None] - logits @ targets.mT) / logits.shape[-1]
 
 
 def dice_cost(logits: Tensor, targets: Tensor) -> Tensor:
-    """1 - (2ab + 1) / (a + b + 1) of each pair: (Q, n), (T, n) -> (Q, T)."""
+    """1 - (2ab + 1) / (a + b + 1) of each pair: (..., Q, n), (..., T, n) -> (..., Q, T)."""
     shares = logits.sigmoid()
-    overlap = shares @ targets.T
-    return 1 - (2 * overlap + 1) / (shares.sum(-1)[:, None] + targets.sum(-1)[None] + 1)
+    overlap = shares @ targets.mT
+    return 1 - (2 * overlap + 1) / (shares.sum(-1)[..., None] + targets.sum(-1)[..., None, :] + 1)
 
 
 def pair_cost(class_logits: Tensor, mask_logits: Tensor, classes: Tensor, targets: Tensor) -> Tensor:
-    """Whole cost of giving each query to each target: (Q, K+1), (Q, n), (T,), (T, n) -> (Q, T)."""
+    """Whole cost of each pair: (..., Q, K+1), (..., Q, n), (..., T), (..., T, n) -> (..., Q, T)."""
     return (
         CLASS_COST * class_cost(class_logits, classes)
         + MASK_COST * mask_cost(mask_logits, targets)

@@ -12,6 +12,7 @@ import reincli
 from reincli.data.dataset import to_tensor
 from reincli.data.images import write_png
 from reincli.engine.artist import Artist
+from reincli.engine.device import forget_peak, full_fp32, peak_memory
 from reincli.engine.predict import Predictor
 from reincli.errors import ReinError
 from reincli.ops.confidence import probabilities, resized_confidence, resized_probabilities
@@ -124,3 +125,27 @@ def test_device_and_precision_are_arguments(files):
 def test_a_preset_by_name(files):
     with pytest.raises(ReinError):
         reincli.load_segmentor(files / "head.pth", settings="no_such_preset")
+
+
+def test_fp32_is_not_left_to_tf32_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    with full_fp32(torch.device("cpu")):
+        assert torch.backends.cudnn.allow_tf32  # nothing to change
+
+    @full_fp32(torch.device("cuda"))
+    def broken() -> None:
+        assert not torch.backends.cudnn.allow_tf32
+        raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        broken()
+    assert torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_the_peak_of_memory_can_begin_anew():
+    forget_peak(torch.device("cpu"))
+    before = peak_memory(torch.device("cpu"))
+    kept = torch.ones(40_000_000)
+    assert peak_memory(torch.device("cpu")) >= before + 100_000_000
+    del kept

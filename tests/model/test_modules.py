@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from reincli.model.mask_decoder import MaskDecoder, MaskDecoderLayer
+from reincli.model.mask_decoder import Attention, MaskDecoder, MaskDecoderLayer
 from reincli.model.pixel_decoder import DeformableSelfAttention, PixelDecoder, resize, sine_positions
 from reincli.model.rein import ReinAdapter
 from reincli.model.segmentor import Segmentor
@@ -188,3 +188,42 @@ def test_only_what_is_declared_trains_and_the_rest_stays_in_evaluation_mode():
     assert trained == set(model.trained_state())
     assert trained == {name for name, _, _ in model.decays()}
     assert not model.eval().training
+
+
+@pytest.mark.parametrize("pixels", [16, 37])
+def test_masked_attention_is_the_plain_form(pixels):
+    """The mask stays one for all heads, true and false: so fused kernels read it unexpanded, at any size."""
+    torch.manual_seed(0)
+    attention = Attention(32, 4)
+    queries, keys, values = torch.randn(2, 9, 32), torch.randn(2, pixels, 32), torch.randn(2, pixels, 32)
+    allowed = torch.rand(2, 1, 9, pixels) > 0.6
+    allowed[..., 0] = True
+    weights, biases = attention.in_proj.weight.chunk(3), attention.in_proj.bias.chunk(3)
+    query, key, value = (
+        F.linear(source, weight, bias).view(2, -1, 4, 8).transpose(1, 2)
+        for source, weight, bias in zip((queries, keys, values), weights, biases, strict=True)
+    )
+    scores = (query @ key.transpose(-1, -2) / 8**0.5).masked_fill(~allowed, float("-inf"))
+    plain = attention.out_proj((scores.softmax(-1) @ value).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(attention(queries, keys, values, allowed), plain, rtol=1e-5, atol=1e-6)
+
+
+def test_the_mask_of_the_attention_is_one_for_all_heads():
+    seen = []
+    attend = F.scaled_dot_product_attention
+
+    def watched(query, key, value, attn_mask=None):
+        seen.append(attn_mask)
+        return attend(query, key, value, attn_mask=attn_mask)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reincli.model.mask_decoder.F.scaled_dot_product_attention", watched)
+        patch.setattr("timm.layers.config._USE_FUSED_ATTN", 0)
+        tiny.model(tiny.settings())(torch.zeros(2, 3, 64, 64))
+    masks = [mask for mask in seen if mask is not None]
+    assert len(masks) == 3
+    for mask in masks:
+        assert mask.dtype == torch.bool
+        assert mask.shape[:3] == (2, 1, 12)
+        assert mask.is_contiguous()
+        assert mask.any(-1).all()

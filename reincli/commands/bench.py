@@ -1,0 +1,190 @@
+"""`rein bench`: how fast a setting predicts and trains on this machine, and where the time goes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from reincli.commands import console
+from reincli.config import Settings, parse_size, test_size
+from reincli.data.images import write_bytes
+from reincli.engine import bench
+from reincli.engine.bench import Plan, Row
+from reincli.engine.checkpoint import read_checkpoint, settings_for
+from reincli.engine.device import pick_device, pick_precision
+from reincli.engine.speed import describe
+from reincli.errors import ReinError, nearest
+from reincli.settings_files import build_settings, load_settings
+
+DEFAULT = "gta2citys"
+"""Preset where neither it nor a file is given: the recipe of the paper."""
+BATCHES = {"cpu": "1", "cuda": "1,4,16"}
+RUNS, SECONDS = {"cpu": 5, "cuda": 50}, {"cpu": 10.0, "cuda": 10.0}
+"""Calls of a row that are timed, and the time after which none is begun."""
+
+
+def run(
+    *,
+    preset: str | None = None,
+    config: Path | None = None,
+    checkpoint: Path | None = None,
+    backbone: Path | None = None,
+    what: str | None = None,
+    batch: str | None = None,
+    precision: str | None = None,
+    size: str | None = None,
+    runs: int | None = None,
+    compile_: bool = False,
+    cuda_graphs: bool = False,
+    device: str = "auto",
+    sets: Sequence[str] = (),
+    json_file: Path | None = None,
+) -> None:
+    """Measure, and print tables; what is done when Ctrl-C comes is printed and written too."""
+    place = pick_device(device)
+    options = {"train.compile": compile_ or None, "test.compile": compile_ or None}
+    options["test.cuda_graphs"] = cuda_graphs or None
+    if checkpoint is not None and not (preset or config):
+        read = settings_for(read_checkpoint(checkpoint), None, backbone)
+        settings = build_settings(read.model_dump(mode="json"), sets, options)
+    else:
+        chosen = preset if preset or config else DEFAULT
+        settings = load_settings(chosen, config, sets, options)
+    usual = "fp32,bf16" if place.type == "cuda" else "auto"
+    plan = Plan(
+        settings, place, works(what) if what else bench.WORK, numbers(batch or BATCHES[place.type]),
+        tuple(dict.fromkeys(pick_precision(name, place) for name in words(precision or usual, "--precision"))),
+        slide_size(settings, size), runs or RUNS[place.type], SECONDS[place.type], checkpoint, backbone,
+    )  # fmt: skip
+    if cuda_graphs and place.type != "cuda":
+        console.note("--cuda-graphs is for GPUs: without one, launches cost nothing worth recording.")
+    done: list[Row] = []
+    try:
+        with console.progress("measuring", plan.rows) as advance:
+            for row in bench.measure(plan):
+                done.append(row)
+                advance(note=row.failure)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{len(done)} of {plan.rows} rows were measured.") from None
+    finally:
+        if done:
+            show(plan, done)
+            if json_file is not None:
+                write_bytes(json_file, json.dumps(as_json(plan, done), indent=1).encode())
+
+
+# --- options -----------------------------------------------------------------------------------------------
+
+
+def words(text: str, option: str) -> tuple[str, ...]:
+    """'a,b' -> ('a', 'b'), each once. ReinError where there is none."""
+    found = tuple(dict.fromkeys(each.strip() for each in text.split(",") if each.strip()))
+    if not found:
+        raise ReinError(f"{option} names nothing.", f"For example: {option} A,B", usage=True)
+    return found
+
+
+def works(text: str) -> tuple[str, ...]:
+    """Kinds of work, checked."""
+    found = words(text, "--what")
+    for each in found:
+        if each not in bench.WORK:
+            raise ReinError(f"--what '{each}' is no kind of work.", nearest(each, bench.WORK), usage=True)
+    return found
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """'1,4,16' -> (1, 4, 16)."""
+    found = words(text, "--batch")
+    if not all(each.isdigit() and int(each) for each in found):
+        raise ReinError(
+            f"--batch '{text}' is not a list of positive numbers.", "For example: --batch 1,4,16", usage=True
+        )
+    return tuple(int(each) for each in found)
+
+
+def slide_size(settings: Settings, text: str | None) -> tuple[int, int]:
+    """(width, height) of the image that is predicted by windows: as asked for, else as the setting tests."""
+    try:
+        given = parse_size(text) if text else None
+    except ValueError as error:
+        raise ReinError(f"--{error}.", usage=True) from None
+    if given is not None:
+        return given
+    usual = parse_size(test_size(settings, settings.data.val[0].split(":")[0])) if settings.data.val else None
+    return usual or (2 * settings.test.window, settings.test.window)
+
+
+# --- results -----------------------------------------------------------------------------------------------
+
+
+def show(plan: Plan, rows: Sequence[Row]) -> None:
+    """Two tables: numbers of each row, and shares of its parts."""
+    here = describe(plan.device)
+    weights = plan.checkpoint or plan.backbone or "random"
+    how = ", compiled" * plan.settings.test.compile + ", CUDA graphs" * plan.settings.test.cuda_graphs
+    title = (
+        f"{plan.settings.name}: {plan.settings.model.backbone.name} on {here['name']}, torch {here['torch']}"
+    )
+    columns = (
+        "work", "size", "batch", "arithmetic", "ms", "min", "p90", "images/s", "peak GiB", "GFLOP", "TFLOP/s",
+        "at best", "share", "",
+    )  # fmt: skip
+    console.table(
+        columns,
+        map(_cells, rows),
+        title=f"{title}{how}; weights: {weights}",
+        numbers=columns[2:3] + columns[4:13],
+    )
+    names = list(dict.fromkeys(name for row in rows for name in row.parts))
+    if names:
+        parts = [_part_cells(row, names) for row in rows if row.parts]
+        console.table(
+            ("work", "batch", "arithmetic", *names), parts, title="Share of time by part, measured apart",
+            numbers=("batch", *names),
+        )  # fmt: skip
+    needed = max((row.images or 0.0 for row in rows if row.what == "training"), default=0.0)
+    if needed:
+        console.note(f"To keep training busy, data.workers must bring {needed:.1f} samples/s together.")
+
+
+def _cells(row: Row) -> list[str]:
+    start = [row.what, row.size, str(row.batch), row.precision]
+    if row.median is None or row.least is None or row.p90 is None or row.flops is None or row.memory is None:
+        return [*start, *[""] * 9, row.failure]
+    return [
+        *start, _short(1000 * row.median), _short(1000 * row.least), _short(1000 * row.p90),
+        _short(row.images or 0.0), f"{row.memory / 2**30:.2f}", _short(row.flops / 1e9),
+        _short(row.flops / row.median / 1e12), _short((row.rate or 0.0) / 1e12), f"{row.share or 0.0:.0%}", row.note,
+    ]  # fmt: skip
+
+
+def _part_cells(row: Row, names: Sequence[str]) -> list[str]:
+    whole = sum(row.parts.values())
+    shares = [f"{row.parts[name] / whole:.0%}" if name in row.parts else "" for name in names]
+    return [row.what, str(row.batch), row.precision, *shares]
+
+
+def _short(value: float) -> str:
+    """Three digits, thousands grouped."""
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
+    return f"{value:,.{digits}f}"
+
+
+def as_json(plan: Plan, rows: Sequence[Row]) -> dict[str, Any]:
+    """What `--json` writes."""
+    settings = plan.settings
+    return {
+        "preset": settings.name,
+        "backbone": settings.model.backbone.name,
+        "weights": str(plan.checkpoint or plan.backbone or "random"),
+        "compiled": settings.test.compile,
+        "cuda_graphs": settings.test.cuda_graphs,
+        "window": settings.test.window,
+        "stride": settings.test.stride,
+        **describe(plan.device),
+        "complete": len(rows) == plan.rows,
+        "rows": [row.as_dict() for row in rows],
+    }
