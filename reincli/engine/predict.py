@@ -22,7 +22,7 @@ from reincli.data.rgb import Picture, as_rgb
 from reincli.data.sources import classes_of
 from reincli.data.transforms import resize_image
 from reincli.engine import checkpoint as checkpoints
-from reincli.engine.device import DTYPES, autocast, pick_device, pick_precision
+from reincli.engine.device import DTYPES, autocast, kernel_notes, pick_device, pick_precision
 from reincli.engine.windows import Budget, Slider
 from reincli.errors import ReinError
 from reincli.model.segmentor import Segmentor, class_maps
@@ -114,6 +114,8 @@ class Predictor:
     ) -> None:
         self.model, self.classes, self.settings = model, classes, settings
         self.device, self.precision, self.notes = device, precision, list(notes or [])
+        head = settings.model.head
+        self.notes += kernel_notes(device, precision, head.channels // head.heads, len(classes))
         if not in_training:
             self.model = model.to(device).eval()
             self.folded = model.fold(DTYPES[precision])
