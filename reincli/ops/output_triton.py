@@ -35,12 +35,12 @@ def classify(
     queries: tl.tensor, height: tl.tensor, width: tl.tensor, mask_height: tl.tensor, mask_width: tl.tensor,
     scale_y: tl.tensor, scale_x: tl.tensor,
     CLASSES: tl.constexpr, SLOTS: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr,
-    QUERIES: tl.constexpr, PRECISION: tl.constexpr, LABELS: tl.constexpr,
+    QUERIES: tl.constexpr, CHUNKS: tl.constexpr, PRECISION: tl.constexpr, LABELS: tl.constexpr,
 ) -> None:  # fmt: skip
     """Scores (B, K, H, W) fp32 or, with LABELS, labels (B, H, W) uint8 into `out`.
 
     Arguments: logits (B, Q, h, w), shares (B, Q, K), both contiguous; scales: h/H and w/W; SLOTS: K or the next power
-    of two, at least 16; QUERIES: of a chunk; PRECISION: of the product, see `precision`.
+    of two, at least 16; QUERIES: of each of the CHUNKS; PRECISION: of the product, see `precision`.
     """
     image = tl.program_id(1).to(tl.int64)
     across = tl.cdiv(width, TILE_COLUMNS)
@@ -60,8 +60,8 @@ def classify(
     member = tl.arange(0, QUERIES)
 
     total = tl.zeros([SLOTS, TILE_ROWS * TILE_COLUMNS], tl.float32)
-    for first in range(0, queries, QUERIES):
-        query = first + member
+    for chunk in range(CHUNKS):
+        query = chunk * QUERIES + member
         asked = (query < queries)[:, None] & there[None, :]
         mask = logits + (query * area)[:, None]
         a = tl.load(mask + top_left, mask=asked, other=0.0).to(tl.float32)
@@ -132,7 +132,8 @@ def _launch(logits: Tensor, shares: Tensor, out: Tensor) -> None:
         classify[grid](
             logits.contiguous(), shares.float().contiguous(), out, queries, height, width, mask_height, mask_width,
             mask_height / height, mask_width / width, CLASSES=classes, SLOTS=slots, TILE_ROWS=ROWS,
-            TILE_COLUMNS=columns, QUERIES=CHUNK, PRECISION=precision(out.device), LABELS=out.dtype == torch.uint8,
+            TILE_COLUMNS=columns, QUERIES=CHUNK, CHUNKS=triton.cdiv(queries, CHUNK), PRECISION=precision(out.device),
+            LABELS=out.dtype == torch.uint8,
             num_warps=WARPS, num_stages=STAGES,
         )  # fmt: skip
 
