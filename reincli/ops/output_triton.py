@@ -14,11 +14,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ROWS, PIXELS, CHUNK = 4, 128, 16
+ROWS, PIXELS, CHUNK = 4, 64, 16
 """A tile's rows (one mask row high where the image is four times as large), its pixels, queries of a chunk."""
 WARPS, STAGES = 4, 1
-ACCUMULATORS = 4096
-"""Most sums (classes x pixels) of a program: 32 registers a thread. Many classes make for smaller tiles."""
+ACCUMULATORS = 2048
+"""Most sums (classes x pixels) of a program. Twice as many fill all registers, and some Tritons spill them."""
 
 
 @triton.jit

@@ -57,9 +57,8 @@ def compare(shapes, tensors, value_bound=1e-5, gradient_bound=1e-4):
         (1, [(2, 2), (4, 4), (8, 8)], 21, 4, 32, 4),  # the head's own, smaller
         (2, [(3, 5), (7, 4), (9, 13)], 70, 1, 32, 4),  # odd sizes, two programs a head
         (3, [(1, 1), (1, 6)], 5, 2, 8, 3),  # a single pixel, a single row; points that are no power of two
-        (1, [(4, 3)], 1, 1, 128, 1),
+        (1, [(4, 3)], 1, 1, 128, 5),
         (2, [(2, 3), (3, 2), (4, 4), (5, 1), (2, 2)], 6, 1, 16, 2),  # more levels than a launch takes
-        (1, [(5, 4), (3, 3)], 9, 1, 64, 5),
     ],
 )
 def test_values_and_gradients(batch, shapes, queries, heads, width, points):
@@ -115,7 +114,7 @@ def test_inputs_that_are_not_contiguous():
     compare(shapes, [each.requires_grad_() for each in turned])
 
 
-@pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (False, False, True)])
+@pytest.mark.parametrize("wanted", [(True, False, False), (False, True, True)])
 def test_gradients_reach_what_needs_them(wanted):
     tensors = [
         each.detach().requires_grad_(need)

@@ -39,8 +39,8 @@ def same_but_for_ties(ours, logits, shares, size):
     ("batch", "queries", "classes", "masks", "size"),
     [
         (1, 100, 19, (3, 8), (12, 32)),  # the head's own numbers, a small image
-        (2, 17, 19, (3, 35), (7, 131)),  # odd sizes, neither four times as large; several tiles
-        (3, 5, 2, (1, 1), (3, 2)),
+        (1, 17, 19, (3, 35), (4, 131)),  # odd sizes, neither four times as large; several tiles
+        (3, 5, 2, (1, 1), (3, 2)),  # a single pixel
         (1, 20, 40, (5, 7), (5, 7)),  # the masks' own size; more classes
         (1, 16, 3, (9, 11), (4, 6)),  # made smaller
     ],

@@ -94,7 +94,7 @@ def test_kernel_compiles_for_a_device_that_is_not_there(kind, labels, tmp_path, 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     types = {"logits": f"*{kind}", "shares": "*fp32", "out": "*u8" if labels else "*fp32", "scale_y": "fp32",
              "scale_x": "fp32"}  # fmt: skip
-    constants = {"CLASSES": 19, "SLOTS": 32, "TILE_ROWS": 4, "TILE_COLUMNS": 32, "QUERIES": 16, "CHUNKS": 7,
+    constants = {"CLASSES": 19, "SLOTS": 32, "TILE_ROWS": 4, "TILE_COLUMNS": 16, "QUERIES": 16, "CHUNKS": 7,
                  "PRECISION": "tf32x3", "LABELS": labels}  # fmt: skip
     built = compile_for_hopper(output_triton.classify, types, constants)
     assert "tf32" in built  # the class product runs on tensor cores
