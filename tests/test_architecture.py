@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"engine", "model", "data", *LEAVES},
 }
 """Room -> rooms it may import; every room may import itself."""
-NUMERICAL = {"numpy", "cv2", "scipy", "torch"}
+NUMERICAL = {"numpy", "cv2", "scipy", "torch", "triton"}
 TERMINAL = {"rich", "typer"}
 
 MODULES = {

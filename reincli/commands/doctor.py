@@ -23,6 +23,7 @@ PACKAGES = (
     "opencv-python",
     "numpy",
     "safetensors",
+    "triton",
     "xformers",
 )
 MAIN_SPLITS = ("train", "val")
@@ -59,8 +60,8 @@ def run(*, as_json: bool = False) -> None:
         result(json.dumps(report, indent=2))
         return
     table(("package", "version"), report["versions"].items(), title="Versions")
-    rows = [(each["name"], each["is"], each["precision"]) for each in report["devices"]]
-    table(("device", "what it is", "auto precision"), rows, title="Devices")
+    rows = [(each["name"], each["is"], each["precision"], each["kernels"]) for each in report["devices"]]
+    table(("device", "what it is", "auto precision", "kernels"), rows, title="Devices")
     result(f"--device auto takes {report['device']}, --precision auto takes {report['precision']}.\n")
     _listing("Datasets under data/", [(each.name, *_dataset_lines(each)) for each in data])
     _listing("Weights", [(each.what, *_weights_lines(each)) for each in weights])
@@ -83,7 +84,10 @@ def versions() -> dict[str, str]:
 
 
 def devices() -> dict[str, Any]:
-    """`devices`: each with name, description and the precision that `auto` picks on it; what `auto` picks."""
+    """`devices`: each with name, description, the precision that `auto` picks on it and the kernels; what `auto` picks.
+
+    `kernels` is "Triton" with its version, or "plain PyTorch" with the reason.
+    """
     import torch
 
     from reincli.engine.device import pick_device, pick_precision
@@ -92,9 +96,24 @@ def devices() -> dict[str, Any]:
     found = []
     for name in names:
         device = pick_device(name)
-        found.append({"name": name, "is": _describe(device), "precision": pick_precision("auto", device)})
+        precision = pick_precision("auto", device)
+        kernels = _kernels(device, precision)
+        found.append({"name": name, "is": _describe(device), "precision": precision, "kernels": kernels})
     chosen = pick_device("auto")
     return {"devices": found, "device": str(chosen), "precision": pick_precision("auto", chosen)}
+
+
+def _kernels(device: Any, precision: str) -> str:
+    from reincli.config import HeadSettings
+    from reincli.engine.device import DTYPES
+    from reincli.ops.deformable import triton_reason
+    from reincli.ops.triton_use import triton_version
+
+    if device.type == "cpu":
+        return "PyTorch"
+    head = HeadSettings()
+    reason = triton_reason(device, head.channels // head.heads, DTYPES[precision])
+    return f"Triton {triton_version()}" if reason is None else f"plain PyTorch: {reason}"
 
 
 def _describe(device: Any) -> str:

@@ -13,7 +13,7 @@ from reincli.commands import console, run_report
 from reincli.commands.evaluate import show
 from reincli.config import Settings
 from reincli.data.sources import Sample, find_samples
-from reincli.engine.device import pick_device, pick_precision
+from reincli.engine.device import kernel_notes, pick_device, pick_precision
 from reincli.engine.evaluate import val_samples
 from reincli.engine.meter import StepLog
 from reincli.engine.processes import joined
@@ -118,6 +118,9 @@ def introduce(prepared: Run) -> None:
         f"{settings.name}: {settings.model.backbone.name}, training {' + '.join([*shown, f'{head:,} head'])} "
         f"of {total:,} parameters; {processes}{prepared.device}, {prepared.precision}"
     )
+    width = settings.model.head.channels // settings.model.head.heads
+    for text in kernel_notes(prepared.device, prepared.precision, width, len(prepared.classes)):
+        console.note(text)
 
 
 def watched_training(prepared: Run) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from reincli.errors import ReinError
+from reincli.ops import deformable, output
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -80,6 +81,26 @@ def full_fp32(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+def kernel_notes(device: torch.device, precision: str, width: int, classes: int) -> list[str]:
+    """Lines for the user where a GPU runs plain PyTorch and not the project's kernels; none elsewhere.
+
+    Args:
+        device, precision: as picked. width: channels of an attention head. classes: K.
+    """
+    if device.type != "cuda":
+        return []
+    dtype = DTYPES[precision]
+    reasons = {
+        "deformable attention": deformable.triton_reason(device, width, dtype),
+        "the output": output.triton_reason(device, classes, dtype),
+    }
+    by_reason: dict[str, list[str]] = {}
+    for part, reason in reasons.items():
+        if reason is not None:
+            by_reason.setdefault(reason, []).append(part)
+    return [f"Plain PyTorch for {' and '.join(parts)}: {reason}." for reason, parts in by_reason.items()]
 
 
 def peak_memory(device: torch.device) -> int:

@@ -22,7 +22,7 @@ from reincli.data.rgb import Picture, as_rgb
 from reincli.data.sources import classes_of
 from reincli.data.transforms import resize_image
 from reincli.engine import checkpoint as checkpoints
-from reincli.engine.device import DTYPES, autocast, full_fp32, pick_device, pick_precision
+from reincli.engine.device import DTYPES, autocast, full_fp32, kernel_notes, pick_device, pick_precision
 from reincli.engine.fusing import fused
 from reincli.engine.replay import Replay, record_cuda_graph
 from reincli.engine.windows import Budget, Slider
@@ -118,6 +118,8 @@ class Predictor:
     ) -> None:
         self.model, self.classes, self.settings = model, classes, settings
         self.device, self.precision, self.notes = device, precision, list(notes or [])
+        head = settings.model.head
+        self.notes += kernel_notes(device, precision, head.channels // head.heads, len(classes))
         if not in_training:
             self.model = model.to(device).eval()
             self.folded = model.fold(DTYPES[precision])

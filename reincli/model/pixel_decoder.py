@@ -52,6 +52,13 @@ def reference_points(shapes: Sequence[tuple[int, int]], device: torch.device) ->
     return torch.cat(points)
 
 
+def extents(shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+    """Width and height of each level, (L, 1, 2): filled on the device, as a copy from the host would wait for it."""
+    return torch.stack(
+        [torch.full((), float(side), device=device) for height, width in shapes for side in (width, height)]
+    ).view(-1, 1, 2)
+
+
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resize of (B, D, h, w), half-pixel, without antialiasing."""
     if tuple(maps.shape[2:]) == size:
@@ -87,17 +94,25 @@ class DeformableSelfAttention(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(
-        self, features: Tensor, positions: Tensor, references: Tensor, shapes: Sequence[tuple[int, int]]
+        self,
+        features: Tensor,
+        positions: Tensor,
+        references: Tensor,
+        shapes: Sequence[tuple[int, int]],
+        sides: Tensor | None = None,
     ) -> Tensor:
-        """(B, N, D) features, (N, D) or (B, N, D) positions, (…, N, 1 or L, 2) references -> (B, N, D)."""
+        """(B, N, D) features, (N, D) or (B, N, D) positions, (…, N, 1 or L, 2) references -> (B, N, D).
+
+        `sides` are the `extents` of the shapes, worked out here if they are not at hand.
+        """
         batch, total, _ = features.shape
         queries = features + positions
         value = self.value_proj(features).view(batch, total, self.heads, -1)
         layout = (batch, total, self.heads, self.levels, self.points)
         offsets = self.sampling_offsets(queries).float().view(*layout, 2)
         weights = self.attention_weights(queries).float().view(batch, total, self.heads, -1).softmax(-1)
-        extent = offsets.new_tensor([[w, h] for h, w in shapes])[:, None]  # (L, 1, 2): offsets are in pixels
-        locations = references[..., :, None, :, None, :] + offsets / extent
+        sides = extents(shapes, offsets.device) if sides is None else sides
+        locations = references[..., :, None, :, None, :] + offsets / sides  # offsets are in pixels
         return self.output_proj(deformable_attention(value, shapes, locations, weights.view(layout)))
 
 
@@ -115,10 +130,15 @@ class PixelDecoderLayer(nn.Module):
             nn.init.xavier_normal_(layer.weight)
 
     def forward(
-        self, features: Tensor, positions: Tensor, references: Tensor, shapes: Sequence[tuple[int, int]]
+        self,
+        features: Tensor,
+        positions: Tensor,
+        references: Tensor,
+        shapes: Sequence[tuple[int, int]],
+        sides: Tensor,
     ) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
-        features = self.norm1(features + self.attention(features, positions, references, shapes))
+        features = self.norm1(features + self.attention(features, positions, references, shapes, sides))
         return self.norm2(features + self.fc2(F.relu(self.fc1(features))))
 
 
@@ -197,8 +217,9 @@ class PixelDecoder(nn.Module):
             ]
         )
         references = reference_points(shapes, device)[:, None]  # the same on every level
+        sides = extents(shapes, device)
         for layer in self.layers:
-            features = checkpointed(layer, features, positions, references, shapes, when=recompute)
+            features = checkpointed(layer, features, positions, references, shapes, sides, when=recompute)
 
         memories = list(features.split([h * w for h, w in shapes], dim=1))
         finest = memories[-1].transpose(1, 2).unflatten(2, shapes[-1])

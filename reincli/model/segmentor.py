@@ -16,7 +16,7 @@ from reincli.model.mask_decoder import MaskDecoder, Predictions
 from reincli.model.necks import MultiLevelNeck, ScaleBranches
 from reincli.model.pixel_decoder import PixelDecoder
 from reincli.model.rein import Adapter, Folded, adapter_for
-from reincli.ops.resample import resized_bands
+from reincli.ops.output import class_labels, class_scores
 
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
@@ -190,23 +190,24 @@ class Segmentor(nn.Module):
         return self.rein.fold(dtype) if self.rein is not None else None
 
 
-def class_maps(predictions: Predictions, size: tuple[int, int], rows: int = 64) -> Tensor:
+def class_maps(predictions: Predictions, size: tuple[int, int]) -> Tensor:
     """Per-class scores at a size: sum over queries of class probability x mask probability.
-
-    The mask logits are resized bilinearly, THEN squashed, as the method does. A band of rows at a time, so that
-    no (Q, H, W) tensor is kept.
 
     Args:
         predictions: the last round is read.
         size: (H, W).
-        rows: height of a band.
 
     Returns:
         (B, K, H, W) float32, sums over queries (not probabilities: they reach tens).
     """
-    logits = predictions.mask_logits(-1).float()
-    shares = predictions.class_logits[-1].float().softmax(-1)[..., :-1]  # (B, Q, K)
-    result = logits.new_empty(len(logits), shares.shape[-1], *size)
-    for part, band in resized_bands(logits, size, rows):
-        result[:, :, part] = torch.einsum("bqk,bqhw->bkhw", shares, band.sigmoid())
-    return result
+    return class_scores(predictions.mask_logits(-1), _class_shares(predictions), size)
+
+
+def label_maps(predictions: Predictions, size: tuple[int, int]) -> Tensor:
+    """The class of the largest score at each pixel, (B, H, W) uint8: `class_maps` without keeping any score."""
+    return class_labels(predictions.mask_logits(-1), _class_shares(predictions), size)
+
+
+def _class_shares(predictions: Predictions) -> Tensor:
+    """Class probabilities of the last round's queries without "no object", (B, Q, K) float32."""
+    return predictions.class_logits[-1].float().softmax(-1)[..., :-1]

@@ -4,7 +4,8 @@ Shapes: B images, L levels, N = sum of h*w over the levels, H heads, D channels 
 
 Each output row is a weighted sum of 4*L*P rows of the values: four corners of each sampled point, weight =
 attention x bilinear. So the operation is a sparse matrix times the values, which on the CPU is several
-times faster than sampling map by map. `sample_plain` is the textbook form; both give the same numbers.
+times faster than sampling map by map; on CUDA it is one kernel (`ops.deformable_triton`). `sample_plain` is the
+textbook form; all give the same numbers.
 """
 
 from __future__ import annotations
@@ -20,6 +21,28 @@ import torch.nn.functional as F
 from scipy import sparse
 from torch import Tensor
 
+from reincli.ops import triton_use
+
+TRITON_WIDTHS = (8, 16, 32, 64, 128)
+"""Channels a head that the kernels take."""
+
+
+def triton_reason(device: torch.device, width: int, dtype: torch.dtype) -> str | None:
+    """Why the plain form runs on a device and not the kernels, in a few words; None: the kernels run.
+
+    Args:
+        device: where the values are. width: D. dtype: of the values.
+    """
+    if width not in TRITON_WIDTHS:
+        return f"its kernels take heads of 8, 16, 32, 64 or 128 channels, not {width}"
+    return triton_use.reason(device, dtype)
+
+
+@torch.compiler.assume_constant_result
+def _by_triton(device: torch.device, width: int, dtype: torch.dtype) -> bool:
+    """Looked up while torch.compile traces, not traced itself: it asks the driver and the file system."""
+    return triton_reason(device, width, dtype) is None
+
 
 def deformable_attention(
     value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
@@ -33,8 +56,13 @@ def deformable_attention(
         weights: (B, Q, H, L, P), normalised by the caller.
 
     Returns:
-        (B, Q, H*D), in the type of `value` (computed in fp32 on the CPU).
+        (B, Q, H*D), in the type of `value`: under autocast that is the low type of the projection before. Whatever
+        it is, places and sums are worked out in fp32 (places in bf16 would be off by an eighth of a pixel of 64).
     """
+    if _by_triton(value.device, value.shape[3], value.dtype):
+        from reincli.ops.deformable_triton import attend
+
+        return attend(value, [side for shape in shapes for side in shape], locations, weights)
     entries, rows = len(shapes) * weights.shape[4], value.shape[0] * value.shape[1] * value.shape[2]
     # MKL multiplies sparse matrices; torch refuses rows with more entries than there are columns (toy sizes)
     by_rows = value.device.type == "cpu" and entries <= rows and not torch.compiler.is_compiling()
@@ -48,17 +76,18 @@ def sample_plain(
 ) -> Tensor:
     """`deformable_attention` by bilinear sampling of each level: any device, the reference for other forms."""
     batch, _, heads, width = value.shape
+    kind = torch.promote_types(value.dtype, torch.float32)
     queries, points = locations.shape[1], locations.shape[4]
     levels = value.split([h * w for h, w in shapes], dim=1)
     sampled = []
     for level, (h, w) in enumerate(shapes):
-        maps = levels[level].permute(0, 2, 3, 1).reshape(batch * heads, width, h, w)
+        maps = levels[level].permute(0, 2, 3, 1).reshape(batch * heads, width, h, w).to(kind)
         grid = (2 * locations[:, :, :, level] - 1).transpose(1, 2).reshape(batch * heads, queries, points, 2)
-        sampled.append(F.grid_sample(maps, grid.to(maps.dtype), align_corners=False))  # (B*H, D, Q, P)
+        sampled.append(F.grid_sample(maps, grid.to(kind), align_corners=False))  # (B*H, D, Q, P)
     stacked = torch.cat(sampled, dim=-1)  # (B*H, D, Q, L*P)
-    mix = weights.to(value.dtype).transpose(1, 2).reshape(batch * heads, 1, queries, -1)
+    mix = weights.to(kind).transpose(1, 2).reshape(batch * heads, 1, queries, -1)
     mixed = (stacked * mix).sum(-1)  # (B*H, D, Q)
-    return mixed.view(batch, heads * width, queries).transpose(1, 2).contiguous()
+    return mixed.view(batch, heads * width, queries).transpose(1, 2).contiguous().to(value.dtype)
 
 
 def sample_sparse(

@@ -6,6 +6,7 @@ kernels, which gives other numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -64,14 +65,29 @@ def resized_bands(maps: Tensor, size: tuple[int, int], rows: int) -> Iterator[tu
             yield part, maps[..., part, :]
         return
     source, width = maps.shape[-2], size[1]
-    wide = F.interpolate(
-        maps.reshape(1, -1, *maps.shape[-2:]), size=(source, width), mode="bilinear", align_corners=False
-    ).view(*maps.shape[:-1], width)
-    centre = (torch.arange(size[0], device=maps.device) + 0.5) * (source / size[0]) - 0.5
+    scale = source / size[0]
+    centre = (torch.arange(size[0], device=maps.device) + 0.5) * scale - 0.5
     centre = centre.clamp(min=0)
     above = centre.floor().long().clamp(max=source - 1)
     below = (above + 1).clamp(max=source - 1)
     share = (centre - above).to(maps.dtype)[:, None]
     for top in range(0, size[0], rows):
         part = slice(top, min(top + rows, size[0]))
-        yield part, torch.lerp(wide[..., above[part], :], wide[..., below[part], :], share[part])
+        # the rows that the band reads, and one more each way against rounding; reckoned here: no wait for the device
+        first = max(0, math.floor((part.start + 0.5) * scale - 0.5) - 1)
+        last = min(source, math.floor((part.stop - 0.5) * scale - 0.5) + 3)
+        wide = _widened(maps[..., first:last, :], width)
+        yield (
+            part,
+            torch.lerp(wide[..., above[part] - first, :], wide[..., below[part] - first, :], share[part]),
+        )
+
+
+def _widened(maps: Tensor, width: int) -> Tensor:
+    """Bilinear resize of (..., h, w) to (..., h, width)."""
+    if maps.shape[-1] == width:
+        return maps
+    height = maps.shape[-2]
+    flat = maps.reshape(1, -1, height, maps.shape[-1])
+    resized = F.interpolate(flat, size=(height, width), mode="bilinear", align_corners=False)
+    return resized.view(*maps.shape[:-1], width)

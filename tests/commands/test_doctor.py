@@ -49,6 +49,7 @@ def test_json_says_the_same(capsys):
     assert report["versions"]["python"].startswith("3.")
     assert report["devices"][0]["name"] == "cpu"
     assert report["devices"][0]["precision"] in ("fp32", "bf16")
+    assert report["devices"][0]["kernels"] == "PyTorch"
     assert report["device"]
     by_name = {each["name"]: each for each in report["datasets"]}
     assert by_name["gta"]["ready"]
