@@ -41,8 +41,7 @@ from reincli.engine.stopwatch import Stopwatch, timed_adapters, watching
 from reincli.engine.train import train_step
 from reincli.engine.windows import OutOfMemoryError
 from reincli.model.segmentor import Segmentor
-from reincli.ops.parts import heard_by, part
-from reincli.ops.window import resized_argmax
+from reincli.ops.parts import heard_by
 from reincli.settings_files import build_settings
 
 WORK = ("inference", "slide", "training")
@@ -198,11 +197,10 @@ class Inference:
 
     def call(self) -> object:
         """All images once."""
-        maps = self.predictor.class_maps_of(self.images, self.mode)
+        labels = self.predictor.labels_of(self.images, self.mode)
         if self.mode == "whole" and self.predictor.budget.most_pixels is not None:
             raise OutOfMemoryError(self.said[-1])  # it went on with a smaller batch: no row of this batch
-        with part("output"):
-            return [resized_argmax(each, (each.shape[1], each.shape[2])) for each in maps]
+        return labels
 
     def parts(self) -> dict[str, float]:
         """Seconds by part of one call."""

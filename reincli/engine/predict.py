@@ -28,7 +28,7 @@ from reincli.engine.replay import Replay, record_cuda_graph
 from reincli.engine.windows import Budget, Slider
 from reincli.errors import ReinError
 from reincli.model.mask_decoder import Predictions
-from reincli.model.segmentor import Segmentor, class_maps
+from reincli.model.segmentor import Segmentor, class_maps, label_maps
 from reincli.model.weights import half_precision, holds_backbone
 from reincli.ops import paint
 from reincli.ops.confidence import resized_confidence, resized_probabilities
@@ -186,25 +186,24 @@ class Predictor:
         parse_size(size)
         many = isinstance(image, (list, tuple)) or (isinstance(image, Tensor) and image.ndim == 4)
         pictures = [as_rgb(each) for each in image] if many else [as_rgb(image)]  # type: ignore[arg-type,union-attr]
-        results = [
-            self._prediction(picture, maps, size, mode, keep_scores)
-            for group in self._groups(pictures)
-            for picture, maps in zip(group, self._maps_at(group, size, mode), strict=True)
-        ]
+        results = []
+        for group in self._groups(pictures):
+            if size == "native" and not keep_scores:
+                labels = self.labels_of([to_tensor(picture) for picture in group], mode)
+                results += [self._prediction(*each, size, mode) for each in zip(group, labels, strict=True)]
+                continue
+            for picture, maps in zip(group, self._maps_at(group, size, mode), strict=True):
+                label = resized_argmax(maps, picture.shape[:2])
+                results.append(self._prediction(picture, label, size, mode, maps if keep_scores else None))
         return results if many else results[0]
 
     def _prediction(
-        self, image: np.ndarray, maps: Tensor, size: str, mode: str | None, keep: bool
+        self, image: np.ndarray, label: Tensor, size: str, mode: str | None, kept: Tensor | None = None
     ) -> Prediction:
-        label = resized_argmax(maps, image.shape[:2]).cpu().numpy()
+        def scores() -> Tensor:
+            return kept if kept is not None else self._maps_at([image], size, mode)[0]
 
-        def kept() -> Tensor:
-            return maps
-
-        def again() -> Tensor:
-            return self._maps_at([image], size, mode)[0]
-
-        return Prediction(image, label, self.classes, kept if keep else again)
+        return Prediction(image, label.cpu().numpy(), self.classes, scores)
 
     def _groups(self, pictures: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
         """Neighbours that are predicted together; on the CPU each alone, so that batches change no number there."""
@@ -233,6 +232,18 @@ class Predictor:
         """Scores of several images, as `class_maps`; windows of one shape run in one batch across images."""
         return list(self._slide(images, mode, across=True))
 
+    def labels_of(self, images: Sequence[Tensor], mode: str | None = None) -> list[Tensor]:
+        """Label maps of several images at their own sizes, (H, W) uint8 on the device.
+
+        An image that is predicted whole goes from masks to labels at once, and no score of a class is kept.
+        """
+        if (mode or self.settings.test.mode) != "whole" or self.replay is not None:
+            maps = self.class_maps_of(images, mode)
+            with part("output"):
+                return [resized_argmax(each, (each.shape[1], each.shape[2])) for each in maps]
+        slider = Slider(self._labels, 1, self.budget, across=True)
+        return [each[0] for each in slider.stream(images, None, 1)]
+
     def stream(self, images: Iterable[Tensor], mode: str | None = None) -> Iterator[Tensor]:
         """Scores of ever more images, as `class_maps`, in their order.
 
@@ -253,7 +264,15 @@ class Predictor:
         return self._scores(windows) if self.replay is None else self.replay(windows)
 
     def _scores(self, windows: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 -> (B, K, H, W); what no patch divides is padded and cut again."""
+        """(B, 3, H, W) uint8 -> (B, K, H, W) float32."""
+        return self._told(windows, class_maps)
+
+    def _labels(self, windows: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 -> (B, 1, H, W) uint8."""
+        return self._told(windows, label_maps)[:, None]
+
+    def _told(self, windows: Tensor, form: Callable[[Predictions, tuple[int, int]], Tensor]) -> Tensor:
+        """What a form makes of the model's answer; what no patch divides is padded and cut again."""
         height, width = windows.shape[2:]
         multiple = self.model.backbone.multiple
         padded = F.pad(self.model.normalise(windows), (0, -width % multiple, 0, -height % multiple))
@@ -261,7 +280,7 @@ class Predictor:
             with autocast(self.precision, self.device):
                 predictions = self.network(padded, self.folded, every_round=False)
             with part("output"):
-                return class_maps(predictions, (padded.shape[2], padded.shape[3]))[:, :, :height, :width]
+                return form(predictions, (padded.shape[2], padded.shape[3]))[..., :height, :width]
 
 
 def load_segmentor(

@@ -68,6 +68,20 @@ def test_windows_of_several_images_in_one_batch_are_those_of_each(seg, mode):
         torch.testing.assert_close(maps, seg.class_maps(image, mode), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("mode", ["slide", "whole"])
+def test_labels_alone_are_those_of_the_scores(seg, mode, monkeypatch):
+    images = [to_tensor(RGB), to_tensor(RGB[:40, :64])]
+    for image, label in zip(images, seg.labels_of(images, mode), strict=True):
+        assert label.dtype == torch.uint8
+        assert torch.equal(
+            label, resized_argmax(seg.class_maps(image, mode), (image.shape[1], image.shape[2]))
+        )
+    kept = seg.predict(RGB, mode=mode, keep_scores=True).label
+    if mode == "whole":  # then no score of a class is made at all
+        monkeypatch.setattr(seg, "_forward", None)
+    np.testing.assert_array_equal(seg.predict(RGB, mode=mode).label, kept)
+
+
 def test_a_gpu_groups_images_by_their_pixels(seg, monkeypatch):
     monkeypatch.setattr(Predictor, "image_batch", 4)
     frames = [np.zeros((720, 1280, 3), np.uint8)] * 5 + [np.zeros((3000, 3000, 3), np.uint8)]
