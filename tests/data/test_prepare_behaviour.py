@@ -46,14 +46,16 @@ STOPPED = [
 ]
 
 
+TIMES = {"cityscapes": 210, "cityscapes-c": 20}
+"""Files of each kind: so many that none is done before it is stopped. From 200 polygons on processes draw them."""
+
+
 def many(dataset: str, root: Path) -> Expected:
     """A dataset of a few hundred files: one of each kind, and links to it under other names."""
     made_from = "cityscapes" if dataset == "cityscapes-c" else dataset
     place = root.parent / made_from
     expected = layouts.write(made_from, place, (384, 192) if dataset != "cityscapes-c" else (64, 32), count=1)
-    times = {"cityscapes": 210, "cityscapes-c": 20}.get(
-        dataset, 100
-    )  # from 200 polygons on, processes draw them
+    times = TIMES.get(dataset, 500)
     for path in [path for path in place.rglob("*") if path.is_file()]:
         for number in range(times):
             os.link(path, path.with_name(f"{number:03}-{path.name}"))
@@ -122,7 +124,7 @@ def test_a_stopped_run_leaves_whole_files_and_goes_on(tmp_path: Path, dataset: s
     for source, labels in expected.items():
         (wanted,) = labels.values()
         samples = find_samples(source, DataSettings(root=str(tmp_path)))
-        assert len(samples) == (211 if dataset == "cityscapes" else 101)
+        assert len(samples) == TIMES.get(dataset, 500) + 1
         for sample in samples:
             np.testing.assert_array_equal(load_label(sample, label_table(dataset, DataSettings())), wanted)
 

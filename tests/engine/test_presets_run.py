@@ -92,6 +92,7 @@ def backbone(tmp_path_factory, data) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_every_preset_trains_and_validates(data, backbone, tmp_path):
     trained: dict[str, list[str]] = {}
     for preset in PRESETS:

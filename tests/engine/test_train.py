@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -356,3 +357,23 @@ def test_a_resumed_run_logs_each_iteration_once(files, tmp_path):
     assert [e["losses"] for e in again if e["kind"] == "step"] == [
         e["losses"] for e in first if e["kind"] == "step"
     ]
+
+
+@pytest.mark.slow
+def test_a_compiled_model_trains_alike(files, tmp_path, monkeypatch):
+    """Traced forward and backward, without the minutes in which torch turns the graphs into machine code."""
+    traced = partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr(torch, "compile", traced)
+    runs = [
+        start(files, tmp_path / name, "train.iterations=4", f"train.compile={name}")
+        for name in ("false", "true")
+    ]
+    for run in runs:
+        train(run)
+    plain, compiled = (run.model.trained_state() for run in runs)
+    assert plain.keys() == compiled.keys()
+    losses = [
+        [step["losses"]["loss"] for step in run_folder.read_log(run.folder) if "losses" in step]
+        for run in runs
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)

@@ -121,15 +121,3 @@ def test_two_processes_stop_together_and_go_on(toy):
     sets = ["--set", f"train.iterations={stopped + 2}"]
     call([sys.executable, "-m", "reincli", "train", "--resume", str(toy / "run"), "--device", "cpu", *sets])
     assert torch.load(toy / "run" / "last.pth", weights_only=True)["training"]["iteration"] == stopped + 2
-
-
-def test_a_compiled_model_trains_alike(toy):
-    sets = ["--set", "train.iterations=4", "--set", "train.validate_every=0", "--set", "train.batch_size=2"]
-    call(command(toy, "plain", *sets))
-    call(command(toy, "compiled", *sets, "--set", "train.compile=true"))
-    logs = [
-        [json.loads(line)["losses"]["loss"] for line in (toy / run / "log.jsonl").read_text().splitlines()]
-        for run in ("plain", "compiled")
-    ]
-    assert logs[1] == pytest.approx(logs[0], rel=1e-3)
-    assert state(toy / "compiled" / "last.pth").keys() == state(toy / "plain" / "last.pth").keys()

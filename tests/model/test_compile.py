@@ -27,6 +27,7 @@ def close(ours: Predictions, plain: Predictions) -> None:
         torch.testing.assert_close(getattr(ours, name), getattr(plain, name), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_is_one_graph_compiled_once_a_size():
     """`fullgraph` refuses any break. The second batch of a size, and of other numbers, compiles nothing."""
     model = tiny.model(tiny.settings()).train()

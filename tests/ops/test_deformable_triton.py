@@ -21,6 +21,7 @@ CONSTANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interpreted", [True, False], ids=["interpreter", "device"])
 def test_against_the_plain_form(interpreted):
     run_cases("kernels_of_deformable.py", interpreted)

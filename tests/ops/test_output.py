@@ -79,6 +79,7 @@ def test_gradients_reach_masks_and_classes():
     assert logits.grad.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interpreted", [True, False], ids=["interpreter", "device"])
 def test_kernel_against_the_plain_form(interpreted):
     run_cases("kernels_of_output.py", interpreted)
