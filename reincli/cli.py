@@ -101,7 +101,9 @@ def _root(
     """Semantic segmentation that survives a change of domain."""
 
 
-@app.command(epilog=examples("rein demo", "rein demo --out first --iters 40"))
+@app.command(
+    epilog=examples("rein demo", "rein demo --out first --iters 40", "rein demo --ladder --own mine.toml")
+)
 def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where everything is written.")] = Path(
         "rein-demo"
@@ -109,13 +111,59 @@ def demo(
     iters: Annotated[
         int | None, typer.Option("--iters", min=1, help="Training steps; else as the preset `demo` says.")
     ] = None,
+    ladder: Annotated[
+        bool,
+        typer.Option("--ladder", help="Train in full, frozen and with Rein, and compare. Takes an hour."),
+    ] = False,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, help="Of the ladder: how often each is trained.")
+    ] = 3,
+    own: Annotated[
+        Path | None,
+        typer.Option(
+            "--own", metavar="FILE.toml", help="Of the ladder: own labelled images to score on too."
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Walk the whole path on generated streets: train, evaluate, draw. CPU, about two minutes."""
     with _command(quiet):
+        if ladder:
+            from reincli.commands import demo_ladder
+
+            demo_ladder.run(out=out, iterations=iters, seeds=seeds, own=own)
+            return
         from reincli.commands import demo as command
 
         command.run(out=out, iterations=iters)
+
+
+@app.command(
+    epilog=examples("rein pretrain mine.safetensors --device cuda --steps 50000", "rein pretrain --steps 20")
+)
+def pretrain(
+    target: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]", help="The backbone. [dim]\\[default: checkpoints/mini.safetensors][/dim]"
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Else as the shipped one was made.")
+    ] = None,
+    tokens: Annotated[int | None, typer.Option("--tokens", min=256, help="Patches in a step.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of weights and worlds.")] = None,
+    precision: PrecisionOption = Precision.auto,
+    device: Device = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make the small backbone anew that `rein demo` starts from: a ViT that learns from generated worlds."""
+    with _command(quiet):
+        from reincli.commands import pretrain as command
+
+        command.run(target, steps=steps, tokens=tokens, seed=seed, device=device, precision=precision.value,
+                    force=force)  # fmt: skip
 
 
 @app.command(
@@ -359,6 +407,10 @@ def evaluate(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Score what has image and label; say how many have not.")
     ] = False,
+    own: Annotated[
+        Path | None,
+        typer.Option("--own", metavar="FILE.toml", help="Score on own data described here instead."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Score a checkpoint: IoU of each class in each domain, and the means."""
@@ -383,6 +435,7 @@ def evaluate(
             report_file=report_file,
             submit=submit,
             allow_missing=allow_missing,
+            own=own,
         )
 
 

@@ -219,6 +219,23 @@ class TestSettings(Strict):
     """Test size by dataset, 'WxH' (ratio kept) or 'native', over the table below."""
 
 
+class PretrainSettings(Strict):
+    """How the small backbone of `rein demo` learns from generated worlds. The defaults made the one that is shipped."""
+
+    backbone: BackboneSettings = BackboneSettings(name="vit", width=192, depth=6, heads=6, patch_size=8)
+    side: Positive = 128
+    """Side of the worlds in pixels in the last quarter, and of the stored positions; half as much before."""
+    cells: Positive = 4
+    """Along a side of a patch, at which kind, depth, normal, albedo and edge are asked for."""
+    steps: Positive = 4_500
+    tokens: Positive = 2_048
+    """Patches of a step: worlds x patches of a world."""
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    warmup: Annotated[int, Field(ge=0)] = 200
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
 class Settings(Strict):
     """Everything that decides a run."""
 

@@ -16,7 +16,8 @@ import reincli
 from reincli.errors import ReinError
 
 COMMANDS = [
-    "demo", "prepare-data", "convert-weights", "train", "eval", "compare", "visualize", "bench", "presets",
+    "demo", "pretrain", "prepare-data", "convert-weights", "train", "eval", "compare", "visualize", "bench",
+    "presets",
     "doctor",
 ]  # fmt: skip
 
@@ -94,6 +95,21 @@ def test_python_dash_m():
     [
         (["demo", "--iters", "3"], "demo", (), {"out": Path("rein-demo"), "iterations": 3}),
         (
+            ["demo", "--ladder", "--seeds", "2", "--own", "mine.toml"],
+            "demo_ladder",
+            (),
+            {"out": Path("rein-demo"), "iterations": None, "seeds": 2, "own": Path("mine.toml")},
+        ),
+        (
+            ["pretrain", "mine.pth", "--steps", "20", "--seed", "4", "--device", "cpu"],
+            "pretrain",
+            (Path("mine.pth"),),
+            {
+                **{"steps": 20, "tokens": None, "seed": 4, "device": "cpu", "precision": "auto"},
+                "force": False,
+            },
+        ),
+        (
             ["prepare-data", "gta", "/disk/gta", "--workers", "3", "--check", "--json"],
             "prepare_data",
             ("gta", Path("/disk/gta")),
@@ -154,7 +170,7 @@ def test_python_dash_m():
                 "device": "auto",
                 "out": None,
                 "json_file": None,
-                **{"report_file": None, "submit": None, "allow_missing": False},
+                **{"report_file": None, "submit": None, "allow_missing": False, "own": None},
             },
         ),
         (

@@ -17,9 +17,18 @@ from reincli.data.layouts import DATASETS
 from reincli.settings_files import build_settings, load_settings, preset_names, tomllib
 
 SOURCE = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/own-data.md", "docs/evaluate.md", "docs/backbones.md", "docs/speed.md")
+PAGES = (
+    "README.md",
+    "docs/own-data.md",
+    "docs/evaluate.md",
+    "docs/backbones.md",
+    "docs/speed.md",
+    "docs/small-backbone.md",
+)
 MODULES = (
     "demo",
+    "demo_ladder",
+    "pretrain",
     "prepare_data",
     "convert_weights",
     "train",
@@ -80,7 +89,7 @@ def test_every_dataset_is_listed():
 
 def test_each_command_is_shown():
     shown = {shlex.split(line)[1] for _, line in rein_commands()}
-    known = {"demo", "prepare-data", "convert-weights", "train", "eval", "compare", "visualize",
+    known = {"demo", "pretrain", "prepare-data", "convert-weights", "train", "eval", "compare", "visualize",
              "bench", "presets", "doctor"}  # fmt: skip
     assert known <= shown
 

@@ -16,6 +16,7 @@ from reincli.engine.checkpoint import (
     read_checkpoint,
     read_file,
     settings_for,
+    shipped_path,
     write_file,
 )
 from reincli.errors import ReinError, nearest
@@ -52,7 +53,7 @@ def run(
             f"No kind of weights is named '{kind}'.", nearest(kind, [*FAMILIES, ORIGINAL]), usage=True
         )
     family = FAMILIES[kind or DEFAULT]
-    source = source or CHECKPOINTS / family.file
+    source = source or (shipped_path(family) if family.shipped else CHECKPOINTS / family.file)
     height = height or 512
     width = width or height
 

@@ -154,10 +154,17 @@ def dataset_state(name: str, data: DataSettings) -> DatasetState:
 
 def weight_files(folder: Path) -> list[WeightState]:
     """The usual weights: raw backbones, converted ones that are there, and the released adapters and head."""
+    from reincli.engine.checkpoint import shipped_path
     from reincli.model.families import FAMILIES
 
     found = []
     for name, family in FAMILIES.items():
+        if family.shipped:
+            path = shipped_path(family)
+            found.append(
+                WeightState(f"{name}, comes along", str(path), _size(path), "Install this package anew.")
+            )
+            continue
         path = folder / family.file
         found.append(WeightState(f"{name}, raw", str(path), _size(path), f"Download {family.address}"))
     for path in sorted(folder.glob("*_converted*.pth")):

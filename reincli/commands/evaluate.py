@@ -28,7 +28,7 @@ from reincli.engine.predict import Predictor, load_segmentor
 from reincli.engine.ranks import Rank, this_rank
 from reincli.engine.results import Evaluation, image_matrices, report
 from reincli.errors import ReinError
-from reincli.settings_files import build_settings, load_settings
+from reincli.settings_files import build_settings, load_settings, read_config
 
 WRITERS = 4
 """Threads that write label maps."""
@@ -66,6 +66,7 @@ def run(
     report_file: Path | None = None,
     submit: Path | None = None,
     allow_missing: bool = False,
+    own: Path | None = None,
 ) -> dict[str, Any]:
     """Score a checkpoint; what is returned is what `--json` writes, without the matrices of single images.
 
@@ -78,7 +79,7 @@ def run(
         check_size(size)
     if submit is not None and submit.suffix != ".zip":
         raise ReinError(f"--submit '{submit}' does not end with .zip.", usage=True)
-    settings = chosen_settings(checkpoint, preset, config, sets or [], data_root)
+    settings = chosen_settings(checkpoint, preset, config, sets or [], data_root, own)
     sources = [each for source in data or [] for each in corrupted_sources(source)]
     sources = sources or ([SOURCE] if submit else list(settings.data.val))
     samples, left_out = find_all(sources, settings, allow_missing, submit)
@@ -115,15 +116,26 @@ def check_size(size: str) -> None:
 
 
 def chosen_settings(
-    checkpoint: Path, preset: str | None, config: Path | None, sets: list[str], data_root: Path | None
-) -> Settings:
-    """Settings for a checkpoint: of a preset or file where given, else its own; then the options."""
+    checkpoint: Path, preset: str | None, config: Path | None, sets: list[str], data_root: Path | None,
+    own: Path | None = None,
+) -> Settings:  # fmt: skip
+    """Settings for a checkpoint: of a preset or file where given, else its own; then own datasets and the options."""
     options = {"data.root": str(data_root) if data_root else None}
     if preset or config:
-        return load_settings(preset, config, sets, options)
-    return build_settings(
-        settings_for(read_checkpoint(checkpoint), None).model_dump(mode="json"), sets, options
-    )
+        raw = load_settings(preset, config, sets, options).model_dump(mode="json")
+    else:
+        raw = settings_for(read_checkpoint(checkpoint), None).model_dump(mode="json")
+    if own is not None:
+        described = read_config(own).get("data", {})
+        sources = described.get("val", [])
+        if not described.get("own") or not sources:
+            raise ReinError(
+                f"'{own}' says of no own dataset what to score.",
+                'It needs [data] with val = ["NAME:SPLIT"] and [data.own.NAME]: docs/own-data.md.',
+                usage=True,
+            )
+        raw["data"] |= {"own": described["own"], "val": sources, "mean": described.get("mean")}
+    return build_settings(raw, sets, options)
 
 
 # --- what is scored ----------------------------------------------------------------------------------------

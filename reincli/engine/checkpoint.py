@@ -23,7 +23,7 @@ from reincli.data.labels import CITYSCAPES, Classes
 from reincli.engine.archive import is_archive, read_archive
 from reincli.errors import ReinError
 from reincli.model import foundation, weights
-from reincli.model.families import FAMILIES, family_of
+from reincli.model.families import FAMILIES, Family, family_of
 from reincli.model.segmentor import Segmentor
 from reincli.settings_files import build_settings, preset_names, read_preset
 
@@ -138,6 +138,9 @@ def find_backbone(settings: Settings, given: Path | None) -> Path | None:
         return None
     if chosen is not None:
         return Path(chosen)
+    family = FAMILIES.get(settings.model.backbone.name)
+    if family is not None and family.shipped:
+        return shipped_path(family)
     candidates = backbone_candidates(settings.model.backbone, settings.data.augment.crop)
     found = next((path for path in candidates if path.exists()), None)
     if found is None:
@@ -152,6 +155,11 @@ def find_backbone(settings: Settings, given: Path | None) -> Path | None:
             else "Give --backbone FILE; of a model of timm: its model.safetensors from https://huggingface.co/timm",
         )
     return found
+
+
+def shipped_path(family: Family) -> Path:
+    """Where the weights lie of a backbone that comes with this package."""
+    return Path(__file__).parent.parent / "weights" / family.shipped
 
 
 def load_backbone(model: Segmentor, path: Path) -> list[str]:

@@ -26,6 +26,7 @@ class Family:
         taps: blocks whose outputs the head reads; empty where each stage gives one map.
         adapted: blocks that are refined; None: all.
         file: usual name of the raw weights under `checkpoints/`. address: where they can be had.
+        shipped: name of the file in the folder `weights` of this package; empty: none.
         released: whether the original knows it, so that one of its checkpoints may have been trained on it.
     """
 
@@ -38,6 +39,7 @@ class Family:
     adapted: tuple[int, ...] | None = None
     file: str = ""
     address: str = ""
+    shipped: str = ""
     released: bool = True
 
     @property
@@ -65,7 +67,9 @@ def _plain(
     kind: str, timm: str, width: int, depth: int, heads: int, file: str, address: str, released: bool = True
 ) -> Family:
     widths = (width, width, width, width)
-    return Family(kind, timm, widths, (depth,), heads, usual_taps(depth), None, file, address, released)
+    return Family(
+        kind, timm, widths, (depth,), heads, usual_taps(depth), file=file, address=address, released=released
+    )
 
 
 def _dinov2(letter: str, size: str, width: int, depth: int, heads: int) -> Family:
@@ -115,6 +119,9 @@ FAMILIES: dict[str, Family] = {
     ),
     "resnet50": _resnet(50, (3, 4, 6, 3), "2cccc1ad"),
     "resnet101": _resnet(101, (3, 4, 23, 3), "e67eebb6"),
+    "mini": Family(
+        "dinov2", "", (192, 192, 192, 192), (6,), 6, spread(6), shipped="mini.safetensors", released=False
+    ),
     "dinov3_s": _dinov3("s", "small", "08c60483", 384, 12, 6),
     "dinov3_b": _dinov3("b", "base", "73cec8be", 768, 12, 12),
     "dinov3_l": _dinov3("l", "large", "8aa4cbdd", 1024, 24, 16),

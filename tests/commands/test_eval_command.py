@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import tiny
-from terminal import rein
+from terminal import rein, told
 
 from reincli.commands import evaluate as command
 from reincli.data import submission
@@ -427,3 +427,19 @@ def test_torchrun_gives_the_numbers_of_one_process(toy):
     rein(*words, "one.json")
     one, two = (json.loads(Path(f"{name}.json").read_text()) for name in ("one", "two"))
     assert one == two
+
+
+def test_own_images_of_the_same_classes_are_scored_instead(toy):
+    described = (
+        (toy / "toy.toml").read_text().replace("toy:", "mine:").replace("data.own.toy", "data.own.mine")
+    )
+    (toy / "mine.toml").write_text(described)
+    rein("eval", "head.pth", "--own", "mine.toml", "--json", "c.json")
+    ours, mine = (json.loads((toy / name).read_text())["domains"] for name in ("a.json", "c.json"))
+    assert [each["IoU"] for each in mine.values()] == [each["IoU"] for each in ours.values()]
+
+
+@pytest.mark.parametrize("text", ["[data]\nval = ['mine:val']\n", "[data.own.mine]\nclasses = []\n", ""])
+def test_a_file_that_describes_no_own_images_is_refused(toy, text):
+    (toy / "mine.toml").write_text(text)
+    assert "says of no own dataset what to score" in told("eval", "head.pth", "--own", "mine.toml", code=2)

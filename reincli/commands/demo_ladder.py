@@ -1,0 +1,139 @@
+"""`rein demo --ladder`: the same small backbone trained in full, frozen, and with Rein, side by side.
+
+The rows of the method's own comparison (arXiv 2312.04265, table 2) in miniature: one recipe, one head, clear streets to
+train on; scored on clear streets and on what none of the three has seen.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reincli.commands import console, demo, evaluate
+from reincli.data.images import write_bytes
+from reincli.errors import ReinError
+from reincli.settings_files import read_config
+
+TUNES = ("full", "frozen", "rein")
+"""What trains: everything; the head alone; adapters and head."""
+STREETS = {"train": 240, "val": 20, "targets": 12}
+"""More than the demo's, so that the spread of three seeds is not the spread of a few images."""
+ITERATIONS = 700
+CLEAR = "cityscapes"
+TARGETS = ("night", "fog", "rain", "snow")
+
+
+@dataclass
+class Scored:
+    """mIoU in percent over the classes that occur, by domain, of one model."""
+
+    tune: str
+    seed: int
+    domains: dict[str, float]
+
+    @property
+    def targets(self) -> float:
+        """Mean of the four targets."""
+        return statistics.fmean(self.domains[name] for name in TARGETS)
+
+
+def run(
+    *, out: Path | None = None, iterations: int | None = None, seeds: int = 3, own: Path | None = None
+) -> list[Scored]:
+    """Train three models a seed, score them, print the table. What is done already is not done again.
+
+    Args:
+        out: folder of the streets, the runs and the table. iterations: of each training.
+        seeds: how often, each with its own weights of head and adapters and its own crops.
+        own: TOML file of own labelled images with the Cityscapes classes, which are scored too, never trained on.
+
+    Raises:
+        ReinError: the folder holds trainings of another length, or cannot be written.
+    """
+    begun = time.perf_counter()
+    out = out or Path("rein-demo")
+    iterations = iterations or ITERATIONS
+    settings = demo.demo_settings(out / "ladder", iterations)
+    extra = own_domains(own)
+    demo.step(f"1/2 Generating {STREETS['train']} streets to train on", out / "ladder" / "data")
+    demo.generate(out / "ladder", **STREETS)
+    demo.convert(out / "ladder", settings)
+    rows: list[Scored] = []
+    total = seeds * len(TUNES)
+    for seed in range(seeds):
+        for tune in TUNES:
+            demo.step(
+                f"2/2 Training {len(rows) + 1} of {total}: {tune}, seed {seed}", folder_of(out, tune, seed)
+            )
+            rows.append(one(out, tune, seed, iterations, own))
+    table(rows, extra)
+    content = [{"tune": row.tune, "seed": row.seed, "targets": row.targets, **row.domains} for row in rows]
+    write_bytes(
+        out / "ladder.json", json.dumps({"iterations": iterations, "runs": content}, indent=1).encode()
+    )
+    console.note(f"Done in {console.duration(time.perf_counter() - begun)}: {out / 'ladder.json'}")
+    return rows
+
+
+def own_domains(own: Path | None) -> list[str]:
+    """Names under which own images are scored."""
+    if own is None:
+        return []
+    data = read_config(own).get("data", {})
+    if not data.get("own"):
+        raise ReinError(
+            f"'{own}' describes no dataset.", "See docs/own-data.md: [data.own.NAME].", usage=True
+        )
+    names = [
+        (name, split, facts) for name, each in data["own"].items() for split, facts in each["splits"].items()
+    ]
+    return [
+        facts.get("domain", split) for name, split, facts in names if f"{name}:{split}" in data.get("val", ())
+    ]
+
+
+def folder_of(out: Path, tune: str, seed: int) -> Path:
+    """Where one of the trainings lies."""
+    return out / "ladder" / "work_dirs" / f"{tune}-{seed}"
+
+
+def one(out: Path, tune: str, seed: int, iterations: int, own: Path | None) -> Scored:
+    """Train and score one model; a finished one is scored anew, a stopped one goes on."""
+    folder = folder_of(out, tune, seed)
+    sets = [f"model.tune={tune}", f"train.seed={seed}", "model.head.queries=40"]
+    demo.train_or_go_on(out / "ladder", folder, iterations, sets)
+    domains: dict[str, float] = {}
+    for described in [None, own] if own is not None else [None]:
+        found = evaluate.run(folder / "last.pth", data_root=out / "ladder" / "data", device="cpu", precision="fp32",
+                             own=described)  # fmt: skip
+        domains |= {name: occurring(scores) for name, scores in found["domains"].items()}
+    return Scored(tune, seed, domains)
+
+
+def occurring(scores: dict[str, Any]) -> float:
+    """Mean IoU in percent over the classes that labels have: one that is only predicted has no say here."""
+    found = [iou for name, iou in scores["IoU"].items() if scores["Acc"][name] is not None]
+    return statistics.fmean(found)
+
+
+def table(rows: list[Scored], extra: list[str]) -> None:
+    """Mean and spread (standard deviation over seeds) of each row."""
+    names = [CLEAR, *TARGETS, *extra]
+    lines = []
+    for tune in TUNES:
+        mine = [row for row in rows if row.tune == tune]
+        columns = [[row.domains[name] for row in mine] for name in names]
+        columns.insert(1 + len(TARGETS), [row.targets for row in mine])
+        lines.append((tune, *(shown(values) for values in columns)))
+    header = ("trained", "clear", *TARGETS, "mean of four", *extra)
+    console.table(header, lines)
+
+
+def shown(values: list[float]) -> str:
+    """'31.2' or '31.2 ± 0.8'."""
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.1f}{spread}"

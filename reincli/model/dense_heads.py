@@ -1,0 +1,93 @@
+"""What a backbone is asked while it learns from generated worlds: kind, depth, normal, albedo and edge of each cell.
+
+Shapes: B images, C width, (h, w) patch grid, F cells along a side of a patch, K kinds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EDGE_WEIGHT = 4.0
+"""Few cells are edges; each counts as many."""
+WEIGHTS = {"kind": 1.0, "depth": 1.0, "normal": 0.5, "albedo": 1.0, "edge": 0.5}
+
+
+@dataclass
+class Truth:
+    """What is to be told of each cell, (H, W) cells.
+
+    Attributes:
+        kind: (B, H, W) index. depth: (B, 1, H, W), 0 near to 1 far. normal: (B, 3, H, W) unit length, 0 where there
+        is none. albedo: (B, 3, H, W) 0-1. edge: (B, 1, H, W) 1 where the cell to the right or below is of another
+        surface.
+    """
+
+    kind: Tensor
+    depth: Tensor
+    normal: Tensor
+    albedo: Tensor
+    edge: Tensor
+
+
+@dataclass
+class DenseLosses:
+    """Weighted parts, and the share of cells whose kind was told right."""
+
+    kind: Tensor
+    depth: Tensor
+    normal: Tensor
+    albedo: Tensor
+    edge: Tensor
+    right: Tensor
+
+    def total(self) -> Tensor:
+        """What is minimised."""
+        return self.kind + self.depth + self.normal + self.albedo + self.edge
+
+
+class DenseHeads(nn.Module):
+    """One linear read-out for each of four tapped maps: whatever they tell must already lie in the features.
+
+    Args:
+        width: C. kinds: K. cells: F.
+    """
+
+    def __init__(self, width: int, kinds: int, cells: int) -> None:
+        super().__init__()
+        self.cells, self.split = cells, (kinds, 1, 3, 3, 1)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(4))
+        self.reads = nn.ModuleList(nn.Linear(width, cells**2 * sum(self.split)) for _ in range(4))
+
+    def forward(self, maps: list[Tensor], truth: Truth) -> DenseLosses:
+        """Losses of four maps (B, C, h, w); the last one counts as much as the others together."""
+        losses = []
+        for map_, norm, read in zip(maps, self.norms, self.reads, strict=True):
+            told = read(norm(map_.permute(0, 2, 3, 1))).permute(0, 3, 1, 2).float()
+            losses.append(self.compare(F.pixel_shuffle(told, self.cells), truth))
+        shares = (1 / 6, 1 / 6, 1 / 6, 1 / 2)
+        parts = {
+            field.name: sum(
+                share * getattr(loss, field.name) for share, loss in zip(shares, losses, strict=True)
+            )
+            for field in fields(DenseLosses)
+        }
+        return DenseLosses(**parts | {"right": losses[-1].right})
+
+    def compare(self, told: Tensor, truth: Truth) -> DenseLosses:
+        """Losses of one read-out (B, K + 8, H, W)."""
+        kind, depth, normal, albedo, edge = told.split(self.split, dim=1)
+        known = truth.normal.abs().sum(1, keepdim=True) > 0
+        along = F.cosine_similarity(normal, truth.normal, dim=1, eps=1e-3)[:, None]
+        flat = torch.full_like(truth.edge, EDGE_WEIGHT).where(truth.edge > 0.5, torch.ones_like(truth.edge))
+        return DenseLosses(
+            kind=WEIGHTS["kind"] * F.cross_entropy(kind, truth.kind),
+            depth=WEIGHTS["depth"] * F.l1_loss(depth, truth.depth),
+            normal=WEIGHTS["normal"] * ((1 - along) * known).sum() / known.sum().clamp(min=1),
+            albedo=WEIGHTS["albedo"] * F.l1_loss(albedo, truth.albedo),
+            edge=WEIGHTS["edge"] * F.binary_cross_entropy_with_logits(edge, truth.edge, weight=flat),
+            right=(kind.detach().argmax(1) == truth.kind).float().mean(),
+        )

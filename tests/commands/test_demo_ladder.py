@@ -1,0 +1,76 @@
+"""`rein demo --ladder`: three trainings a seed from the same weights, and a table of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from terminal import told
+
+from reincli.commands import demo_ladder
+from reincli.commands.demo_ladder import Scored, occurring, shown
+from reincli.data.labels import CITYSCAPES
+
+
+def test_classes_without_a_label_have_no_say():
+    scores = {
+        "IoU": {"road": 80.0, "train": 0.0, "bus": None},
+        "Acc": {"road": 90.0, "train": None, "bus": None},
+    }
+    assert occurring(scores) == 80.0
+
+
+def test_mean_and_spread():
+    assert shown([31.24]) == "31.2"
+    assert shown([30.0, 32.0, 34.0]) == "32.0 ± 2.0"
+
+
+def test_the_mean_is_that_of_the_four_targets():
+    row = Scored(
+        "rein", 0, {"cityscapes": 90.0, "night": 10.0, "fog": 20.0, "rain": 30.0, "snow": 40.0, "own": 1.0}
+    )
+    assert row.targets == 25.0
+
+
+@pytest.mark.slow
+def test_the_whole_ladder_and_a_second_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_ladder, "STREETS", {"train": 4, "val": 2, "targets": 1})
+    own = tmp_path / "mine.toml"
+    streets = tmp_path / "out" / "ladder" / "data" / "cityscapes"
+    own.write_text(described(streets))
+    words = ("demo", "--ladder", "--out", tmp_path / "out", "--iters", 2, "--seeds", 1, "--own", own)
+    text = told(*words)
+    for word in ("full", "frozen", "rein", "mean of four", "again"):
+        assert word in text
+    found = json.loads((tmp_path / "out" / "ladder.json").read_text())
+    assert [run["tune"] for run in found["runs"]] == ["full", "frozen", "rein"]
+    for run in found["runs"]:
+        assert run["again"] == pytest.approx(run["cityscapes"])  # the same streets under another name
+    before = (tmp_path / "out" / "ladder" / "work_dirs" / "rein-0" / "last.pth").read_bytes()
+    assert "Nothing left to do" in told(*words)
+    assert (tmp_path / "out" / "ladder" / "work_dirs" / "rein-0" / "last.pth").read_bytes() == before
+
+
+def described(root: Path) -> str:
+    """The validation streets as an own dataset of the Cityscapes classes."""
+    classes = ", ".join(
+        f'{{ name = "{name}", color = {list(color)} }}'
+        for name, color in zip(CITYSCAPES.names, CITYSCAPES.colors, strict=True)
+    )
+    return f"""
+[data]
+val = ["streets:val"]
+
+[data.own.streets]
+root = "{root}"
+test_size = "256x128"
+classes = [{classes}]
+
+[data.own.streets.splits.val]
+images = "leftImg8bit/val"
+labels = "gtFine/val"
+image_suffix = "_leftImg8bit.png"
+label_suffix = "_gtFine_labelTrainIds.png"
+domain = "again"
+"""

@@ -1,0 +1,106 @@
+"""Pretraining of the small backbone: it learns, goes on where it stopped, and its file loads as a backbone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from reincli.config import BackboneSettings, PretrainSettings
+from reincli.data.world_light import draw_worlds
+from reincli.engine.pretrain import Pretraining, pretrain, truth_of, unfinished_of
+from reincli.errors import ReinError
+from reincli.model.backbones import build_backbone
+from reincli.model.dense_heads import DenseHeads, Truth
+
+BODY = BackboneSettings(name="vit", width=32, depth=4, heads=2, patch_size=8)
+CPU = torch.device("cpu")
+
+
+def settings(**changes: object) -> PretrainSettings:
+    return PretrainSettings(**{"backbone": BODY, "side": 32, "steps": 8, "tokens": 64, "warmup": 2} | changes)  # type: ignore[arg-type]
+
+
+def test_the_truth_is_that_of_the_cells():
+    worlds = draw_worlds(torch.Generator().manual_seed(0), 2, 32)
+    truth = truth_of(worlds, 2)
+    assert truth.kind.shape == (2, 16, 16)
+    assert truth.normal.shape == (2, 3, 16, 16)
+    assert torch.equal(truth.kind, worlds.kind[:, 1::2, 1::2])
+    assert float(truth.depth.min()) >= 0
+    assert float(truth.depth.max()) == 1
+    surface = worlds.surface[:, 1::2, 1::2]
+    assert bool(truth.edge[0, 0, 4, 5]) == bool(
+        (surface[0, 4, 5] != surface[0, 4, 6]) or (surface[0, 4, 5] != surface[0, 5, 5])
+    )
+
+
+def test_a_perfect_read_out_has_no_loss_but_the_certainty_of_its_logits():
+    worlds = draw_worlds(torch.Generator().manual_seed(1), 2, 32)
+    truth: Truth = truth_of(worlds, 2)
+    heads = DenseHeads(32, 18, 4)
+    told = torch.cat(
+        [
+            30.0 * torch.nn.functional.one_hot(truth.kind, 18).permute(0, 3, 1, 2), truth.depth, truth.normal,
+            truth.albedo, 60.0 * truth.edge - 30,
+        ],
+        dim=1,
+    )  # fmt: skip
+    losses = heads.compare(told, truth)
+    assert float(losses.total()) < 1e-3
+    assert float(losses.right) == 1
+    worse = heads.compare(told.roll(3, dims=-1), truth)
+    assert all(
+        float(getattr(worse, name)) > float(getattr(losses, name)) for name in ("kind", "depth", "edge")
+    )
+
+
+def test_it_learns():
+    run = Pretraining(settings(steps=40, tokens=256, warmup=5), CPU, "fp32")
+    seen = [float(run.step().total().detach()) for _ in range(40)]
+    assert sum(seen[-8:]) < 0.85 * sum(seen[:8])
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path):
+    straight = tmp_path / "straight.safetensors"
+    pretrain(Pretraining(settings(), CPU, "fp32"), straight)
+
+    path = tmp_path / "again.safetensors"
+    first = Pretraining(settings(), CPU, "fp32")
+
+    def stop() -> None:
+        if first.step_number == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(first, path, on_step=stop)
+    assert unfinished_of(path).exists()
+    assert not path.exists()
+    second = Pretraining(settings(), CPU, "fp32")
+    second.resume(unfinished_of(path))
+    assert second.step_number == 5
+    pretrain(second, path)
+    assert not unfinished_of(path).exists()
+    one, two = load_file(straight), load_file(path)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_file_is_a_backbone_in_half_precision(tmp_path):
+    path = tmp_path / "mini.safetensors"
+    pretrain(Pretraining(settings(steps=2), CPU, "fp32"), path)
+    state = load_file(path)
+    assert {value.dtype for value in state.values()} == {torch.float16}
+    build_backbone(BODY, 4).body.load_state_dict({name: value.float() for name, value in state.items()})
+
+
+def test_an_unfinished_run_of_other_settings_is_not_continued(tmp_path):
+    run = Pretraining(settings(), CPU, "fp32")
+    run.save(tmp_path / "x.unfinished.pth")
+    with pytest.raises(ReinError, match="other settings"):
+        Pretraining(settings(seed=1), CPU, "fp32").resume(tmp_path / "x.unfinished.pth")
+
+
+def test_sizes_that_do_not_fit_are_refused():
+    with pytest.raises(ReinError, match="multiple of twice the patch"):
+        Pretraining(settings(side=40), CPU, "fp32")
