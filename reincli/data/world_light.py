@@ -11,17 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reincli.data.worlds import (
-    BANKS,
-    SKY,
-    Camera,
-    Dice,
-    Raster,
-    Surfaces,
-    grain_bank,
-    lay_out,
-    look_up,
-)
+from reincli.data.world_parts import BANKS, SKY, Camera, Dice, Raster, Surfaces, grain_bank, look_up
+from reincli.data.worlds import lay_out
 
 LAMPS = 5
 """Lights of a night."""

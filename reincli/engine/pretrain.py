@@ -16,7 +16,7 @@ from torch import nn
 
 from reincli.config import PretrainSettings
 from reincli.data.world_light import Worlds, draw_worlds
-from reincli.data.worlds import FAR, KINDS
+from reincli.data.world_parts import FAR, KINDS
 from reincli.engine.checkpoint import read_file, write_file
 from reincli.engine.device import autocast
 from reincli.engine.optim import set_learning_rate

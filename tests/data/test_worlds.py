@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from reincli.data.world_light import draw_worlds
-from reincli.data.worlds import FAR, KINDS, SKY, SURFACES, Dice, grain_bank, lay_out, look_up
+from reincli.data.world_parts import FAR, KINDS, SKY, SURFACES, Dice, grain_bank, look_up
+from reincli.data.worlds import lay_out
 
 
 @pytest.fixture(scope="module")
