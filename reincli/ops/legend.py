@@ -87,7 +87,7 @@ def strip(entries: Sequence[Entry], width: int, height: int) -> np.ndarray:
         row, column = divmod(position, columns)
         left, top = pad + column * step, pad + row * line
         _paste(picture, _swatch(entry, swatch), shape, left, top)
-        text = fitted(entry.text, height, width - left - swatch - gap)
+        text = fitted(entry.text, height, width - left - swatch - gap - pad // 2)
         ink = _paler(INK) if entry.pale else INK
         write(picture, text, left + swatch + gap, top + swatch // 2, height, ink)
     return picture

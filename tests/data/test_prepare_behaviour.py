@@ -62,13 +62,19 @@ def many(dataset: str, root: Path) -> Expected:
     return expected
 
 
+def heeds_ctrl_c() -> None:
+    """A shell that runs the tests in the background has told them to ignore it, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def stop(dataset: str, root: Path, how: Callable[[int], None]) -> tuple[int, str, int]:
     """Start the command, stop it when a first file is there; exit code, what it said, and its process group."""
     words = [sys.executable, "-m", "reincli", "prepare-data", dataset, str(root), "--workers", "2"]
     words += ["--corruption", "fog", "--corruption", "brightness"] if dataset == "cityscapes-c" else []
     process = subprocess.Popen(
-        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
-    )
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=heeds_ctrl_c,
+    )  # fmt: skip
     targets = [
         job.writes for job in plan(dataset, root) if job.corruption is None or job.corruption.name == "fog"
     ]

@@ -137,14 +137,14 @@ def test_memory_that_runs_out_ends_one_row(monkeypatch):
 
 
 def test_a_batch_that_was_halved_is_no_row_of_that_batch(monkeypatch):
-    scores = bench.Predictor._scores
+    told = bench.Predictor._told
 
-    def tight(self, windows):
+    def tight(self, windows, form):
         if len(windows) > 1:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return scores(self, windows)
+        return told(self, windows, form)
 
-    monkeypatch.setattr(bench.Predictor, "_scores", tight)
+    monkeypatch.setattr(bench.Predictor, "_told", tight)
     found = list(measure(plan(what=("inference", "slide"), batches=(2,), runs=1, by_part=False)))
     assert found[0].failure == "out of memory"
     assert found[1].note.startswith("Out of memory with")  # windows: it goes on with fewer, and says so
