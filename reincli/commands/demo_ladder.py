@@ -22,7 +22,7 @@ TUNES = ("full", "frozen", "rein")
 """What trains: everything; the head alone; adapters and head."""
 STREETS = {"train": 240, "val": 20, "targets": 12}
 """More than the demo's, so that the spread of three seeds is not the spread of a few images."""
-ITERATIONS = 700
+ITERATIONS = 400
 CLEAR = "cityscapes"
 TARGETS = ("night", "fog", "rain", "snow")
 
