@@ -126,7 +126,7 @@ def demo(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Walk the whole path on generated streets: train, evaluate, draw. CPU, about two minutes."""
+    """Walk the whole path on generated streets: train, evaluate, draw. CPU, about three minutes."""
     with _command(quiet):
         if ladder:
             from reincli.commands import demo_ladder

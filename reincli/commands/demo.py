@@ -1,4 +1,4 @@
-"""`rein demo`: the whole path on generated streets, in about two minutes on a CPU."""
+"""`rein demo`: the whole path on generated streets, in about three minutes on a CPU."""
 
 from __future__ import annotations
 
