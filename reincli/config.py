@@ -5,15 +5,9 @@ How a run's `Settings` is put together from presets, files and options: `setting
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-if sys.version_info >= (3, 11):
-    pass
-else:
-    pass
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
@@ -222,7 +216,7 @@ class TestSettings(Strict):
 class PretrainSettings(Strict):
     """How the small backbone of `rein demo` learns from generated worlds. The defaults made the one that is shipped."""
 
-    backbone: BackboneSettings = BackboneSettings(name="vit", width=192, depth=6, heads=6, patch_size=8)
+    backbone: BackboneSettings = BackboneSettings(name="mini", patch_size=8)
     side: Positive = 128
     """Side of the worlds in pixels in the last quarter, and of the stored positions; half as much before."""
     cells: Positive = 4

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from reincli.commands import console, demo, evaluate
+from reincli.config import Settings
 from reincli.data.images import write_bytes
-from reincli.errors import ReinError
-from reincli.settings_files import read_config
+from reincli.settings_files import build_settings
 
 TUNES = ("full", "frozen", "rein")
 """What trains: everything; the head alone; adapters and head."""
@@ -52,13 +52,12 @@ def run(
         own: TOML file of own labelled images with the Cityscapes classes, which are scored too, never trained on.
 
     Raises:
-        ReinError: the folder holds trainings of another length, or cannot be written.
+        ReinError: the folder holds trainings of another length, or cannot be written; own images that do not fit.
     """
     begun = time.perf_counter()
     out = out or Path("rein-demo")
     iterations = iterations or ITERATIONS
-    settings = demo.demo_settings(out / "ladder", iterations)
-    extra = own_domains(own)
+    settings = ready(out, own, iterations, seeds)
     demo.step(f"1/2 Generating {STREETS['train']} streets to train on", out / "ladder" / "data")
     demo.generate(out / "ladder", **STREETS)
     demo.convert(out / "ladder", settings)
@@ -70,7 +69,7 @@ def run(
                 f"2/2 Training {len(rows) + 1} of {total}: {tune}, seed {seed}", folder_of(out, tune, seed)
             )
             rows.append(one(out, tune, seed, iterations, own))
-    table(rows, extra)
+    table(rows)
     content = [{"tune": row.tune, "seed": row.seed, "targets": row.targets, **row.domains} for row in rows]
     write_bytes(
         out / "ladder.json", json.dumps({"iterations": iterations, "runs": content}, indent=1).encode()
@@ -79,21 +78,22 @@ def run(
     return rows
 
 
-def own_domains(own: Path | None) -> list[str]:
-    """Names under which own images are scored."""
-    if own is None:
-        return []
-    data = read_config(own).get("data", {})
-    if not data.get("own"):
-        raise ReinError(
-            f"'{own}' describes no dataset.", "See docs/own-data.md: [data.own.NAME].", usage=True
-        )
-    names = [
-        (name, split, facts) for name, each in data["own"].items() for split, facts in each["splits"].items()
-    ]
-    return [
-        facts.get("domain", split) for name, split, facts in names if f"{name}:{split}" in data.get("val", ())
-    ]
+def ready(out: Path, own: Path | None, iterations: int, seeds: int) -> Settings:
+    """Settings of the streets, once everything that an hour of training could trip over has been looked at.
+
+    Raises:
+        ReinError: a training of another length lies there; own images that cannot be scored.
+    """
+    settings = demo.demo_settings(out / "ladder", iterations)
+    for seed in range(seeds):
+        for tune in TUNES:
+            demo.refuse_another_length(folder_of(out, tune, seed), settings)
+    if own is not None:
+        raw = settings.model_dump(mode="json")
+        raw["data"] |= evaluate.described_data(own)
+        described = build_settings(raw, (), {})
+        evaluate.find_all(described.data.val, described, False, None)
+    return settings
 
 
 def folder_of(out: Path, tune: str, seed: int) -> Path:
@@ -104,7 +104,7 @@ def folder_of(out: Path, tune: str, seed: int) -> Path:
 def one(out: Path, tune: str, seed: int, iterations: int, own: Path | None) -> Scored:
     """Train and score one model; a finished one is scored anew, a stopped one goes on."""
     folder = folder_of(out, tune, seed)
-    sets = [f"model.tune={tune}", f"train.seed={seed}", "model.head.queries=40"]
+    sets = [f"model.tune={tune}", f"train.seed={seed}"]
     demo.train_or_go_on(out / "ladder", folder, iterations, sets)
     domains: dict[str, float] = {}
     for described in [None, own] if own is not None else [None]:
@@ -120,8 +120,9 @@ def occurring(scores: dict[str, Any]) -> float:
     return statistics.fmean(found)
 
 
-def table(rows: list[Scored], extra: list[str]) -> None:
+def table(rows: list[Scored]) -> None:
     """Mean and spread (standard deviation over seeds) of each row."""
+    extra = [name for name in rows[0].domains if name not in (CLEAR, *TARGETS)]
     names = [CLEAR, *TARGETS, *extra]
     lines = []
     for tune in TUNES:

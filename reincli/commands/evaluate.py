@@ -126,16 +126,25 @@ def chosen_settings(
     else:
         raw = settings_for(read_checkpoint(checkpoint), None).model_dump(mode="json")
     if own is not None:
-        described = read_config(own).get("data", {})
-        sources = described.get("val", [])
-        if not described.get("own") or not sources:
-            raise ReinError(
-                f"'{own}' says of no own dataset what to score.",
-                'It needs [data] with val = ["NAME:SPLIT"] and [data.own.NAME]: docs/own-data.md.',
-                usage=True,
-            )
-        raw["data"] |= {"own": described["own"], "val": sources, "mean": described.get("mean")}
+        raw["data"] |= described_data(own)
     return build_settings(raw, sets, options)
+
+
+def described_data(own: Path) -> dict[str, Any]:
+    """What a file says of own datasets to score: the values of `[data]` that take the place of the run's.
+
+    Raises:
+        ReinError: the file cannot be read, or names nothing to score.
+    """
+    described = read_config(own).get("data", {})
+    sources = described.get("val", [])
+    if not described.get("own") or not sources:
+        raise ReinError(
+            f"'{own}' says of no own dataset what to score.",
+            'It needs [data] with val = ["NAME:SPLIT"] and [data.own.NAME]: docs/own-data.md.',
+            usage=True,
+        )
+    return {"own": described["own"], "val": sources, "mean": described.get("mean")}
 
 
 # --- what is scored ----------------------------------------------------------------------------------------

@@ -64,11 +64,12 @@ def run(
 
 def introduce(made: Pretraining) -> None:
     """What is about to be trained."""
-    settings, backbone = made.settings, made.settings.backbone
+    settings, backbone = made.settings, made.backbone
     count = sum(p.numel() for p in made.backbone.parameters())
-    worlds = settings.tokens * backbone.patch_size**2 // settings.side**2
+    worlds = settings.tokens * settings.backbone.patch_size**2 // settings.side**2
     console.note(
-        f"ViT of {count:,} parameters ({backbone.depth} blocks of {backbone.width}, patches of {backbone.patch_size}); "
+        f"ViT of {count:,} parameters ({sum(backbone.banks)} blocks of {backbone.widths[0]}, "
+        f"patches of {settings.backbone.patch_size}); "
         f"{settings.steps} steps of {4 * worlds} worlds of {settings.side // 2} pixels, at the end of {worlds} of "
         f"{settings.side}; {made.device}, {made.precision}"
     )

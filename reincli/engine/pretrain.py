@@ -6,6 +6,7 @@ depth, normal, albedo and edges are those of the world itself. So the features l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -75,7 +76,7 @@ class Pretraining:
         if step < settings.warmup:
             return settings.lr * (step + 1) / settings.warmup
         share = (step - settings.warmup) / max(settings.steps - settings.warmup, 1)
-        return settings.lr * 0.5 * (1 + float(torch.cos(torch.tensor(share * torch.pi))))
+        return settings.lr * 0.5 * (1 + math.cos(share * math.pi))
 
     def draw(self) -> Worlds:
         """The next batch: as many patches in every step."""
@@ -140,7 +141,7 @@ def truth_of(worlds: Worlds, step: int) -> Truth:
     def thin(values: torch.Tensor) -> torch.Tensor:
         return values[..., start::step, start::step]
 
-    depth = torch.log1p(thin(worlds.depth)) / torch.log1p(torch.tensor(FAR))
+    depth = torch.log1p(thin(worlds.depth)) / math.log1p(FAR)
     return Truth(thin(worlds.kind), depth[:, None], thin(worlds.normal), thin(worlds.albedo), edge[:, None])
 
 
@@ -165,12 +166,9 @@ def pretrain(
             if on_step is not None:
                 on_step()
             if run.step_number % log_every == 0:
+                means = dict(zip(names, (sums / log_every).tolist(), strict=True))
                 if on_log is not None:
-                    on_log(
-                        PretrainLog(
-                            run.step_number, dict(zip(names, (sums / log_every).tolist(), strict=True))
-                        )
-                    )
+                    on_log(PretrainLog(run.step_number, means))
                 sums.zero_()
             if run.step_number % save_every == 0:
                 run.save(unfinished)

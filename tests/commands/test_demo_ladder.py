@@ -33,6 +33,37 @@ def test_the_mean_is_that_of_the_four_targets():
     assert row.targets == 25.0
 
 
+def test_a_training_of_another_length_is_refused_before_anything_begins(tmp_path):
+    folder = tmp_path / "ladder" / "work_dirs" / "rein-1"
+    folder.mkdir(parents=True)
+    (folder / "settings.toml").write_text("[train]\niterations = 7\n")
+    said = told("demo", "--ladder", "--out", tmp_path, "--iters", 9, code=2)
+    assert "7 iterations" in said
+    assert "9" in said
+    assert not (tmp_path / "ladder" / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "code"),
+    [
+        ("[data]\n", "says of no own dataset", 2),
+        (
+            '[data]\nval = ["mine:val"]\n[data.own.mine]\nroot = "nowhere"\n'
+            'classes = [{ name = "a", color = [0, 0, 0] }, { name = "b", color = [1, 0, 0] }]\n'
+            '[data.own.mine.splits.val]\nimages = "i"\nlabels = "l"\n',
+            "nowhere",
+            1,
+        ),
+    ],
+)
+def test_own_images_that_cannot_be_scored_are_refused_before_anything_begins(tmp_path, text, word, code):
+    own = tmp_path / "mine.toml"
+    own.write_text(text)
+    said = told("demo", "--ladder", "--out", tmp_path / "out", "--own", own, code=code)
+    assert word in said
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_the_whole_ladder_and_a_second_run(tmp_path, monkeypatch):
     monkeypatch.setattr(demo_ladder, "STREETS", {"train": 4, "val": 2, "targets": 1})
