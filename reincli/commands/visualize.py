@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -342,10 +343,10 @@ def _draw_pictures(pictures: list[Input], artist: Artist, request: Request, tall
         return job
 
     def seen() -> Iterator[_Job]:
-        ahead = mapped(read, pictures, workers=WORKERS, depth=IN_FLIGHT + artist.batch)
-        for group in batched(ahead, artist.batch):
-            _see([job for job in group if job.image is not None and job.error is None], artist)
-            yield from group
+        with closing(mapped(read, pictures, workers=WORKERS, depth=IN_FLIGHT + artist.batch)) as jobs:
+            for group in batched(jobs, artist.batch):
+                _see([job for job in group if job.image is not None and job.error is None], artist)
+                yield from group
 
     def draw(job: _Job) -> _Job:
         if job.seen is not None and job.error is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -118,10 +119,10 @@ def _written(
     """Decode, predict, draw and encode the frames of a span, all at the same time; yields after each frame."""
 
     def seen() -> Iterator[tuple[int, Seen]]:
-        numbered = zip(span, ahead(video.read(span), depth=AHEAD), strict=False)
-        for group in batched(numbered, artist.batch):
-            found = artist.see([frame for _, frame in group])
-            yield from zip((number for number, _ in group), found, strict=True)
+        with closing(ahead(video.read(span), depth=AHEAD)) as frames:
+            for group in batched(zip(span, frames, strict=False), artist.batch):
+                found = artist.see([frame for _, frame in group])
+                yield from zip((number for number, _ in group), found, strict=True)
 
     def draw(job: tuple[int, Seen]) -> np.ndarray:
         number, each = job
@@ -160,8 +161,9 @@ def record(number: int, artist: Artist, request: Request) -> Path:
             frames += 1
 
     def watched() -> Iterator[tuple[float, Seen]]:
-        for elapsed, frame in camera.read(request.end):
-            yield elapsed, artist.see([frame])[0]
+        with closing(camera.read(request.end)) as newest:
+            for elapsed, frame in newest:
+                yield elapsed, artist.see([frame])[0]
 
     try:
         for _ in mapped(encode, watched(), workers=1, depth=2):

@@ -14,7 +14,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ class Video:
             stop = min(stop, math.ceil(end * self.rate - 1e-6))
         return range(first, max(first, stop), every)
 
-    def read(self, span: range) -> Iterator[np.ndarray]:
+    def read(self, span: range) -> Generator[np.ndarray]:
         """The frames of a span, in order; fewer where the file ends before.
 
         Frames between are passed over without being turned into pictures. Seeking is left alone: in many files it
@@ -126,7 +126,7 @@ class Camera:
         rate = self.capture.get(cv2.CAP_PROP_FPS)
         self.rate = rate if math.isfinite(rate) and 0 < rate <= 60 else USUAL_RATE
 
-    def read(self, seconds: float | None = None) -> Iterator[tuple[float, np.ndarray]]:
+    def read(self, seconds: float | None = None) -> Generator[tuple[float, np.ndarray]]:
         """(seconds since the first, frame), never the same twice, until the time is over or the camera ends."""
         newest: list[np.ndarray | None] = [None]
         changed, ended = threading.Condition(), threading.Event()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -130,17 +131,19 @@ def evaluate(
     tables = {name: label_table(name, settings.data) for name in {sample.dataset for sample in mine}}
     dataset = EvalDataset(mine, tables, settings, size, settings.test.tta_scales if result.tta else (1.0,))
     threads = min(READERS, os.cpu_count() or 1) if workers is None else workers
-    items = _each(dataset.__getitem__, range(len(mine)), threads, threads + 2)
-    found = _predicted(predictor, items, result.mode, result.tta)
-    counted = _each(partial(_count, predictor, names), found, min(threads, 1), 2)
-    for place, scored in zip(places, counted, strict=True):
-        if scored.matrix is not None:
-            domain = result.domains[scored.domain]
-            domain.matrix += scored.matrix
-            domain.images += 1
-            domain.counts.append(ImageCount(place, scored.sample.name, sparse(scored.matrix)))
-        if on_image is not None:
-            on_image(scored)
+    with (
+        closing(_each(dataset.__getitem__, range(len(mine)), threads, threads + 2)) as items,
+        closing(_predicted(predictor, items, result.mode, result.tta)) as found,
+        closing(_each(partial(_count, predictor, names), found, min(threads, 1), 2)) as counted,
+    ):
+        for place, scored in zip(places, counted, strict=True):
+            if scored.matrix is not None:
+                domain = result.domains[scored.domain]
+                domain.matrix += scored.matrix
+                domain.images += 1
+                domain.counts.append(ImageCount(place, scored.sample.name, sparse(scored.matrix)))
+            if on_image is not None:
+                on_image(scored)
     if rank.world > 1:
         _sum_over_processes(result, rank)
     result.complete = True
@@ -160,13 +163,13 @@ def _open_domains(
             )
 
 
-def _each(function: Callable[[T], R], items: Iterable[T], workers: int, depth: int) -> Iterator[R]:
-    return mapped(function, items, workers=workers, depth=depth) if workers else map(function, items)
+def _each(function: Callable[[T], R], items: Iterable[T], workers: int, depth: int) -> Generator[R]:
+    yield from mapped(function, items, workers=workers, depth=depth) if workers else map(function, items)
 
 
 def _predicted(
     predictor: Predictor, items: Iterable[dict[str, Any]], mode: str, tta: bool
-) -> Iterator[tuple[dict[str, Any], Callable[[], Tensor]]]:
+) -> Generator[tuple[dict[str, Any], Callable[[], Tensor]]]:
     """Each item with what gives its (H, W) label map on the device."""
     waiting: deque[dict[str, Any]] = deque()
     mirrored = (False, True) if tta and predictor.settings.test.tta_flip else (False,)

@@ -6,6 +6,10 @@
     for _ in mapped(write, drawn, workers=1, depth=2):   # encoded in a thread
 
 Order is kept, every stage holds at most its depth of items, and an exception comes out where its item would have.
+
+A stage closes the one it takes from when it ends. Whoever keeps a stage in a variable closes it too
+(`contextlib.closing`): the traceback of an exception keeps variables alive, and a stage that is left to the garbage
+collector waits for its threads wherever the collector happens to run, which may be under a lock that they need.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -24,7 +28,7 @@ POLL = 0.1
 """Seconds after which a thread that waits looks whether it is still wanted."""
 
 
-def ahead(items: Iterable[T], depth: int) -> Iterator[T]:
+def ahead(items: Iterable[T], depth: int) -> Generator[T]:
     """The items, fetched in a thread that is up to `depth` of them ahead."""
     waiting: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(depth)
     unwanted = threading.Event()
@@ -48,8 +52,7 @@ def ahead(items: Iterable[T], depth: int) -> Iterator[T]:
         except BaseException as error:
             put((False, error))
         finally:
-            if hasattr(iterator, "close"):
-                iterator.close()
+            _close(iterator)
 
     thread = threading.Thread(target=fetch, daemon=True)
     thread.start()
@@ -67,7 +70,7 @@ def ahead(items: Iterable[T], depth: int) -> Iterator[T]:
         thread.join()
 
 
-def mapped(function: Callable[[T], R], items: Iterable[T], *, workers: int, depth: int) -> Iterator[R]:
+def mapped(function: Callable[[T], R], items: Iterable[T], *, workers: int, depth: int) -> Generator[R]:
     """`function` of each item, in their order, worked out in threads; at most `depth` are begun and not taken.
 
     What has begun is finished even where the items, or who asks for the results, end by an exception.
@@ -83,9 +86,15 @@ def mapped(function: Callable[[T], R], items: Iterable[T], *, workers: int, dept
             yield begun.popleft().result()
     finally:
         pool.shutdown(wait=True)
+        _close(items)
 
 
-def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def _close(items: Iterable[T]) -> None:
+    if isinstance(items, Generator):
+        items.close()
+
+
+def batched(items: Iterable[T], size: int) -> Generator[list[T]]:
     """Lists of `size` items, the last one of what is left."""
     group: list[T] = []
     for item in items:

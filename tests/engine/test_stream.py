@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import closing
 
 import pytest
 from hypothesis import given, settings
@@ -100,6 +101,30 @@ def test_no_thread_is_left():
     stage.close()
     assert closed == [True]
     assert threading.active_count() == before
+
+
+def test_no_thread_waits_for_the_garbage_collector():
+    """The traceback keeps the variables of every stage alive; their threads must be gone all the same."""
+    before = threading.active_count()
+
+    def broken(stage):
+        with closing(mapped(str, count([], 50), workers=2, depth=4)) as items:
+            for group in batched(items, 3):
+                if stage == "in the middle":
+                    raise KeyboardInterrupt
+                yield group
+
+    def work(group):
+        if stage == "behind":
+            raise OSError("full")
+        return group
+
+    for stage in ("in the middle", "behind", "at the end"):
+        with pytest.raises((KeyboardInterrupt, OSError)) as kept:  # noqa: PT012
+            for _ in mapped(work, ahead(broken(stage), 2), workers=2, depth=3):
+                raise OSError("who asks is at fault")
+        assert kept.tb is not None
+        assert threading.active_count() == before
 
 
 @given(st.integers(1, 6), st.lists(st.integers(), max_size=30, unique=True))
