@@ -188,6 +188,7 @@ class Inference:
         whole = {"test.window_batch": row.batch} if self.mode == "whole" else {}
         settings = build_settings(plan.settings.model_dump(mode="json"), (), whole)
         model, classes = build(plan, settings)
+        model.requires_grad_(False)  # torch's counter trips over parameters that seem to want gradients
         self.said: list[str] = []
         self.predictor = Predictor(model, classes, settings, plan.device, row.precision)
         self.predictor.tell = self.said.append

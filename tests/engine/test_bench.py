@@ -54,6 +54,14 @@ def test_each_row_has_its_numbers(rows):
         assert row.share == pytest.approx(row.flops / row.median / row.rate)
 
 
+@pytest.mark.parametrize("tune", ["rein", "frozen", "full"])
+def test_heads_with_queries_of_their_own_are_measured_too(tune):
+    settings = tiny.settings("train.points=64", f"model.tune={tune}", "model.adapter.link_features=false")
+    rows = list(measure(plan(settings=settings, runs=1)))
+    assert [row.failure for row in rows] == ["", "", ""]
+    assert all(row.flops > 1e6 for row in rows)
+
+
 def test_parts_are_all_of_the_work(rows):
     model = {"backbone", "adapters", "pixel decoder", "mask decoder"}
     assert set(rows[0].parts) == set(rows[1].parts) == model | {"output", "other"}
