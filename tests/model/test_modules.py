@@ -70,6 +70,28 @@ def test_deformable_attention_module(figures):
     assert reference.relative_error(ours, figures["msda.out"]) < BOUND
 
 
+def test_decoder_layer(figures):
+    names = {
+        f"{ours}_attention.{part}": f"{ours}_attn.attn.{original}"
+        for ours in ("cross", "self")
+        for part, original in (("in_proj.", "in_proj_"), ("out_proj.", "out_proj."))
+    }
+    names |= {f"norm{n + 1}": f"norms.{n}" for n in range(3)} | {
+        "fc1": "ffn.layers.0.0",
+        "fc2": "ffn.layers.1",
+    }
+    layer = filled(MaskDecoderLayer(32, 4, 64), "modtest.transformer_decoder.layer", names)
+    queries, query_positions, memory, positions = (
+        torch.from_numpy(reference.normal(f"modtest.declayer.{name}", (2, count, 32)))
+        for name, count in (("q", 9), ("qp", 9), ("k", 20), ("kp", 20))
+    )
+    forbidden = np.random.Generator(np.random.Philox(key=4322)).random((8, 9, 20), dtype=np.float32) < 0.5
+    allowed = torch.from_numpy(~forbidden).view(2, 4, 9, 20)
+    with torch.no_grad():
+        ours = layer(queries, query_positions, memory, memory + positions, allowed)
+    assert reference.relative_error(ours, figures["declayer.out"]) < BOUND
+
+
 @pytest.mark.parametrize("size", [(96, 160), (64, 64), (256, 256)])
 def test_position_interpolation(figures, size):
     positions = torch.from_numpy(reference.normal("modtest.pos", (1, 65, 32)))
