@@ -48,6 +48,9 @@ class AdapterSettings(Strict):
     rank: Positive | None = 16
     link_features: bool = True
     """False: the head keeps its own learned query features (SAM, CLIP)."""
+    scale: Annotated[float, Field(gt=0)] = 1e-3
+    """What the factor of all refinements starts from; it moves by the learning rate a step, so short trainings need
+    a larger one."""
 
 
 class HeadSettings(Strict):

@@ -48,6 +48,13 @@ def wait_for_all() -> None:
         distributed.barrier()
 
 
+def share_statistics(module: nn.Module, rank: Rank, device: torch.device) -> nn.Module:
+    """The module with batch norms that count over the whole batch, as in one process. Only GPUs can."""
+    if rank.world == 1 or device.type != "cuda":
+        return module
+    return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+
+
 def share_gradients(network: nn.Module, rank: Rank, device: torch.device) -> nn.Module:
     """The network with its gradients averaged over all processes during the backward pass."""
     if rank.world == 1:

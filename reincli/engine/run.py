@@ -19,7 +19,7 @@ from reincli.engine.device import DTYPES
 from reincli.engine.ema import Ema
 from reincli.engine.fusing import fused
 from reincli.engine.optim import build_optimizer
-from reincli.engine.processes import share_gradients, slice_size, wait_for_all
+from reincli.engine.processes import share_gradients, share_statistics, slice_size, wait_for_all
 from reincli.engine.ranks import Rank
 from reincli.errors import ReinError
 from reincli.model.segmentor import Segmentor
@@ -77,9 +77,7 @@ def prepare_run(
         ReinError: weights missing or not fitting; a batch that does not divide; too little space on the disk.
     """
     train, rank = settings.train, rank or Rank()
-    slice_size(
-        train.batch_size, rank, train.accumulate
-    )  # what does not divide is said before anything is built
+    slice_size(train.batch_size, rank, train.accumulate)  # refuses before anything is built
     classes = classes_of(settings.data)
     torch.manual_seed(train.seed)
     model = checkpoints.build_model(settings, len(classes))
@@ -121,6 +119,8 @@ def new_run(
     """
     train, rank = settings.train, rank or Rank()
     images = slice_size(train.batch_size, rank, train.accumulate)
+    if model.neck is not None:
+        model.neck = share_statistics(model.neck, rank, device)
     model.to(device)
     model.recompute = train.checkpoint_activations
     if precision != "fp32" and not model.backbone_trains:

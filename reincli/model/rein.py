@@ -45,6 +45,7 @@ class ReinAdapter(Attached):
         rank: R; None keeps whole token tables (M, C) instead of a product.
         patch_size: of the backbone; it enters the released initialisation only.
         query_width: D; None where the head does not take its queries from the tokens.
+        scale: what the factor of all refinements starts from.
     """
 
     undecayed: tuple[str, ...] = ("tokens", "tokens_a", "tokens_b", "scale")
@@ -58,6 +59,7 @@ class ReinAdapter(Attached):
         rank: int | None = 16,
         patch_size: int = 16,
         query_width: int | None = None,
+        scale: float = 1e-3,
     ) -> None:
         super().__init__()
         self.blocks = blocks
@@ -73,7 +75,7 @@ class ReinAdapter(Attached):
         self.to_delta = nn.Linear(width, width)
         for layer in (self.to_value, self.to_delta):
             nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5))
-        self.scale = nn.Parameter(torch.tensor(1e-3))  # starts close to the frozen backbone
+        self.scale = nn.Parameter(torch.tensor(scale))  # small: starts close to the frozen backbone
         self.to_query = nn.Linear(width, query_width) if query_width else None
         self.merge = nn.Linear(3 * query_width, query_width) if query_width else None
 
@@ -160,7 +162,7 @@ class StagedRein(Attached):
 
     Args:
         banks: blocks of each stage. widths: of the stages.
-        tokens, rank, patch_size, query_width: as for `ReinAdapter`.
+        tokens, rank, patch_size, query_width, scale: as for `ReinAdapter`.
     """
 
     def __init__(
@@ -172,11 +174,18 @@ class StagedRein(Attached):
         rank: int | None = 16,
         patch_size: int = 16,
         query_width: int | None = None,
+        scale: float = 1e-3,
     ) -> None:
         super().__init__()
         stages = [
             ReinAdapter(
-                blocks, width, tokens=tokens, rank=rank, patch_size=patch_size, query_width=query_width
+                blocks,
+                width,
+                tokens=tokens,
+                rank=rank,
+                patch_size=patch_size,
+                query_width=query_width,
+                scale=scale,
             )
             for blocks, width in zip(banks, widths, strict=True)
         ]

@@ -22,7 +22,7 @@ MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 """ImageNet mean and standard deviation, RGB 0-255, for every backbone."""
 
-NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 class Segmentor(nn.Module):
@@ -60,6 +60,7 @@ class Segmentor(nn.Module):
                 self.backbone.widths,
                 tokens=adapter.tokens,
                 rank=adapter.rank,
+                scale=adapter.scale,
                 patch_size=settings.backbone.patch_size,
                 query_width=head.channels,
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -101,6 +102,29 @@ def test_two_processes_train_as_one_with_two_slices(toy):
         else:
             assert right["domains"]["val"]["images"] == left["domains"]["val"]["images"] == 5
             assert right["mean"]["mIoU"] == pytest.approx(left["mean"]["mIoU"], abs=0.2)
+
+
+def test_two_machines_train_as_one_with_two_slices(toy):
+    """Two launchers that know each other by an address, as on two machines with one disk."""
+    sets = ["--set", "train.iterations=6", "--set", "train.validate_every=0"]
+    call(command(toy, "one", *sets, "--set", "train.accumulate=2"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    words = command(toy, "two", *sets)[1:]  # without the interpreter, which the launcher is
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1",
+              "--master-addr", "127.0.0.1", "--master-port", port]  # fmt: skip
+    machines = [
+        subprocess.Popen([*launch, "--node-rank", str(number), *words], stdout=subprocess.PIPE,
+                         stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        for number in range(2)
+    ]  # fmt: skip
+    said = [machine.communicate(timeout=300)[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], said
+    assert ["Trained:" in text for text in said] == [True, False]  # the first process tells
+    one, two = state(toy / "one" / "last.pth"), state(toy / "two" / "last.pth")
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-5, atol=1e-5, msg=name)
 
 
 def test_two_processes_stop_together_and_go_on(toy):

@@ -212,6 +212,16 @@ def test_only_what_is_declared_trains_and_the_rest_stays_in_evaluation_mode():
     assert not model.eval().training
 
 
+@pytest.mark.parametrize("backbone", ["vit", "test_resnet"])
+def test_the_factor_of_refinements_starts_where_it_is_told(backbone):
+    for told, wanted in ((), 1e-3), (("model.adapter.scale=0.25",), 0.25):
+        sizes = () if backbone == "vit" else ("model.backbone={name='test_resnet'}",)
+        model = Segmentor(tiny.settings(*sizes, *told).model, 3, 4)
+        scales = [value for name, value in model.named_parameters() if name.endswith("scale")]
+        assert scales
+        assert all(value.item() == pytest.approx(wanted) for value in scales)
+
+
 @pytest.mark.parametrize("pixels", [16, 37])
 def test_masked_attention_is_the_plain_form(pixels):
     """The mask stays one for all heads, true and false: so fused kernels read it unexpanded, at any size."""
