@@ -19,6 +19,7 @@ from hypothesis import given
 from reincli.config import Settings
 from reincli.engine import run_folder
 from reincli.engine.batches import Draws, load_batches, train_samples
+from reincli.engine.device import DTYPES
 from reincli.engine.meter import Guard, Meter
 from reincli.engine.processes import slice_size
 from reincli.engine.ranks import Rank
@@ -136,18 +137,35 @@ def test_recomputing_keeps_less(files, tmp_path):
     assert kept_bytes(start(files, tmp_path / "b", "train.checkpoint_activations=true")) < 0.8 * plain
 
 
-def test_bf16_follows_fp32(files, tmp_path):
+@pytest.mark.parametrize("low", ["bf16", "fp16"])
+def test_low_precision_follows_fp32(files, tmp_path, low):
+    """fp16 with its scaler, which a user is given on GPUs alone."""
     sets = ("train.iterations=30", "optim.lr=2e-3", "train.log_every=10", "train.validate_every=0")
     losses = {}
-    for precision in ("fp32", "bf16"):
+    for precision in ("fp32", low):
         run = start(files, tmp_path / precision, *sets, precision=precision)
+        assert run.scaler.is_enabled() == (precision == "fp16")
         train(run)
         assert all(parameter.dtype == torch.float32 for parameter in run.trained)
         losses[precision] = [entry["losses"]["loss"] for entry in run_folder.read_log(run.folder)]
-        if precision == "bf16":
-            assert run.model.backbone.body.blocks[0].mlp.fc1.weight.dtype == torch.bfloat16
-    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.03)
+    assert run.model.backbone.body.blocks[0].mlp.fc1.weight.dtype == DTYPES[low]
+    assert losses[low] == pytest.approx(losses["fp32"], rel=0.03)
     assert losses["fp32"][-1] < 0.99 * losses["fp32"][0]
+    if low == "fp16":
+        resumed = start(files, tmp_path / low, *sets, precision=low, resume=True)
+        assert resumed.scaler.state_dict() == run.scaler.state_dict()
+
+
+def test_fp16_passes_over_a_gradient_that_is_not_finite(files, tmp_path):
+    run = start(files, tmp_path / "run", precision="fp16")
+    run.model.train()
+    before, scale = weights(run), run.scaler.get_scale()
+    for parameter in run.trained:
+        parameter.register_hook(lambda grad: grad * float("inf"))
+    values = train_step(run, batches(run)[0])
+    assert values["skipped"] == 1
+    assert equal(before, weights(run))
+    assert run.scaler.get_scale() == scale / 2
 
 
 def test_the_host_asks_the_model_and_the_losses_for_nothing_but_the_costs(files, tmp_path):
