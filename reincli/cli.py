@@ -102,7 +102,9 @@ def _root(
 
 
 @app.command(
-    epilog=examples("rein demo", "rein demo --out first --iters 40", "rein demo --ladder --own mine.toml")
+    epilog=examples(
+        "rein demo", "rein demo --out first --iters 40", "rein demo --ladder --seeds 3 --own mine.toml"
+    )
 )
 def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where everything is written.")] = Path(
@@ -113,11 +115,13 @@ def demo(
     ] = None,
     ladder: Annotated[
         bool,
-        typer.Option("--ladder", help="Train in full, frozen and with Rein, and compare. Takes an hour."),
+        typer.Option(
+            "--ladder", help="Train in full, frozen and with Rein, and compare. Half an hour a seed."
+        ),
     ] = False,
     seeds: Annotated[
         int, typer.Option("--seeds", min=1, help="Of the ladder: how often each is trained.")
-    ] = 3,
+    ] = 1,
     own: Annotated[
         Path | None,
         typer.Option(

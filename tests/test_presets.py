@@ -56,6 +56,7 @@ PUBLISHED = {
     "gta2citys-vit_b": {"cityscapes": 64.3},
     "gta2citys-clip_l": {"cityscapes": 58.1},
     "gta2citys-sam_h": {"cityscapes": 59.2},
+    "gta2citys-eva02_l": {"cityscapes": 67.8},
 }
 
 

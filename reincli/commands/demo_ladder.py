@@ -20,9 +20,11 @@ from reincli.settings_files import build_settings
 
 TUNES = ("full", "frozen", "rein")
 """What trains: everything; the head alone; adapters and head."""
-STREETS = {"train": 240, "val": 20, "targets": 12}
+STREETS = {"train": 600, "val": 20, "targets": 12}
 """More than the demo's, so that the spread of three seeds is not the spread of a few images."""
-ITERATIONS = 400
+ITERATIONS = 1200
+LONGER = ("data.augment.photometric=true",)
+"""What the demo leaves out for want of time."""
 CLEAR = "cityscapes"
 TARGETS = ("night", "fog", "rain", "snow")
 
@@ -42,7 +44,7 @@ class Scored:
 
 
 def run(
-    *, out: Path | None = None, iterations: int | None = None, seeds: int = 3, own: Path | None = None
+    *, out: Path | None = None, iterations: int | None = None, seeds: int = 1, own: Path | None = None
 ) -> list[Scored]:
     """Train three models a seed, score them, print the table. What is done already is not done again.
 
@@ -63,7 +65,7 @@ def run(
     demo.convert(out / "ladder", settings)
     rows: list[Scored] = []
     total = seeds * len(TUNES)
-    for seed in range(seeds):
+    for seed in seeds_of(settings, seeds):
         for tune in TUNES:
             demo.step(
                 f"2/2 Training {len(rows) + 1} of {total}: {tune}, seed {seed}", folder_of(out, tune, seed)
@@ -85,7 +87,7 @@ def ready(out: Path, own: Path | None, iterations: int, seeds: int) -> Settings:
         ReinError: a training of another length lies there; own images that cannot be scored.
     """
     settings = demo.demo_settings(out / "ladder", iterations)
-    for seed in range(seeds):
+    for seed in seeds_of(settings, seeds):
         for tune in TUNES:
             demo.refuse_another_length(folder_of(out, tune, seed), settings)
     if own is not None:
@@ -96,6 +98,11 @@ def ready(out: Path, own: Path | None, iterations: int, seeds: int) -> Settings:
     return settings
 
 
+def seeds_of(settings: Settings, count: int) -> range:
+    """The preset's seed and those after it."""
+    return range(settings.train.seed, settings.train.seed + count)
+
+
 def folder_of(out: Path, tune: str, seed: int) -> Path:
     """Where one of the trainings lies."""
     return out / "ladder" / "work_dirs" / f"{tune}-{seed}"
@@ -104,7 +111,7 @@ def folder_of(out: Path, tune: str, seed: int) -> Path:
 def one(out: Path, tune: str, seed: int, iterations: int, own: Path | None) -> Scored:
     """Train and score one model; a finished one is scored anew, a stopped one goes on."""
     folder = folder_of(out, tune, seed)
-    sets = [f"model.tune={tune}", f"train.seed={seed}"]
+    sets = [f"model.tune={tune}", f"train.seed={seed}", *LONGER]
     demo.train_or_go_on(out / "ladder", folder, iterations, sets)
     domains: dict[str, float] = {}
     for described in [None, own] if own is not None else [None]:

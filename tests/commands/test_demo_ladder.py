@@ -34,7 +34,7 @@ def test_the_mean_is_that_of_the_four_targets():
 
 
 def test_a_training_of_another_length_is_refused_before_anything_begins(tmp_path):
-    folder = tmp_path / "ladder" / "work_dirs" / "rein-1"
+    folder = tmp_path / "ladder" / "work_dirs" / "rein-42"
     folder.mkdir(parents=True)
     (folder / "settings.toml").write_text("[train]\niterations = 7\n")
     said = told("demo", "--ladder", "--out", tmp_path, "--iters", 9, code=2)
@@ -78,9 +78,9 @@ def test_the_whole_ladder_and_a_second_run(tmp_path, monkeypatch):
     assert [run["tune"] for run in found["runs"]] == ["full", "frozen", "rein"]
     for run in found["runs"]:
         assert run["again"] == pytest.approx(run["cityscapes"])  # the same streets under another name
-    before = (tmp_path / "out" / "ladder" / "work_dirs" / "rein-0" / "last.pth").read_bytes()
+    before = (tmp_path / "out" / "ladder" / "work_dirs" / "rein-42" / "last.pth").read_bytes()
     assert "Nothing left to do" in told(*words)
-    assert (tmp_path / "out" / "ladder" / "work_dirs" / "rein-0" / "last.pth").read_bytes() == before
+    assert (tmp_path / "out" / "ladder" / "work_dirs" / "rein-42" / "last.pth").read_bytes() == before
 
 
 def described(root: Path) -> str:
