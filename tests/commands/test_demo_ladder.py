@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from terminal import told
 
-from reincli.commands import demo_ladder
+from reincli.commands import demo, demo_ladder
 from reincli.commands.demo_ladder import Scored, occurring, shown
 from reincli.data.labels import CITYSCAPES
 
@@ -66,10 +66,11 @@ def test_own_images_that_cannot_be_scored_are_refused_before_anything_begins(tmp
 
 @pytest.mark.slow
 def test_the_whole_ladder_and_a_second_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo_ladder, "STREETS", {"train": 4, "val": 2, "targets": 1})
+    counts = {"train": 4, "val": 2, "targets": 1}
+    monkeypatch.setattr(demo_ladder, "STREETS", counts)
     own = tmp_path / "mine.toml"
-    streets = tmp_path / "out" / "ladder" / "data" / "cityscapes"
-    own.write_text(described(streets))
+    demo.generate(tmp_path / "mine", **counts)
+    own.write_text(described(tmp_path / "mine" / "data" / "cityscapes"))
     words = ("demo", "--ladder", "--out", tmp_path / "out", "--iters", 2, "--seeds", 1, "--own", own)
     text = told(*words)
     for word in ("full", "frozen", "rein", "mean of four", "again"):
