@@ -66,11 +66,8 @@ def resized_bands(maps: Tensor, size: tuple[int, int], rows: int) -> Iterator[tu
         return
     source, width = maps.shape[-2], size[1]
     scale = source / size[0]
-    centre = (torch.arange(size[0], device=maps.device) + 0.5) * scale - 0.5
-    centre = centre.clamp(min=0)
-    above = centre.floor().long().clamp(max=source - 1)
-    below = (above + 1).clamp(max=source - 1)
-    share = (centre - above).to(maps.dtype)[:, None]
+    above, below, share = corner_weights(source, size[0], maps.device)
+    share = share.to(maps.dtype)[:, None]
     for top in range(0, size[0], rows):
         part = slice(top, min(top + rows, size[0]))
         # the rows that the band reads, and one more each way against rounding; reckoned here: no wait for the device
@@ -81,6 +78,23 @@ def resized_bands(maps: Tensor, size: tuple[int, int], rows: int) -> Iterator[tu
             part,
             torch.lerp(wide[..., above[part] - first, :], wide[..., below[part] - first, :], share[part]),
         )
+
+
+def corner_weights(
+    source: int, target: int, device: torch.device | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of a bilinear resize along one side: index before and after each new place, and the share of the latter.
+
+    Args:
+        source, target: old and new length.
+
+    Returns:
+        Two (target,) int64 and one (target,) float32 of 0-1.
+    """
+    centre = (torch.arange(target, device=device) + 0.5) * (source / target) - 0.5
+    centre = centre.clamp(min=0)
+    before = centre.floor().long().clamp(max=source - 1)
+    return before, (before + 1).clamp(max=source - 1), centre - before
 
 
 def _widened(maps: Tensor, width: int) -> Tensor:

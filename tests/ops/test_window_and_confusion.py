@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reincli.ops import window
 from reincli.ops.confusion import confusion_matrix, scores
 from reincli.ops.resample import resize_grid, resize_kernel, resize_positions, resized_bands
 from reincli.ops.window import ViewAverage, WindowAverage, best_class, resized_argmax, window_boxes
@@ -16,14 +17,14 @@ from reincli.ops.window import ViewAverage, WindowAverage, best_class, resized_a
 
 @settings(deadline=None)
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(1, 300), st.integers(1, 300))
-def test_windows_cover_every_pixel_and_stay_inside(height, width, window, stride):
-    stride = min(stride, window)
-    boxes = window_boxes(height, width, window, stride)
+def test_windows_cover_every_pixel_and_stay_inside(height, width, side, stride):
+    stride = min(stride, side)
+    boxes = window_boxes(height, width, side, stride)
     covered = np.zeros((height, width), bool)
     for top, bottom, left, right in boxes:
         assert 0 <= top < bottom <= height
         assert 0 <= left < right <= width
-        assert (bottom - top, right - left) == (min(window, height), min(window, width))
+        assert (bottom - top, right - left) == (min(side, height), min(side, width))
         covered[top:bottom, left:right] = True
     assert covered.all()
     assert len(set(boxes)) == len(boxes)
@@ -55,6 +56,32 @@ def test_resizing_in_bands_is_resizing_at_once(h, w, height, width, rows):
     assert labels.shape == (height, width)
     margin = whole.topk(2, dim=0).values.diff(dim=0)[0].abs() > 1e-4
     assert torch.equal(labels[margin], whole.argmax(0).to(torch.uint8)[margin])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 24), st.integers(1, 24), st.integers(1, 90), st.integers(1, 90), st.integers(2, 6))
+def test_classes_worked_out_where_corners_differ_are_those_of_resizing_at_once(h, w, height, width, classes):
+    generator = torch.Generator().manual_seed(h * 31 + w)
+    areas = torch.randint(classes, (-(-h // 5), -(-w // 5)), generator=generator)
+    areas = areas.repeat_interleave(5, 0).repeat_interleave(5, 1)[:h, :w]
+    maps = 4 * F.one_hot(areas, classes).permute(2, 0, 1) + torch.rand(classes, h, w, generator=generator)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(window, "MOST_UNSURE", 1.0)
+        patch.setattr(window, "CORNER_ELEMENTS", 37)  # several parts
+        patch.setattr(window, "resized_bands", None)  # never needed
+        labels = resized_argmax(maps, (height, width)) if (h, w) != (height, width) else None
+    whole = F.interpolate(maps[None], size=(height, width), mode="bilinear", align_corners=False)[0]
+    margin = whole.topk(2, dim=0).values.diff(dim=0)[0].abs() > 1e-4
+    if labels is not None:
+        assert torch.equal(labels[margin], whole.argmax(0).to(torch.uint8)[margin])
+        assert margin.float().mean() > 0.5
+
+
+def test_maps_of_noise_are_resized_whole():
+    maps = torch.randn(5, 20, 30, generator=torch.Generator().manual_seed(0))
+    assert window._labels_by_corners(maps, (60, 90)) is None
+    whole = F.interpolate(maps[None], size=(60, 90), mode="bilinear", align_corners=False)[0]
+    assert torch.equal(resized_argmax(maps, (60, 90)), whole.argmax(0).to(torch.uint8))
 
 
 @given(st.integers(1, 255), st.integers(0, 500))
