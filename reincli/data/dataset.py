@@ -87,14 +87,18 @@ class TrainDataset(Dataset[dict[str, Any]]):
         """Samples in one pass; draws go on beyond it."""
         return len(self.samples)
 
-    def sample_of(self, draw: int) -> Sample:
-        """The sample behind a draw: every pass over the data is a new order, unless rare classes are drawn first."""
+    def drawn(self, draw: int) -> tuple[Sample, transforms.Wanted | None]:
+        """The sample behind a draw, and what is wanted of it.
+
+        Every pass over the data is a new order, unless rare classes are drawn first.
+        """
         if self.rare is not None:
-            return self.samples[self.rare.draw(np.random.default_rng([self.seed, 2, draw]))]
+            number, wanted = self.rare.draw(np.random.default_rng([self.seed, 2, draw]))
+            return self.samples[number], wanted
         epoch, place = divmod(draw, len(self.samples))
         if self._order[0] != epoch:
             self._order = (epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.samples)))
-        return self.samples[int(self._order[1][place])]
+        return self.samples[int(self._order[1][place])], None
 
     def __getitem__(self, draw: int) -> dict[str, Any]:
         """One augmented, padded crop.
@@ -105,10 +109,10 @@ class TrainDataset(Dataset[dict[str, Any]]):
             size: (2,) int64, height and width before padding.
             name: of the sample.
         """
-        sample = self.sample_of(draw)
+        sample, wanted = self.drawn(draw)
         pair = open_pair(sample, self.tables[sample.dataset])
         rng = np.random.default_rng([self.seed, 1, draw])
-        view = transforms.draw_view(pair.shape, pair.label, self.augment, rng)
+        view = transforms.draw_view(pair.shape, pair.label, self.augment, rng, wanted)
         image, label = transforms.render(pair.pixels(view.size[0] / pair.shape[0]), view)
         crop = self.augment.crop
         return {

@@ -11,6 +11,7 @@ from reincli.config import DataSettings
 from reincli.data.labels import CITYSCAPES
 from reincli.data.sources import Sample, dataset_root
 from reincli.data.statistics import COUNTED, read_statistics
+from reincli.data.transforms import Wanted
 from reincli.errors import ReinError
 
 
@@ -20,16 +21,22 @@ class RareClasses:
 
     Attributes:
         probabilities: (n,) of drawing each class; sum 1.
+        classes: these classes.
         members: numbers of the samples that have enough of it, for each of these classes.
+        least: pixels that are enough.
     """
 
     probabilities: np.ndarray
+    classes: tuple[int, ...]
     members: tuple[np.ndarray, ...]
+    least: int
 
-    def draw(self, rng: np.random.Generator) -> int:
-        """The number of a sample."""
-        chosen = self.members[int(rng.choice(len(self.probabilities), p=self.probabilities))]
-        return int(chosen[int(rng.integers(0, len(chosen)))])
+    def draw(self, rng: np.random.Generator) -> tuple[int, Wanted]:
+        """The number of a sample, and what a crop of it should show: the class, by half of what the image must have."""
+        place = int(rng.choice(len(self.probabilities), p=self.probabilities))
+        chosen = self.members[place]
+        number = int(chosen[int(rng.integers(0, len(chosen)))])
+        return number, Wanted(self.classes[place], max(self.least // 2, 1))
 
 
 def class_probabilities(pixels: np.ndarray, temperature: float) -> np.ndarray:
@@ -71,7 +78,9 @@ def from_counts(counts: np.ndarray, temperature: float, least: int) -> RareClass
         message = f"No training image has {least} pixels of a class (data.rare_class_pixels)."
         raise ReinError(message, "Give a smaller number: --set data.rare_class_pixels=1000")
     probabilities = class_probabilities(counts.sum(axis=0), temperature)[usable]
-    return RareClasses(probabilities / probabilities.sum(), tuple(members[index] for index in usable))
+    return RareClasses(
+        probabilities / probabilities.sum(), tuple(usable), tuple(members[index] for index in usable), least
+    )
 
 
 def _statistics(dataset: str, data: DataSettings) -> Mapping[str, Mapping[int, int]]:

@@ -54,6 +54,14 @@ class Box:
     right: int
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """The class for which an image was drawn, and how many pixels of it a crop of the stored size should show."""
+
+    index: int
+    pixels: int
+
+
 class Pixels(Protocol):
     """A stored image of which parts can be had: an array in memory, or a file of tiles."""
 
@@ -205,9 +213,15 @@ def is_varied(label: np.ndarray, max_class_share: float) -> bool:
     return bool(np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < max_class_share)
 
 
+def shows(label: np.ndarray, wanted: Wanted | None, scale: float) -> bool:
+    """Whether a label has enough of what is wanted; scale: area of the resized image / of the stored one."""
+    return wanted is None or int(np.count_nonzero(label == wanted.index)) >= wanted.pixels * scale
+
+
 def draw_crop(
-    label: np.ndarray, size: tuple[int, int], crop: tuple[int, int], max_class_share: float, rng: Draw
-) -> tuple[Box, np.ndarray]:
+    label: np.ndarray, size: tuple[int, int], crop: tuple[int, int], max_class_share: float, rng: Draw,
+    wanted: Wanted | None = None,
+) -> tuple[Box, np.ndarray]:  # fmt: skip
     """A crop window in an image resized to `size`, and the label in it, drawn again while one class fills it.
 
     After ten vain tries the eleventh window is taken as it is.
@@ -216,13 +230,15 @@ def draw_crop(
         label: (h, w) class indices at the stored size.
         size: (height, width) after resizing.
         crop: (height, width) of the window in pixels.
-        max_class_share: 1 or more: no limit, one window is drawn.
+        max_class_share: 1 or more: no limit.
         rng: two numbers are drawn a window.
+        wanted: drawn again, too, while this is not shown. Without it and a limit one window is drawn.
     """
+    scale = size[0] * size[1] / label.size
     box = draw_box(size, crop, rng)
-    for _ in range(CROP_TRIES if max_class_share < 1 else 0):
+    for _ in range(CROP_TRIES if max_class_share < 1 or wanted else 0):
         cropped = resize_label(label, size, box)
-        if is_varied(cropped, max_class_share):
+        if (max_class_share >= 1 or is_varied(cropped, max_class_share)) and shows(cropped, wanted, scale):
             return box, cropped
         box = draw_box(size, crop, rng)
     return box, resize_label(label, size, box)
@@ -332,7 +348,13 @@ class View:
     distortion: Distortion | None
 
 
-def draw_view(shape: tuple[int, int], label: np.ndarray, augment: AugmentSettings, rng: Draw) -> View:
+def draw_view(
+    shape: tuple[int, int],
+    label: np.ndarray,
+    augment: AugmentSettings,
+    rng: Draw,
+    wanted: Wanted | None = None,
+) -> View:
     """Draw size, crop, flip and colour, in this order.
 
     Args:
@@ -340,9 +362,10 @@ def draw_view(shape: tuple[int, int], label: np.ndarray, augment: AugmentSetting
         label: (H, W) uint8 class indices of the whole image.
         augment: sizes and probabilities.
         rng: a source of numbers.
+        wanted: what the crop should show.
     """
     size = draw_size(shape[0], shape[1], augment, rng)
-    box, label = draw_crop(label, size, (augment.crop, augment.crop), augment.max_class_share, rng)
+    box, label = draw_crop(label, size, (augment.crop, augment.crop), augment.max_class_share, rng, wanted)
     flip = bool(rng.uniform(0.0, 1.0) < augment.flip)
     return View(size, box, label, flip, draw_distortion(rng) if augment.photometric else None)
 

@@ -48,7 +48,7 @@ def test_a_draw_is_decided_by_seed_and_number_alone(
     assert all(same(one[draw], backwards[draw]) for draw in range(12))
     reseeded = TrainDataset(samples, tables, AUGMENT, seed=4)
     assert not all(same(one[draw], reseeded[draw]) for draw in range(5))
-    assert not same(one[0], next(one[d] for d in range(5, 10) if one.sample_of(d) == one.sample_of(0)))
+    assert not same(one[0], next(one[d] for d in range(5, 10) if one.drawn(d)[0] == one.drawn(0)[0]))
 
 
 def test_workers_change_nothing(samples: list[Sample], tables: dict[str, np.ndarray]) -> None:
@@ -62,7 +62,7 @@ def test_every_pass_sees_every_file_once_in_a_new_order(
     samples: list[Sample], tables: dict[str, np.ndarray]
 ) -> None:
     dataset = TrainDataset(samples, tables, AUGMENT, seed=0)
-    passes = [[dataset.sample_of(5 * epoch + i).name for i in range(5)] for epoch in range(6)]
+    passes = [[dataset.drawn(5 * epoch + i)[0].name for i in range(5)] for epoch in range(6)]
     assert all(sorted(names) == [f"{i}.png" for i in range(5)] for names in passes)
     assert len({tuple(names) for names in passes}) > 1
 

@@ -92,7 +92,9 @@ def test_draws_follow_the_probabilities() -> None:
     """Chi-square over (class, image); fixed seed, chance of a false alarm when reseeded 1 in 10,000."""
     counts = np.array([[500, 0, 0], [400, 100, 0], [450, 0, 50], [500, 100, 0]])
     rare = from_counts(counts, 0.5, 40)
-    drawn = np.bincount([rare.draw(np.random.default_rng([3, n])) for n in range(6000)], minlength=4)
+    draws = [rare.draw(np.random.default_rng([3, n])) for n in range(6000)]
+    drawn = np.bincount([number for number, _ in draws], minlength=4)
+    assert all(counts[number, wanted.index] >= 40 and wanted.pixels == 20 for number, wanted in draws)
     p = class_probabilities(counts.sum(0), 0.5)
     expected = 6000 * (
         p[0] / 4 * np.ones(4) + p[1] / 2 * np.array([0, 1, 0, 1]) + p[2] * np.array([0, 0, 1, 0])
@@ -109,9 +111,9 @@ def test_training_draws_images_of_rare_classes(tmp_path: Path) -> None:
     assert rare_classes(samples, DataSettings(root=str(tmp_path))) is None
     rare = rare_classes(samples, data)
     dataset = TrainDataset(samples, {}, AugmentSettings(), 0, rare)
-    names = [dataset.sample_of(draw).name for draw in range(200)]
+    names = [dataset.drawn(draw)[0].name for draw in range(200)]
     assert names.count("2.png") > 180
-    assert names == [dataset.sample_of(draw).name for draw in range(200)]
+    assert names == [dataset.drawn(draw)[0].name for draw in range(200)]
     with pytest.raises(ReinError, match="No training image has 3000 pixels"):
         rare_classes(samples, data.model_copy(update={"rare_class_pixels": 3000}))
     (tmp_path / "gta/sample_class_stats.json").unlink()

@@ -191,6 +191,20 @@ def test_a_label_of_one_class_is_never_varied_but_still_cropped() -> None:
     assert t.draw_crop(label, (40, 40), (8, 8), 0.75, np.random.default_rng(0))[1].shape == (8, 8)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_crop_shows_the_class_for_which_its_image_was_drawn(seed: int) -> None:
+    label = blocks_label(120, 200, 4245)
+    label[40:60, 150:180] = 30  # one place; at twice the size 2,400 pixels of 96,000
+    wanted = t.Wanted(30, 300)
+    _, cropped = t.draw_crop(label, (240, 400), (200, 200), 1.0, np.random.default_rng(seed), wanted)
+    assert np.count_nonzero(cropped == 30) >= 4 * 300
+    elsewhere = t.Wanted(31, 1)
+    assert t.draw_crop(label, (240, 400), (96, 96), 1.0, np.random.default_rng(seed), elsewhere)[1].shape == (
+        96,
+        96,
+    )
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_colours_are_those_of_the_reference(golden: dict[str, Any], seed: int) -> None:
     image = np.ascontiguousarray(golden["img_bgr_hwc"][..., ::-1])
