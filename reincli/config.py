@@ -140,7 +140,7 @@ class DataSettings(Strict):
     rare_class_temperature: Annotated[float, Field(gt=0)] = 0.01
     """Small: almost only the rarest classes; large: all classes alike."""
     rare_class_pixels: Positive = 3000
-    """Pixels of the class that an image must have to be drawn for it."""
+    """Pixels of the class that an image must have to be drawn for it; the crop should show half of them."""
     workers: Annotated[int, Field(ge=0)] = 4
     """Loader processes; never more than the machine has cores."""
 
@@ -223,8 +223,8 @@ class PretrainSettings(Strict):
     side: Positive = 128
     """Side of the worlds in pixels in the last quarter, and of the stored positions; half as much before."""
     cells: Positive = 4
-    """Along a side of a patch, at which kind, depth, normal, albedo and edge are asked for."""
-    steps: Positive = 4_500
+    """Along a side of a patch, at which depth, normal, albedo, edge and company are asked for."""
+    steps: Positive = 3_000
     tokens: Positive = 2_048
     """Patches of a step: worlds x patches of a world."""
     lr: Annotated[float, Field(gt=0)] = 1e-3

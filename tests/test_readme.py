@@ -14,6 +14,7 @@ from terminal import rein
 
 from reincli.commands.presets import published
 from reincli.data.layouts import DATASETS
+from reincli.model.families import family_of
 from reincli.settings_files import build_settings, load_settings, preset_names, tomllib
 
 SOURCE = Path(__file__).parents[1]
@@ -104,6 +105,23 @@ def test_presets_and_settings_in_commands_exist(page, line):
             build_settings({}, [value])
         elif option == "--config" and value.startswith("docs/"):
             load_settings(config=SOURCE / value)
+
+
+def training_commands() -> list[tuple[str, str]]:
+    """Those whose settings are a preset's or a file's of this repository."""
+    lines = [(page, line) for page, line in rein_commands() if shlex.split(line)[1] in ("train", "bench")]
+    return [(page, line) for page, line in lines if "--preset" in line or "--config docs/" in line]
+
+
+@pytest.mark.parametrize(("page", "line"), training_commands())
+def test_what_commands_set_fits_together(page, line):
+    given: dict[str, list[str]] = {}
+    for option, value in itertools.pairwise(shlex.split(line)):
+        given.setdefault(option, []).append(value)
+    preset, config = (given.get(option, [None])[0] for option in ("--preset", "--config"))
+    file = SOURCE / config if config else None
+    settings = load_settings(preset=preset, config=file, sets=given.get("--set", []))
+    family_of(settings.model.backbone)
 
 
 def test_scores_are_those_of_the_presets():

@@ -79,4 +79,4 @@ def line(entry: PretrainLog) -> str:
     """One log line."""
     parts: dict[str, Any] = {name: f"{value:.3f}" for name, value in entry.parts.items() if name != "right"}
     shown = "  ".join(f"{name} {value}" for name, value in parts.items())
-    return f"{entry.step:6d}  {shown}  kinds right {100 * entry.parts['right']:.1f} %"
+    return f"{entry.step:6d}  {shown}  neighbours right {100 * entry.parts['right']:.1f} %"

@@ -1,7 +1,8 @@
 """A small backbone learns to see from generated worlds: dense supervision, no photograph, no street of `scenes`.
 
-The pictures are lit and degraded at random (night, fog, rain, snow, noise, blur, colour), what is asked is not: kind,
-depth, normal, albedo and edges are those of the world itself. So the features learn to look through weather and light.
+The pictures are lit and degraded at random (night, fog, rain, snow, noise, blur, colour), what is asked is not: depth,
+normal, albedo, edges and which cells belong together are those of the world itself. So the features learn to look
+through weather and light. What things are called is not asked: that is for the head and the adapters to learn.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import nn
 
 from reincli.config import PretrainSettings
 from reincli.data.world_light import Worlds, draw_worlds
-from reincli.data.world_parts import FAR, KINDS
+from reincli.data.world_parts import FAR
 from reincli.engine.checkpoint import read_file, write_file
 from reincli.engine.device import autocast
 from reincli.engine.optim import set_learning_rate
@@ -28,11 +29,13 @@ from reincli.model.segmentor import MEAN, STD
 
 LATE = 0.75
 """Share of the steps on worlds of half the side; the rest sees the whole side."""
+COMPARED = 128
+"""Cells of a world that are told apart by their surfaces."""
 
 
 @dataclass
 class PretrainLog:
-    """Means since the last log: loss parts, share of cells whose kind is told right."""
+    """Means since the last log: loss parts, share of cells whose likest cell is of the same surface."""
 
     step: int
     parts: dict[str, float]
@@ -56,7 +59,7 @@ class Pretraining:
             )
         torch.manual_seed(settings.seed)
         self.backbone = build_backbone(settings.backbone, settings.side // patch)
-        self.heads = DenseHeads(self.backbone.widths[0], len(KINDS), settings.cells)
+        self.heads = DenseHeads(self.backbone.widths[0], settings.cells)
         self.model = nn.ModuleDict({"backbone": self.backbone, "heads": self.heads}).to(device).train()
         decays = [p for p in self.model.parameters() if p.ndim > 1]
         spared = [p for p in self.model.parameters() if p.ndim <= 1]
@@ -88,7 +91,7 @@ class Pretraining:
     def step(self) -> DenseLosses:
         """One step of AdamW on the next worlds."""
         worlds = self.draw()
-        truth = truth_of(worlds, self.settings.backbone.patch_size // self.settings.cells)
+        truth = truth_of(worlds, self.settings.backbone.patch_size // self.settings.cells, self.generator)
         set_learning_rate(self.optimizer, self.learning_rate())
         with autocast(self.precision, self.device):
             maps = self.backbone((worlds.image - self.mean) / self.std)
@@ -130,8 +133,8 @@ class Pretraining:
         write_file(path, state)
 
 
-def truth_of(worlds: Worlds, step: int) -> Truth:
-    """What the read-outs are asked, at every `step`-th pixel."""
+def truth_of(worlds: Worlds, step: int, generator: torch.Generator) -> Truth:
+    """What the read-outs are asked, at every `step`-th pixel; the generator picks the cells that are compared."""
     start = step // 2
     surface = worlds.surface[:, start::step, start::step]
     edge = torch.zeros_like(surface, dtype=torch.float32)
@@ -142,7 +145,9 @@ def truth_of(worlds: Worlds, step: int) -> Truth:
         return values[..., start::step, start::step]
 
     depth = torch.log1p(thin(worlds.depth)) / math.log1p(FAR)
-    return Truth(thin(worlds.kind), depth[:, None], thin(worlds.normal), thin(worlds.albedo), edge[:, None])
+    cells = surface[0].numel()
+    compared = torch.randint(cells, (min(COMPARED, cells),), generator=generator, device=surface.device)
+    return Truth(surface, compared, depth[:, None], thin(worlds.normal), thin(worlds.albedo), edge[:, None])
 
 
 def pretrain(

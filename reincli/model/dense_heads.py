@@ -1,6 +1,8 @@
-"""What a backbone is asked while it learns from generated worlds: kind, depth, normal, albedo and edge of each cell.
+"""What a backbone is asked while it learns from generated worlds: depth, normal, albedo and edge of each cell, and
+which cells belong to one surface. What a thing is called is never asked.
 
-Shapes: B images, C width, (h, w) patch grid, F cells along a side of a patch, K kinds.
+Shapes: B images, C width, (h, w) patch grid, F cells along a side of a patch, E numbers that tell surfaces apart,
+N cells compared.
 """
 
 from __future__ import annotations
@@ -11,9 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+EMBEDDING = 16
+"""E."""
+TEMPERATURE = 0.2
+"""Of the cosine similarities of two cells."""
 EDGE_WEIGHT = 4.0
 """Few cells are edges; each counts as many."""
-WEIGHTS = {"kind": 1.0, "depth": 1.0, "normal": 0.5, "albedo": 1.0, "edge": 0.5}
+WEIGHTS = {"region": 0.5, "depth": 2.0, "normal": 1.0, "albedo": 2.0, "edge": 0.5}
 
 
 @dataclass
@@ -21,12 +27,13 @@ class Truth:
     """What is to be told of each cell, (H, W) cells.
 
     Attributes:
-        kind: (B, H, W) index. depth: (B, 1, H, W), 0 near to 1 far. normal: (B, 3, H, W) unit length, 0 where there
-        is none. albedo: (B, 3, H, W) 0-1. edge: (B, 1, H, W) 1 where the cell to the right or below is of another
-        surface.
+        surface: (B, H, W) number of the surface within its world. compared: (N,) cells, row by row, whose surfaces
+        are compared. depth: (B, 1, H, W), 0 near to 1 far. normal: (B, 3, H, W) unit length, 0 where there is none.
+        albedo: (B, 3, H, W) 0-1. edge: (B, 1, H, W) 1 where the cell to the right or below is of another surface.
     """
 
-    kind: Tensor
+    surface: Tensor
+    compared: Tensor
     depth: Tensor
     normal: Tensor
     albedo: Tensor
@@ -35,9 +42,9 @@ class Truth:
 
 @dataclass
 class DenseLosses:
-    """Weighted parts, and the share of cells whose kind was told right."""
+    """Weighted parts, and the share of compared cells whose likest cell is of the same surface."""
 
-    kind: Tensor
+    region: Tensor
     depth: Tensor
     normal: Tensor
     albedo: Tensor
@@ -46,19 +53,19 @@ class DenseLosses:
 
     def total(self) -> Tensor:
         """What is minimised."""
-        return self.kind + self.depth + self.normal + self.albedo + self.edge
+        return self.region + self.depth + self.normal + self.albedo + self.edge
 
 
 class DenseHeads(nn.Module):
     """One linear read-out for each of four tapped maps: whatever they tell must already lie in the features.
 
     Args:
-        width: C. kinds: K. cells: F.
+        width: C. cells: F.
     """
 
-    def __init__(self, width: int, kinds: int, cells: int) -> None:
+    def __init__(self, width: int, cells: int) -> None:
         super().__init__()
-        self.cells, self.split = cells, (kinds, 1, 3, 3, 1)
+        self.cells, self.split = cells, (EMBEDDING, 1, 3, 3, 1)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(4))
         self.reads = nn.ModuleList(nn.Linear(width, cells**2 * sum(self.split)) for _ in range(4))
 
@@ -78,16 +85,38 @@ class DenseHeads(nn.Module):
         return DenseLosses(**parts | {"right": losses[-1].right})
 
     def compare(self, told: Tensor, truth: Truth) -> DenseLosses:
-        """Losses of one read-out (B, K + 8, H, W)."""
-        kind, depth, normal, albedo, edge = told.split(self.split, dim=1)
+        """Losses of one read-out (B, E + 8, H, W)."""
+        embedding, depth, normal, albedo, edge = told.split(self.split, dim=1)
+        region, right = same_surface(embedding, truth)
         known = truth.normal.abs().sum(1, keepdim=True) > 0
         along = F.cosine_similarity(normal, truth.normal, dim=1, eps=1e-3)[:, None]
         flat = torch.full_like(truth.edge, EDGE_WEIGHT).where(truth.edge > 0.5, torch.ones_like(truth.edge))
         return DenseLosses(
-            kind=WEIGHTS["kind"] * F.cross_entropy(kind, truth.kind),
+            region=WEIGHTS["region"] * region,
             depth=WEIGHTS["depth"] * F.l1_loss(depth, truth.depth),
             normal=WEIGHTS["normal"] * ((1 - along) * known).sum() / known.sum().clamp(min=1),
             albedo=WEIGHTS["albedo"] * F.l1_loss(albedo, truth.albedo),
             edge=WEIGHTS["edge"] * F.binary_cross_entropy_with_logits(edge, truth.edge, weight=flat),
-            right=(kind.detach().argmax(1) == truth.kind).float().mean(),
+            right=right,
         )
+
+
+def same_surface(embedding: Tensor, truth: Truth) -> tuple[Tensor, Tensor]:
+    """Supervised contrast (arXiv 2004.11362, equation 2) between cells of a world: those of a surface attract.
+
+    Args:
+        embedding: (B, E, H, W).
+
+    Returns:
+        Loss, and the share of cells whose likest cell is of their surface; both over cells that have company.
+    """
+    cells = F.normalize(embedding.flatten(2)[:, :, truth.compared], dim=1)
+    surface = truth.surface.flatten(1)[:, truth.compared]
+    alone = torch.eye(len(truth.compared), dtype=torch.bool, device=cells.device)
+    alike = (cells.transpose(1, 2) @ cells / TEMPERATURE).masked_fill(alone, -1e4)
+    same = (surface[:, :, None] == surface[:, None, :]) & ~alone
+    company = same.sum(2)
+    attracted = (alike.log_softmax(2) * same).sum(2) / company.clamp(min=1)
+    met = company > 0
+    likest = same.gather(2, alike.detach().argmax(2, keepdim=True))[..., 0]
+    return -attracted.sum() / met.sum().clamp(min=1), likest.sum() / met.sum().clamp(min=1)

@@ -10,8 +10,9 @@ from reincli.config import BackboneSettings, PretrainSettings
 from reincli.data.world_light import draw_worlds
 from reincli.engine.pretrain import Pretraining, pretrain, truth_of, unfinished_of
 from reincli.errors import ReinError
+from reincli.model import dense_heads
 from reincli.model.backbones import build_backbone
-from reincli.model.dense_heads import DenseHeads, Truth
+from reincli.model.dense_heads import DenseHeads, Truth, same_surface
 
 BODY = BackboneSettings(name="vit", width=32, depth=4, heads=2, patch_size=8)
 CPU = torch.device("cpu")
@@ -23,10 +24,11 @@ def settings(**changes: object) -> PretrainSettings:
 
 def test_the_truth_is_that_of_the_cells():
     worlds = draw_worlds(torch.Generator().manual_seed(0), 2, 32)
-    truth = truth_of(worlds, 2)
-    assert truth.kind.shape == (2, 16, 16)
+    truth = truth_of(worlds, 2, torch.Generator().manual_seed(0))
+    assert truth.surface.shape == (2, 16, 16)
     assert truth.normal.shape == (2, 3, 16, 16)
-    assert torch.equal(truth.kind, worlds.kind[:, 1::2, 1::2])
+    assert torch.equal(truth.surface, worlds.surface[:, 1::2, 1::2])
+    assert 0 <= int(truth.compared.min()) <= int(truth.compared.max()) < 16 * 16
     assert float(truth.depth.min()) >= 0
     assert float(truth.depth.max()) == 1
     surface = worlds.surface[:, 1::2, 1::2]
@@ -35,24 +37,34 @@ def test_the_truth_is_that_of_the_cells():
     )
 
 
-def test_a_perfect_read_out_has_no_loss_but_the_certainty_of_its_logits():
-    worlds = draw_worlds(torch.Generator().manual_seed(1), 2, 32)
-    truth: Truth = truth_of(worlds, 2)
-    heads = DenseHeads(32, 18, 4)
-    told = torch.cat(
-        [
-            30.0 * torch.nn.functional.one_hot(truth.kind, 18).permute(0, 3, 1, 2), truth.depth, truth.normal,
-            truth.albedo, 60.0 * truth.edge - 30,
-        ],
-        dim=1,
-    )  # fmt: skip
-    losses = heads.compare(told, truth)
-    assert float(losses.total()) < 1e-3
-    assert float(losses.right) == 1
-    worse = heads.compare(told.roll(3, dims=-1), truth)
-    assert all(
-        float(getattr(worse, name)) > float(getattr(losses, name)) for name in ("kind", "depth", "edge")
+def test_a_perfect_read_out_has_no_loss_but_the_spread_of_its_similarities(monkeypatch):
+    monkeypatch.setattr(dense_heads, "TEMPERATURE", 0.01)
+    truth = truth_of(
+        draw_worlds(torch.Generator().manual_seed(1), 2, 32), 2, torch.Generator().manual_seed(1)
     )
+    apart = truth.surface % dense_heads.EMBEDDING  # surfaces that share a direction are few
+    directions = torch.nn.functional.one_hot(apart, dense_heads.EMBEDDING).permute(0, 3, 1, 2).float()
+    told = torch.cat([directions, truth.depth, truth.normal, truth.albedo, 60.0 * truth.edge - 30], dim=1)
+    heads = DenseHeads(32, 4)
+    losses, worse = heads.compare(told, truth), heads.compare(told.roll(3, dims=-1), truth)
+    for name in ("depth", "normal", "albedo", "edge"):
+        assert float(getattr(losses, name)) < 1e-3 < float(getattr(worse, name))
+    assert float(losses.region) < float(worse.region)
+    assert float(losses.right) > float(worse.right)
+
+
+def test_cells_of_a_surface_attract_and_others_do_not():
+    surface = torch.tensor([[[0, 0, 1, 1, 2]]])  # the last one has no company
+    flat = torch.zeros(1, 1, 1, 5)
+    truth = Truth(surface, torch.arange(5), flat, flat, flat, flat)
+    cells = torch.tensor([[1.0, 0], [1, 0], [0, 2], [0, 2], [-1, -1]]).t()[None, :, None]
+    loss, right = same_surface(cells, truth)
+    alike = torch.tensor([1.0, 0, 0, -(0.5**0.5)]) / dense_heads.TEMPERATURE  # of any of the first four
+    assert float(loss) == pytest.approx(float(alike.logsumexp(0) - alike[0]), rel=1e-3)
+    assert float(right) == 1
+    mixed_up, wrong = same_surface(cells[..., [0, 2, 1, 3, 4]], truth)
+    assert float(mixed_up) > 4
+    assert float(wrong) == 0
 
 
 def test_it_learns():
