@@ -116,7 +116,7 @@ def demo(
     ladder: Annotated[
         bool,
         typer.Option(
-            "--ladder", help="Train in full, frozen and with Rein, and compare. Half an hour a seed."
+            "--ladder", help="Train in full, frozen and with Rein, and compare. An hour and a half a seed."
         ),
     ] = False,
     seeds: Annotated[

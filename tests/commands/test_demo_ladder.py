@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from terminal import told
 
 from reincli.commands import demo, demo_ladder
 from reincli.commands.demo_ladder import Scored, occurring, shown
 from reincli.data.labels import CITYSCAPES
+from reincli.data.prepare import prepare
+from reincli.data.sampling import rare_classes
+from reincli.data.scenes import write_scenes
+from reincli.engine.batches import train_samples
+from reincli.errors import ReinError
+from reincli.settings_files import build_settings, read_preset
 
 
 def test_classes_without_a_label_have_no_say():
@@ -64,6 +71,26 @@ def test_own_images_that_cannot_be_scored_are_refused_before_anything_begins(tmp
     assert not (tmp_path / "out").exists()
 
 
+def test_classes_are_counted_once_so_that_rare_ones_can_be_drawn(tmp_path, monkeypatch):
+    drawn = write_scenes(tmp_path / "data", train=2, val=1, targets=1, size=(96, 48), workers=0)
+    assert drawn == 7
+    prepare("cityscapes", tmp_path / "data" / "cityscapes")
+    settings = build_settings(read_preset("demo"), demo_ladder.LONGER, {"data.root": str(tmp_path / "data")})
+    samples = train_samples(settings)
+    with pytest.raises(ReinError, match="needs the class statistics"):
+        rare_classes(samples, settings.data)
+    demo_ladder.count_classes(settings)
+    rare = rare_classes(samples, settings.data)
+    assert rare is not None
+    assert {rare.draw(np.random.default_rng(seed))[0] for seed in range(20)} == {0, 1}
+
+    def read_again(*_: object) -> None:
+        raise AssertionError("a label that was counted is read again")
+
+    monkeypatch.setattr("reincli.data.statistics.read_label", read_again)
+    demo_ladder.count_classes(settings)
+
+
 @pytest.mark.slow
 def test_the_whole_ladder_and_a_second_run(tmp_path, monkeypatch):
     counts = {"train": 4, "val": 2, "targets": 1}
@@ -96,7 +123,7 @@ val = ["streets:val"]
 
 [data.own.streets]
 root = "{root}"
-test_size = "256x128"
+test_size = "320x160"
 classes = [{classes}]
 
 [data.own.streets.splits.val]
