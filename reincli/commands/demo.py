@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -56,7 +57,7 @@ def run(*, out: Path | None = None, iterations: int | None = None) -> None:
     chosen = run_report.first_of_each_domain(samples)
     visualize.run([str(sample.image) for sample in chosen], checkpoint=checkpoint, out=out / "show", force=True,
                   device="cpu", precision="fp32", size=settings.test.sizes["cityscapes"])  # fmt: skip
-    contact_sheet(out, settings, chosen)
+    contact_sheet(out / "contact_sheet.png", settings, chosen, {"prediction": out / "predictions"})
     closing(out, folder, time.perf_counter() - begun)
 
 
@@ -125,23 +126,32 @@ def train_or_go_on(out: Path, folder: Path, iterations: int | None, sets: list[s
               device="cpu", precision="fp32")  # fmt: skip
 
 
-def contact_sheet(out: Path, settings: Settings, samples: list[Sample]) -> None:
-    """One picture: domains in rows; image, label, prediction in columns."""
+def contact_sheet(
+    file: Path, settings: Settings, samples: Sequence[Sample], predictions: Mapping[str, Path]
+) -> None:
+    """One picture: domains in rows; image, label and predictions in columns.
+
+    Args:
+        file: where it is written. settings: of the labels. samples: a row each.
+        predictions: folder of label maps as `rein eval --out` writes them, by the name over the column.
+    """
     palette = CITYSCAPES.palette()
     rows: list[list[np.ndarray]] = []
     seen: set[int] = set()
     for sample in samples:
         image = read_image(sample.image)
         label = load_label(sample, label_table(sample.dataset, settings.data))
-        prediction = read_label(
-            out / "predictions" / sample.domain / PurePosixPath(sample.name).with_suffix(".png")
+        name = PurePosixPath(sample.name).with_suffix(".png")
+        maps = [read_label(folder / sample.domain / name) for folder in predictions.values()]
+        rows.append(
+            [image, colourise(label, palette), *(overlay(image, each, palette, 0.65) for each in maps)]
         )
-        rows.append([image, colourise(label, palette), overlay(image, prediction, palette, 0.65)])
-        seen |= {*present(label), *present(prediction)}
-    footer = legend(sorted(seen), CITYSCAPES.names, palette, 3 * CELL, text_height((CELL // 2, CELL)))
-    picture = sheet(rows, ["image", "label", "prediction"], [sample.domain for sample in samples], footer=footer,
-                    cell_width=CELL)  # fmt: skip
-    write_png(out / "contact_sheet.png", picture)
+        seen.update(number for each in (label, *maps) for number in present(each))
+    names = ["image", "label", *predictions]
+    height = text_height((CELL // 2, CELL))
+    footer = legend(sorted(seen), CITYSCAPES.names, palette, len(names) * CELL, height)
+    picture = sheet(rows, names, [sample.domain for sample in samples], footer=footer, cell_width=CELL)
+    write_png(file, picture)
 
 
 def closing(out: Path, folder: Path, seconds: float) -> None:

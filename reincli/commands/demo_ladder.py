@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reincli.commands import console, demo, evaluate
+from reincli.commands import console, demo, evaluate, run_report
 from reincli.config import Settings
 from reincli.data.images import write_bytes
 from reincli.data.sources import dataset_root, label_table
 from reincli.data.statistics import look_up, update_statistics
 from reincli.engine.batches import train_samples
+from reincli.engine.evaluate import val_samples
 from reincli.settings_files import build_settings
 
 TUNES = ("full", "frozen", "rein")
@@ -59,7 +60,7 @@ class Scored:
 def run(
     *, out: Path | None = None, iterations: int | None = None, seeds: int = 1, own: Path | None = None
 ) -> list[Scored]:
-    """Train three models a seed, score them, print the table. What is done already is not done again.
+    """Train three models a seed, score them, print the table, draw what they see; what is done is not done again.
 
     Args:
         out: folder of the streets, the runs and the table. iterations: of each training.
@@ -86,11 +87,11 @@ def run(
             )
             rows.append(one(out, tune, seed, iterations, own))
     table(rows)
-    content = [{"tune": row.tune, "seed": row.seed, "targets": row.targets, **row.domains} for row in rows]
-    write_bytes(
-        out / "ladder.json", json.dumps({"iterations": iterations, "runs": content}, indent=1).encode()
-    )
-    console.note(f"Done in {console.duration(time.perf_counter() - begun)}: {out / 'ladder.json'}")
+    runs = [{"tune": row.tune, "seed": row.seed, "targets": row.targets, **row.domains} for row in rows]
+    write_bytes(out / "ladder.json", json.dumps({"iterations": iterations, "runs": runs}, indent=1).encode())
+    draw(out, settings)
+    console.note(f"Done in {console.duration(time.perf_counter() - begun)}.")
+    console.result(f"  scores         {out / 'ladder.json'}\n  contact sheet  {out / 'ladder.png'}")
     return rows
 
 
@@ -137,9 +138,17 @@ def one(out: Path, tune: str, seed: int, iterations: int, own: Path | None) -> S
     domains: dict[str, float] = {}
     for described in [None, own] if own is not None else [None]:
         found = evaluate.run(folder / "last.pth", data_root=out / "ladder" / "data", device="cpu", precision="fp32",
-                             own=described)  # fmt: skip
+                             own=described, out=None if described else folder / "predictions")  # fmt: skip
         domains |= {name: occurring(scores) for name, scores in found["domains"].items()}
     return Scored(tune, seed, domains)
+
+
+def draw(out: Path, settings: Settings) -> None:
+    """A street of each domain as the three models of the first seed see it."""
+    chosen = run_report.first_of_each_domain(val_samples(settings))
+    seed = settings.train.seed
+    columns = {tune: folder_of(out, tune, seed) / "predictions" for tune in TUNES}
+    demo.contact_sheet(out / "ladder.png", settings, chosen, columns)
 
 
 def occurring(scores: dict[str, Any]) -> float:

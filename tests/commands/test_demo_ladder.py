@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from terminal import told
@@ -106,6 +107,8 @@ def test_the_whole_ladder_and_a_second_run(tmp_path, monkeypatch):
     assert [run["tune"] for run in found["runs"]] == ["full", "frozen", "rein"]
     for run in found["runs"]:
         assert run["again"] == pytest.approx(run["cityscapes"])  # the same streets under another name
+    shown_there = cv2.imread(str(tmp_path / "out" / "ladder.png"))
+    assert shown_there.shape[1] > 5 * 400  # image, label, and what each of the three sees
     before = (tmp_path / "out" / "ladder" / "work_dirs" / "rein-42" / "last.pth").read_bytes()
     assert "Nothing left to do" in told(*words)
     assert (tmp_path / "out" / "ladder" / "work_dirs" / "rein-42" / "last.pth").read_bytes() == before
