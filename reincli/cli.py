@@ -156,6 +156,10 @@ def pretrain(
         int | None, typer.Option("--steps", min=1, help="Else as the shipped one was made.")
     ] = None,
     tokens: Annotated[int | None, typer.Option("--tokens", min=256, help="Patches in a step.")] = None,
+    lights: Annotated[
+        int | None,
+        typer.Option("--lights", min=1, help="Pictures of each world whose features shall be alike."),
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of weights and worlds.")] = None,
     precision: PrecisionOption = Precision.auto,
     device: Device = "auto",
@@ -166,8 +170,8 @@ def pretrain(
     with _command(quiet):
         from reincli.commands import pretrain as command
 
-        command.run(target, steps=steps, tokens=tokens, seed=seed, device=device, precision=precision.value,
-                    force=force)  # fmt: skip
+        command.run(target, steps=steps, tokens=tokens, lights=lights, seed=seed, device=device,
+                    precision=precision.value, force=force)  # fmt: skip
 
 
 @app.command(

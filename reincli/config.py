@@ -226,7 +226,9 @@ class PretrainSettings(Strict):
     """Along a side of a patch, at which depth, normal, albedo, edge and company are asked for."""
     steps: Positive = 3_000
     tokens: Positive = 2_048
-    """Patches of a step: worlds x patches of a world."""
+    """Patches of a step: pictures x patches of a picture."""
+    lights: Positive = 1
+    """Pictures of each world, each in another light and weather, whose features are asked to be alike."""
     lr: Annotated[float, Field(gt=0)] = 1e-3
     warmup: Annotated[int, Field(ge=0)] = 200
     weight_decay: Annotated[float, Field(ge=0)] = 0.05

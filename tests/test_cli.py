@@ -105,7 +105,14 @@ def test_python_dash_m():
             "pretrain",
             (Path("mine.pth"),),
             {
-                **{"steps": 20, "tokens": None, "seed": 4, "device": "cpu", "precision": "auto"},
+                **{
+                    "steps": 20,
+                    "tokens": None,
+                    "lights": None,
+                    "seed": 4,
+                    "device": "cpu",
+                    "precision": "auto",
+                },
                 "force": False,
             },
         ),

@@ -18,6 +18,7 @@ def run(
     *,
     steps: int | None = None,
     tokens: int | None = None,
+    lights: int | None = None,
     seed: int | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -27,7 +28,7 @@ def run(
 
     Args:
         target: `.safetensors` or `.pth`; None: `checkpoints/mini.safetensors`.
-        steps, tokens, seed: over the defaults, which made the file that is shipped.
+        steps, tokens, lights, seed: over the defaults, which made the file that is shipped.
         device, precision: as in `rein train`.
         force: write over a file that is there.
 
@@ -39,7 +40,7 @@ def run(
         raise ReinError(f"'{target}' must end in .safetensors or .pth.", usage=True)
     if target.exists() and not force:
         raise ReinError(f"'{target}' is there already.", "Give another name, or --force.", usage=True)
-    given = {"steps": steps, "tokens": tokens, "seed": seed}
+    given = {"steps": steps, "tokens": tokens, "lights": lights, "seed": seed}
     chosen = {name: value for name, value in given.items() if value is not None}
     settings = PretrainSettings(**chosen)  # type: ignore[arg-type]
     place = pick_device(device)
@@ -66,12 +67,12 @@ def introduce(made: Pretraining) -> None:
     """What is about to be trained."""
     settings, backbone = made.settings, made.backbone
     count = sum(p.numel() for p in made.backbone.parameters())
-    worlds = settings.tokens * settings.backbone.patch_size**2 // settings.side**2
+    worlds = max(1, settings.tokens * settings.backbone.patch_size**2 // settings.side**2 // settings.lights)
     console.note(
         f"ViT of {count:,} parameters ({sum(backbone.banks)} blocks of {backbone.widths[0]}, "
         f"patches of {settings.backbone.patch_size}); "
         f"{settings.steps} steps of {4 * worlds} worlds of {settings.side // 2} pixels, at the end of {worlds} of "
-        f"{settings.side}; {made.device}, {made.precision}"
+        f"{settings.side}, each in {settings.lights} light(s); {made.device}, {made.precision}"
     )
 
 

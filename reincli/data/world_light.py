@@ -5,7 +5,8 @@ Shapes: B worlds, S side in pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from reincli.data.worlds import lay_out
 
 LAMPS = 5
 """Lights of a night."""
+Parts = TypeVar("Parts", Camera, Raster)
 
 
 @dataclass
@@ -37,17 +39,24 @@ class Worlds:
     albedo: Tensor
 
 
-def draw_worlds(generator: torch.Generator, batch: int, side: int) -> Worlds:
+def draw_worlds(generator: torch.Generator, batch: int, side: int, lights: int = 1) -> Worlds:
     """Worlds in random light and weather.
 
     Args:
         generator: decides everything, and on which device they are made.
         batch, side: B, S.
+        lights: L, how often each world is lit and photographed, each time anew.
+
+    Returns:
+        L * B pictures: all worlds in their first light, then all in their second.
     """
     dice = Dice(generator)
     grain = grain_bank(dice)
     camera, surfaces, raster = lay_out(dice, batch, side, grain)
     albedo, normal, kind = _paint(camera, surfaces, raster, grain)
+    if lights > 1:
+        camera, raster = _again(camera, lights), _again(raster, lights)
+        albedo, normal, kind = (torch.cat([each] * lights) for each in (albedo, normal, kind))
     scene = _Scene(dice, grain, camera, raster, kind == SKY, normal, albedo)
     image = scene.albedo
     image = _snow_cover(scene, image)
@@ -56,6 +65,12 @@ def draw_worlds(generator: torch.Generator, batch: int, side: int) -> Worlds:
     image = _fog(scene, image)
     image = _in_the_air(scene, image)
     return Worlds(_camera(scene, image), kind, raster.surface.long(), raster.depth, normal, albedo)
+
+
+def _again(parts: Parts, times: int) -> Parts:
+    """The same batch, so many times over."""
+    repeated = {field.name: torch.cat([getattr(parts, field.name)] * times) for field in fields(parts)}
+    return replace(parts, **repeated)
 
 
 @dataclass

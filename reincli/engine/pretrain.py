@@ -86,12 +86,14 @@ class Pretraining:
         settings = self.settings
         side = settings.side if self.step_number >= LATE * settings.steps else settings.side // 2
         batch = max(1, settings.tokens * settings.backbone.patch_size**2 // side**2)
-        return draw_worlds(self.generator, batch, side)
+        return draw_worlds(self.generator, max(1, batch // settings.lights), side, settings.lights)
 
     def step(self) -> DenseLosses:
         """One step of AdamW on the next worlds."""
         worlds = self.draw()
-        truth = truth_of(worlds, self.settings.backbone.patch_size // self.settings.cells, self.generator)
+        settings = self.settings
+        step = settings.backbone.patch_size // settings.cells
+        truth = truth_of(worlds, step, self.generator, settings.lights)
         set_learning_rate(self.optimizer, self.learning_rate())
         with autocast(self.precision, self.device):
             maps = self.backbone((worlds.image - self.mean) / self.std)
@@ -133,8 +135,12 @@ class Pretraining:
         write_file(path, state)
 
 
-def truth_of(worlds: Worlds, step: int, generator: torch.Generator) -> Truth:
-    """What the read-outs are asked, at every `step`-th pixel; the generator picks the cells that are compared."""
+def truth_of(worlds: Worlds, step: int, generator: torch.Generator, lights: int = 1) -> Truth:
+    """What the read-outs are asked, at every `step`-th pixel; the generator picks the cells that are compared.
+
+    Args:
+        lights: as `draw_worlds` was given it.
+    """
     start = step // 2
     surface = worlds.surface[:, start::step, start::step]
     edge = torch.zeros_like(surface, dtype=torch.float32)
@@ -147,7 +153,9 @@ def truth_of(worlds: Worlds, step: int, generator: torch.Generator) -> Truth:
     depth = torch.log1p(thin(worlds.depth)) / math.log1p(FAR)
     cells = surface[0].numel()
     compared = torch.randint(cells, (min(COMPARED, cells),), generator=generator, device=surface.device)
-    return Truth(surface, compared, depth[:, None], thin(worlds.normal), thin(worlds.albedo), edge[:, None])
+    return Truth(
+        surface, compared, depth[:, None], thin(worlds.normal), thin(worlds.albedo), edge[:, None], lights
+    )
 
 
 def pretrain(

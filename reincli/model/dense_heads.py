@@ -1,5 +1,5 @@
 """What a backbone is asked while it learns from generated worlds: depth, normal, albedo and edge of each cell, and
-which cells belong to one surface. What a thing is called is never asked.
+which cells belong to one surface; and that all of it be alike in every light. What a thing is called is never asked.
 
 Shapes: B images, C width, (h, w) patch grid, F cells along a side of a patch, E numbers that tell surfaces apart,
 N cells compared.
@@ -19,7 +19,7 @@ TEMPERATURE = 0.2
 """Of the cosine similarities of two cells."""
 EDGE_WEIGHT = 4.0
 """Few cells are edges; each counts as many."""
-WEIGHTS = {"region": 0.5, "depth": 2.0, "normal": 1.0, "albedo": 2.0, "edge": 0.5}
+WEIGHTS = {"region": 0.5, "depth": 2.0, "normal": 1.0, "albedo": 2.0, "edge": 0.5, "light": 0.5}
 
 
 @dataclass
@@ -30,6 +30,7 @@ class Truth:
         surface: (B, H, W) number of the surface within its world. compared: (N,) cells, row by row, whose surfaces
         are compared. depth: (B, 1, H, W), 0 near to 1 far. normal: (B, 3, H, W) unit length, 0 where there is none.
         albedo: (B, 3, H, W) 0-1. edge: (B, 1, H, W) 1 where the cell to the right or below is of another surface.
+        lights: of each world: all worlds in their first light, then all in their second.
     """
 
     surface: Tensor
@@ -38,6 +39,7 @@ class Truth:
     normal: Tensor
     albedo: Tensor
     edge: Tensor
+    lights: int = 1
 
 
 @dataclass
@@ -49,11 +51,12 @@ class DenseLosses:
     normal: Tensor
     albedo: Tensor
     edge: Tensor
+    light: Tensor
     right: Tensor
 
     def total(self) -> Tensor:
         """What is minimised."""
-        return self.region + self.depth + self.normal + self.albedo + self.edge
+        return self.region + self.depth + self.normal + self.albedo + self.edge + self.light
 
 
 class DenseHeads(nn.Module):
@@ -73,8 +76,9 @@ class DenseHeads(nn.Module):
         """Losses of four maps (B, C, h, w); the last one counts as much as the others together."""
         losses = []
         for map_, norm, read in zip(maps, self.norms, self.reads, strict=True):
-            told = read(norm(map_.permute(0, 2, 3, 1))).permute(0, 3, 1, 2).float()
-            losses.append(self.compare(F.pixel_shuffle(told, self.cells), truth))
+            features = map_.permute(0, 2, 3, 1)
+            told = read(norm(features)).permute(0, 3, 1, 2).float()
+            losses.append(self.compare(features, F.pixel_shuffle(told, self.cells), truth))
         shares = (1 / 6, 1 / 6, 1 / 6, 1 / 2)
         parts = {
             field.name: sum(
@@ -84,8 +88,8 @@ class DenseHeads(nn.Module):
         }
         return DenseLosses(**parts | {"right": losses[-1].right})
 
-    def compare(self, told: Tensor, truth: Truth) -> DenseLosses:
-        """Losses of one read-out (B, E + 8, H, W)."""
+    def compare(self, features: Tensor, told: Tensor, truth: Truth) -> DenseLosses:
+        """Losses of one map (B, h, w, C) and its read-out (B, E + 8, H, W)."""
         embedding, depth, normal, albedo, edge = told.split(self.split, dim=1)
         region, right = same_surface(embedding, truth)
         known = truth.normal.abs().sum(1, keepdim=True) > 0
@@ -97,12 +101,31 @@ class DenseHeads(nn.Module):
             normal=WEIGHTS["normal"] * ((1 - along) * known).sum() / known.sum().clamp(min=1),
             albedo=WEIGHTS["albedo"] * F.l1_loss(albedo, truth.albedo),
             edge=WEIGHTS["edge"] * F.binary_cross_entropy_with_logits(edge, truth.edge, weight=flat),
+            light=WEIGHTS["light"] * change_with_light(features, truth.lights),
             right=right,
         )
 
 
+def change_with_light(features: Tensor, lights: int) -> Tensor:
+    """Share of each channel's variance, over worlds, that comes from the light; mean over channels, 0 to about 1.
+
+    With two lights it is 1 minus the correlation between them: the invariance of VICReg (arXiv 2105.04906) on
+    standardised channels. What keeps them from forgetting everything is what else they are asked. The mean of each
+    place is taken off first: where a patch lies is alike in any light, and would hide what changes.
+
+    Args:
+        features: (lights * B, h, w, C), all worlds in their first light first.
+    """
+    if lights == 1:
+        return features.new_zeros((), dtype=torch.float32)
+    content = features.float() - features.float().mean(0)
+    straight = content / (content.square().mean((0, 1, 2)).sqrt() + 1e-4)
+    return torch.stack(straight.chunk(lights)).var(0).mean()
+
+
 def same_surface(embedding: Tensor, truth: Truth) -> tuple[Tensor, Tensor]:
-    """Supervised contrast (arXiv 2004.11362, equation 2) between cells of a world: those of a surface attract.
+    """Supervised contrast (arXiv 2004.11362, equation 2) between cells of a world in all its lights: those of a
+    surface attract.
 
     Args:
         embedding: (B, E, H, W).
@@ -111,8 +134,9 @@ def same_surface(embedding: Tensor, truth: Truth) -> tuple[Tensor, Tensor]:
         Loss, and the share of cells whose likest cell is of their surface; both over cells that have company.
     """
     cells = F.normalize(embedding.flatten(2)[:, :, truth.compared], dim=1)
-    surface = truth.surface.flatten(1)[:, truth.compared]
-    alone = torch.eye(len(truth.compared), dtype=torch.bool, device=cells.device)
+    cells = torch.cat(cells.chunk(truth.lights), dim=2)
+    surface = torch.cat(truth.surface.flatten(1)[:, truth.compared].chunk(truth.lights), dim=1)
+    alone = torch.eye(surface.shape[1], dtype=torch.bool, device=cells.device)
     alike = (cells.transpose(1, 2) @ cells / TEMPERATURE).masked_fill(alone, -1e4)
     same = (surface[:, :, None] == surface[:, None, :]) & ~alone
     company = same.sum(2)

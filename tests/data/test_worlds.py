@@ -48,6 +48,17 @@ def test_one_seed_draws_the_same_worlds_and_another_others():
     assert not torch.equal(first.image, other.image)
 
 
+def test_a_world_in_two_lights_is_one_world():
+    twice = draw_worlds(torch.Generator().manual_seed(5), 3, 32, lights=2)
+    for truth in (twice.kind, twice.surface, twice.depth, twice.normal, twice.albedo):
+        assert torch.equal(truth[:3], truth[3:])
+    assert twice.image.shape == (6, 3, 32, 32)
+    for one, two in zip(twice.image[:3], twice.image[3:], strict=True):
+        assert float((one - two).abs().mean()) > 5
+    once = draw_worlds(torch.Generator().manual_seed(5), 3, 32)
+    assert torch.equal(once.surface, twice.surface[:3])
+
+
 def test_worlds_differ_in_light(worlds):
     brightness = worlds.image.mean((1, 2, 3))
     assert float(brightness.min()) < 40

@@ -12,7 +12,7 @@ from reincli.engine.pretrain import Pretraining, pretrain, truth_of, unfinished_
 from reincli.errors import ReinError
 from reincli.model import dense_heads
 from reincli.model.backbones import build_backbone
-from reincli.model.dense_heads import DenseHeads, Truth, same_surface
+from reincli.model.dense_heads import DenseHeads, Truth, change_with_light, same_surface
 
 BODY = BackboneSettings(name="vit", width=32, depth=4, heads=2, patch_size=8)
 CPU = torch.device("cpu")
@@ -45,8 +45,8 @@ def test_a_perfect_read_out_has_no_loss_but_the_spread_of_its_similarities(monke
     apart = truth.surface % dense_heads.EMBEDDING  # surfaces that share a direction are few
     directions = torch.nn.functional.one_hot(apart, dense_heads.EMBEDDING).permute(0, 3, 1, 2).float()
     told = torch.cat([directions, truth.depth, truth.normal, truth.albedo, 60.0 * truth.edge - 30], dim=1)
-    heads = DenseHeads(32, 4)
-    losses, worse = heads.compare(told, truth), heads.compare(told.roll(3, dims=-1), truth)
+    heads, maps = DenseHeads(32, 4), torch.zeros(2, 4, 4, 32)
+    losses, worse = heads.compare(maps, told, truth), heads.compare(maps, told.roll(3, dims=-1), truth)
     for name in ("depth", "normal", "albedo", "edge"):
         assert float(getattr(losses, name)) < 1e-3 < float(getattr(worse, name))
     assert float(losses.region) < float(worse.region)
@@ -65,6 +65,41 @@ def test_cells_of_a_surface_attract_and_others_do_not():
     mixed_up, wrong = same_surface(cells[..., [0, 2, 1, 3, 4]], truth)
     assert float(mixed_up) > 4
     assert float(wrong) == 0
+
+
+def test_cells_attract_across_the_lights_of_a_world():
+    surface = torch.tensor([[[0, 1]]]).repeat(2, 1, 1)  # alone in each light, in company in both
+    flat = torch.zeros(2, 1, 1, 2)
+    truth = Truth(surface, torch.arange(2), flat, flat, flat, flat, lights=2)
+    cells = torch.eye(2)[:, None]  # E = 2, one row of two cells
+    _, right = same_surface(torch.stack([cells, cells]), truth)
+    _, wrong = same_surface(torch.stack([cells, cells.flip(-1)]), truth)
+    assert float(right) == 1
+    assert float(wrong) == 0
+
+
+def test_what_changes_with_light_is_measured_against_what_differs_between_worlds():
+    dice = torch.Generator().manual_seed(0)
+    one, two = torch.randn(2, 64, 4, 4, 8, generator=dice)
+    place = 100 * torch.randn(1, 4, 4, 8, generator=dice)
+    assert float(change_with_light(torch.cat([one, one]), 2)) == 0
+    assert float(change_with_light(torch.cat([one, two]), 2)) == pytest.approx(1, abs=0.05)
+    assert float(change_with_light(torch.cat([one, two]) + place, 2)) == pytest.approx(1, abs=0.05)
+    half = change_with_light(torch.cat([one, (one + two) / 2**0.5]), 2)
+    assert float(half) == pytest.approx(1 - 0.5**0.5, abs=0.05)
+    assert float(change_with_light(one, 1)) == 0
+
+
+def test_features_become_alike_in_two_lights():
+    run = Pretraining(settings(steps=40, tokens=128, warmup=5, lights=2), CPU, "fp32")
+    worlds = run.draw()
+    assert len(worlds.image) == 32
+    assert torch.equal(worlds.albedo[:16], worlds.albedo[16:])
+    seen = [run.step() for _ in range(40)]
+    assert sum(float(each.total().detach()) for each in seen[-8:]) < 0.85 * sum(
+        float(each.total().detach()) for each in seen[:8]
+    )
+    assert all(0 < float(each.light.detach()) < 1 for each in seen)
 
 
 def test_it_learns():
