@@ -123,6 +123,7 @@ class Predictor:
         if not in_training:
             self.model = model.to(device).eval()
             self.folded = model.fold(DTYPES[precision])
+            model.merge_gains()
             if precision != "fp32":
                 half_precision(model, DTYPES[precision])
         else:

@@ -104,6 +104,7 @@ class TimedAdapters:
     """Folded adapters that are timed; see `model.rein.FoldedRein`."""
 
     refine: Callable[..., Tensor]
+    change: Callable[..., Tensor]
     queries: Callable[[], Tensor]
 
     def __call__(self, *given: Any) -> Tensor:
@@ -116,7 +117,9 @@ def timed_adapters(folded: Folded | None, watch: Stopwatch) -> TimedAdapters | N
     if folded is None:
         return None
     name = PARTS["rein"]
-    return TimedAdapters(watch.timed(name, folded.__call__), watch.timed(name, folded.queries))
+    return TimedAdapters(
+        *(watch.timed(name, each) for each in (folded.__call__, folded.change, folded.queries))
+    )
 
 
 @contextmanager

@@ -197,7 +197,7 @@ def _class_losses(logits: Tensor, targets: Targets, matches: Matches) -> Tensor:
             wanted[index, image, chosen] = targets.on_host[image][target]
     labels = send(wanted, logits.device)
     weight = logits.new_ones(classes)
-    weight[-1] = NO_OBJECT_WEIGHT
+    weight[-1:].fill_(NO_OBJECT_WEIGHT)  # an assignment would copy the number from the host, and wait
     losses = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), weight, reduction="none")
     return losses.view(rounds, -1).sum(1) / weight[labels].view(rounds, -1).sum(1)
 

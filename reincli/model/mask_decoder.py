@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reincli.model.pixel_decoder import LEVELS, PixelFeatures, resize, sine_positions
+from reincli.ops.norm import sum_norm
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,11 @@ class MaskDecoderLayer(nn.Module):
         self, queries: Tensor, query_positions: Tensor, memory: Tensor, keys: Tensor, allowed: Tensor
     ) -> Tensor:
         """Positions go to queries and keys, never to values: `keys` is `memory` with positions added."""
-        queries = self.norm1(queries + self.cross_attention(queries + query_positions, keys, memory, allowed))
+        looked = self.cross_attention(queries + query_positions, keys, memory, allowed)
+        queries = sum_norm(queries, looked, self.norm1)
         placed = queries + query_positions
-        queries = self.norm2(queries + self.self_attention(placed, placed, queries))
-        return self.norm3(queries + self.fc2(F.relu(self.fc1(queries))))
+        queries = sum_norm(queries, self.self_attention(placed, placed, queries), self.norm2)
+        return sum_norm(queries, self.fc2(F.relu(self.fc1(queries))), self.norm3)
 
 
 class MaskDecoder(nn.Module):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reincli.ops.deformable import deformable_attention
+from reincli.ops.norm import sum_norm
 from reincli.ops.recompute import checkpointed
 
 LEVELS = 3
@@ -60,10 +62,36 @@ def extents(shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resize of (B, D, h, w), half-pixel, without antialiasing."""
-    if tuple(maps.shape[2:]) == size:
+    """Bilinear resize of (B, D, h, w), half-pixel, without antialiasing, in the type of the maps.
+
+    A map that shrinks by an even factor is read at the middle four pixels of each block, in equal shares: pooling.
+    """
+    height, width = maps.shape[2:]
+    if (height, width) == size:
         return maps
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    down, across = height // size[0], width // size[1]
+    with uncast(maps):  # unasked, autocast makes it fp32, of twice the size
+        if (down * size[0], across * size[1]) == (height, width) and down % 2 == across % 2 == 0:
+            middle = maps[:, :, down // 2 - 1 :, across // 2 - 1 :]
+            return F.avg_pool2d(middle, 2, (down, across))
+        return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def uncast(example: Tensor) -> AbstractContextManager[object]:
+    """While it lasts, operators run in the type of what they are given."""
+    kind = example.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
+def project(maps: Tensor, conv: nn.Module) -> Tensor:
+    """1x1 convolution, (B, C, h, w) -> (B, D, h, w).
+
+    A transformer's maps lie channels last, as its tokens do: there it is a matrix product, and stays channels last.
+    """
+    if maps.stride(1) != 1 or maps.shape[1] == 1:
+        return conv(maps)
+    tokens = F.linear(maps.flatten(2).transpose(1, 2), conv.weight.flatten(1), conv.bias)  # type: ignore[operator,arg-type]
+    return tokens.transpose(1, 2).unflatten(2, maps.shape[2:])
 
 
 class DeformableSelfAttention(nn.Module):
@@ -138,8 +166,9 @@ class PixelDecoderLayer(nn.Module):
         sides: Tensor,
     ) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
-        features = self.norm1(features + self.attention(features, positions, references, shapes, sides))
-        return self.norm2(features + self.fc2(F.relu(self.fc1(features))))
+        mixed = self.attention(features, positions, references, shapes, sides)
+        features = sum_norm(features, mixed, self.norm1)
+        return sum_norm(features, self.fc2(F.relu(self.fc1(features))), self.norm2)
 
 
 @dataclass(frozen=True)
@@ -205,7 +234,7 @@ class PixelDecoder(nn.Module):
         """
         flat, shapes = [], []
         for conv, norm, level in zip(self.input_convs, self.input_norms, (3, 2, 1), strict=True):
-            projected = norm(resize(conv(maps[level]), sizes[level]))
+            projected = norm(resize(project(maps[level], conv), sizes[level]))
             flat.append(projected.flatten(2).transpose(1, 2))
             shapes.append(sizes[level])
         features = torch.cat(flat, dim=1)  # (B, N, D)
@@ -223,6 +252,6 @@ class PixelDecoder(nn.Module):
 
         memories = list(features.split([h * w for h, w in shapes], dim=1))
         finest = memories[-1].transpose(1, 2).unflatten(2, shapes[-1])
-        lateral = self.lateral_norm(resize(self.lateral_conv(maps[0]), sizes[0]))
+        lateral = self.lateral_norm(resize(project(maps[0], self.lateral_conv), sizes[0]))
         merged = F.relu(self.output_norm(self.output_conv(lateral + resize(finest, sizes[0]))))
         return PixelFeatures(self.mask_feature(merged), memories, shapes)

@@ -15,6 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+ALIGNED = 8
+"""Tensor cores want rows of 16 bytes: folded token tables are filled up to it."""
+
 
 def refinement(patches: Tensor, tokens: Tensor, values: Tensor) -> Tensor:
     """Mix token values into each patch by similarity: (B,N,C), (M,C), (M-1,C) -> (B,N,C).
@@ -95,10 +98,14 @@ class ReinAdapter(Attached):
             (B, prefix + N, C).
         """
         tokens = self.tokens[block] if self.rank is None else self.tokens_a[block] @ self.tokens_b[block]
-        patches = features[:, prefix:]
-        mixed = refinement(patches, tokens, self.to_value(tokens[1:]))
-        refined = patches + self.scale * self.to_delta(patches + mixed)
-        return torch.cat([features[:, :prefix], refined], dim=1) if prefix else refined
+        # to_delta is linear, so what it makes of the mixed values is worked out for the few values, not the patches:
+        # W (x + s V) + b = W x + b + s (W V)
+        values = F.linear(self.to_value(tokens[1:]), self.to_delta.weight)
+        change = self.to_delta(features) + refinement(features, tokens, values)
+        gain: Tensor = self.scale
+        if prefix:  # 0 for what passes through: no tensor is cut and put together again
+            gain = gain * (torch.arange(features.shape[1], device=features.device) >= prefix)[:, None]
+        return features + gain * change
 
     def queries(self) -> Tensor:
         """Link to the head: (M, D), the same for every image.
@@ -121,10 +128,16 @@ class ReinAdapter(Attached):
         bank = self.token_bank().double()  # once a run: exact, so that folding adds next to no rounding
         value, change = self.to_value, self.to_delta
         delta = (self.scale * change.weight.double()).T
-        values = bank[:, 1:] @ value.weight.double().T + value.bias.double()
+        values = bank @ value.weight.double().T + value.bias.double()
+        values[:, 0] = 0  # the sink has none
+        tokens = bank.shape[1]
+        spare = -tokens % ALIGNED
+        floor = torch.zeros(tokens + spare, device=bank.device)
+        floor[tokens:] = -torch.inf
         return FoldedRein(
-            keys=(bank * bank.shape[-1] ** -0.5).transpose(1, 2).contiguous().to(dtype),
-            values=(values @ delta).to(dtype),
+            keys=F.pad((bank * bank.shape[-1] ** -0.5).transpose(1, 2), (0, spare)).contiguous().to(dtype),
+            floor=floor.to(dtype),
+            values=F.pad(values @ delta, (0, 0, 0, spare)).to(dtype),
             delta=delta.contiguous().to(dtype),
             bias=(self.scale * change.bias.double()).to(dtype),
             link=self.queries() if self.to_query is not None else None,
@@ -133,9 +146,16 @@ class ReinAdapter(Attached):
 
 @dataclass(frozen=True)
 class FoldedRein:
-    """Constants of `ReinAdapter` for inference: keys (L,C,M), values (L,M-1,C), delta (C,C), bias (C,), link (M,D)."""
+    """Constants of `ReinAdapter` for inference.
+
+    Attributes:
+        keys: (L, C, M'), M' = M filled up to a multiple of `ALIGNED`. floor: (M',), 0, and -inf for what fills up.
+        values: (L, M', C), 0 for the sink and for what fills up.
+        delta: (C, C). bias: (C,). link: (M, D).
+    """
 
     keys: Tensor
+    floor: Tensor
     values: Tensor
     delta: Tensor
     bias: Tensor
@@ -144,11 +164,15 @@ class FoldedRein:
     def __call__(self, features: Tensor, block: int, prefix: int = 1) -> Tensor:
         """As `ReinAdapter.forward`. Products in the folded type, the sum in the type of `features`."""
         patches = features[:, prefix:]
-        narrow = patches.to(self.keys.dtype)
-        similarity = F.softmax(narrow @ self.keys[block], dim=-1)[..., 1:]
-        change = torch.addmm(self.bias, narrow.flatten(0, 1), self.delta)
-        change = change.addmm(similarity.flatten(0, 1), self.values[block]).view_as(patches)
-        return torch.cat([features[:, :prefix], patches + change], dim=1) if prefix else patches + change
+        refined = patches + self.change(patches.to(self.keys.dtype), block)
+        return torch.cat([features[:, :prefix], refined], dim=1) if prefix else refined
+
+    def change(self, features: Tensor, block: int) -> Tensor:
+        """What is added to each token: (B, T, C) in the folded type -> (B, T, C)."""
+        flat = features.flatten(0, 1)
+        similarity = torch.addmm(self.floor, flat, self.keys[block]).softmax(-1)
+        change = torch.addmm(self.bias, flat, self.delta)
+        return change.addmm(similarity.to(change.dtype), self.values[block]).view_as(features)
 
     def queries(self) -> Tensor:
         """(M, D), worked out once."""
@@ -227,6 +251,11 @@ class FoldedStages:
         """As `StagedRein.forward`."""
         stage, within = self.places[block]
         return self.stages[stage](features, within, prefix)
+
+    def change(self, features: Tensor, block: int) -> Tensor:
+        """As `FoldedRein.change`."""
+        stage, within = self.places[block]
+        return self.stages[stage].change(features, within)
 
     def queries(self) -> Tensor:
         """(M, D), worked out once."""

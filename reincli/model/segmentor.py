@@ -16,6 +16,7 @@ from reincli.model.mask_decoder import MaskDecoder, Predictions
 from reincli.model.necks import MultiLevelNeck, ScaleBranches
 from reincli.model.pixel_decoder import PixelDecoder
 from reincli.model.rein import Adapter, Folded, adapter_for
+from reincli.model.vit import ViT
 from reincli.ops.output import class_labels, class_scores
 
 MEAN = (123.675, 116.28, 103.53)
@@ -185,6 +186,11 @@ class Segmentor(nn.Module):
         link = rein.queries() if rein is not None else None
         rounds = self.training if every_round is None else every_round
         return self.mask_decoder(self.pixel_decoder(maps, sizes, recompute=recompute), link, rounds)
+
+    def merge_gains(self) -> None:
+        """Work constants of the backbone into its weights, in place: for models that will not be trained or saved."""
+        if isinstance(self.backbone, ViT):
+            self.backbone.merge_gains()
 
     def fold(self, dtype: torch.dtype = torch.float32) -> Folded | None:
         """Constants of the adapters for inference; None where there are no adapters."""

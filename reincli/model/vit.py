@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reincli.config import BackboneSettings
@@ -20,6 +21,7 @@ from reincli.errors import ReinError
 from reincli.model.families import Family
 from reincli.model.layouts import LAYOUTS
 from reincli.model.necks import ScaleBranches
+from reincli.model.stream import Stream
 from reincli.ops.recompute import checkpointed
 from reincli.ops.resample import resize_grid, stretch_grid
 
@@ -35,6 +37,23 @@ def strip(body: nn.Module, keep: tuple[str, ...] = ()) -> None:
     for name in BEHIND:
         if name not in keep and getattr(body, name, None) is not None:
             setattr(body, name, nn.Identity())
+
+
+def patches_of(images: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Patch embedding as one matrix product: (B, 3, H, W) -> (B, N, C).
+
+    The kernels do not overlap, so no product is done twice; GPUs have no fast convolution of such a form.
+    """
+    height, width = conv.kernel_size
+    if conv.stride != conv.kernel_size or conv.padding != (0, 0):
+        return conv(images).flatten(2).transpose(1, 2)
+    batch, channels = images.shape[:2]
+    rows, columns = images.shape[2] // height, images.shape[3] // width
+    split = images[:, :, : rows * height, : columns * width].view(
+        batch, channels, rows, height, columns, width
+    )
+    flat = split.permute(0, 2, 4, 1, 3, 5).reshape(batch, rows * columns, channels * height * width)
+    return F.linear(flat, conv.weight.flatten(1), conv.bias)
 
 
 class ViT(nn.Module):
@@ -71,6 +90,7 @@ class ViT(nn.Module):
                 usage=True,
             )
         self.prefix = int(getattr(body, "num_prefix_tokens", 0))
+        self.stream = Stream.of(body)
 
     @property
     def width(self) -> int:
@@ -93,6 +113,13 @@ class ViT(nn.Module):
         grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
         features = self.embed(images, grid)
         rotations = self.rotations(grid)
+        if (
+            self.stream is not None
+            and not torch.is_grad_enabled()
+            and (refine is None or hasattr(refine, "change"))
+        ):
+            tapped = self.stream.run(features, rotations, refine, self.adapted, self.taps, self.prefix)
+            return [each.transpose(1, 2).unflatten(2, grid) for each in tapped]
         maps = {}
         for index, block in enumerate(self.body.blocks):
             features = checkpointed(self.run, block, features, grid, rotations[index], when=recompute)
@@ -103,10 +130,15 @@ class ViT(nn.Module):
                 maps[index] = tokens.transpose(1, 2).unflatten(2, grid)
         return [maps[tap] for tap in self.taps]
 
+    def merge_gains(self) -> None:
+        """Multiply the gains of the branches into their last layers: for models that will not be trained or saved."""
+        if self.stream is not None:
+            self.stream.merge_gains()
+
     def embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
         """Patches and prefix tokens with their positions: (B, P + N, C)."""
         body, positions = self.body, self.positions(grid)
-        patches = body.patch_embed.norm(body.patch_embed.proj(images).flatten(2).transpose(1, 2))
+        patches = body.patch_embed.norm(patches_of(images, body.patch_embed.proj))
         leading = [token for token in (body.cls_token, getattr(body, "reg_token", None)) if token is not None]
         stored = positions if positions is not None else leading[0] if leading else patches
         parts = [token.expand(len(images), -1, -1) for token in leading] + [patches.to(stored.dtype)]
@@ -198,8 +230,8 @@ class SamViT(ViT):
         table = self.body.pos_embed  # (1, h, w, C)
         if tuple(table.shape[1:3]) != grid:
             table = resize_grid(table[0], grid)[None].to(table.dtype)
-        patches = self.body.patch_embed.proj(images).permute(0, 2, 3, 1).to(table.dtype)
-        return (patches + table).flatten(1, 2)
+        patches = patches_of(images, self.body.patch_embed.proj).to(table.dtype)
+        return patches + table.flatten(1, 2)
 
     def run(
         self, block: nn.Module, features: Tensor, grid: tuple[int, int], rotation: Tensor | None
