@@ -15,12 +15,12 @@ from typing import Any
 
 from reincli.commands import console, demo, evaluate, run_report
 from reincli.config import Settings
-from reincli.data.images import write_bytes
 from reincli.data.sources import dataset_root, label_table
 from reincli.data.statistics import look_up, update_statistics
-from reincli.engine.batches import train_samples
-from reincli.engine.evaluate import val_samples
+from reincli.media.images import write_bytes
+from reincli.prediction.evaluate import val_samples
 from reincli.settings_files import build_settings
+from reincli.training.batches import train_samples
 
 TUNES = ("full", "frozen", "rein")
 """What trains: everything; the head alone; adapters and head."""

@@ -15,15 +15,15 @@ import numpy as np
 
 from reincli.commands.console import duration, note, problem, progress, result, table
 from reincli.config import DataSettings
-from reincli.data import archives, planning, prepare
 from reincli.data.check import FileReport, class_pixels, inspect_all
 from reincli.data.compact import copy_all
-from reincli.data.corruption import HEADLINE, Corruption, choose, require_library
 from reincli.data.labels import CITYSCAPES, Classes
 from reincli.data.layouts import DATASETS, own_folders
 from reincli.data.sources import Sample, dataset_root, label_table, some
 from reincli.data.statistics import COUNTED, look_up, update_statistics
 from reincli.errors import ReinError, nearest
+from reincli.prepare import archives, planning, prepare
+from reincli.prepare.corruption import HEADLINE, Corruption, choose, require_library
 from reincli.settings_files import load_settings
 
 SKIP = 500
