@@ -19,8 +19,7 @@ PACKAGE = Path(reincli.errors.__file__).parent
 LEAVES = {"config", "settings_files", "errors"}
 ROOMS: dict[str, set[str]] = {
     "__main__": {"cli"},
-    "cli": {"commands", "options", "__init__"},
-    "options": set(),
+    "cli": {"commands", "__init__"},
     "commands": {"bench", "training", "prepare"},
     "bench": {"training", "prediction"},  # it times the step that `rein train` takes; training knows no clock
     "training": {"prediction"},
@@ -40,7 +39,6 @@ OWN_LEAVES: dict[str, set[str]] = {
     "config": {"errors"},
     "settings_files": {"config", "errors"},
     "ops": set(),
-    "options": set(),
 }
 """The leaves that a leaf or a bare room may import; every other room may import them all."""
 NUMERICAL = {"numpy", "cv2", "scipy", "torch", "triton"}

@@ -38,7 +38,7 @@ def run(
     compile_: bool = False,
     cuda_graphs: bool = False,
     device: str = "auto",
-    sets: Sequence[str] = (),
+    sets: list[str] | None = None,
     json_file: Path | None = None,
 ) -> None:
     """Measure, and print tables; what is done when Ctrl-C comes is printed and written too."""
@@ -47,10 +47,10 @@ def run(
     options["test.cuda_graphs"] = cuda_graphs or None
     if checkpoint is not None and not (preset or config):
         read = settings_for(read_checkpoint(checkpoint), None, backbone)
-        settings = build_settings(read.model_dump(mode="json"), sets, options)
+        settings = build_settings(read.model_dump(mode="json"), sets or (), options)
     else:
         chosen = preset if preset or config else DEFAULT
-        settings = load_settings(chosen, config, sets, options)
+        settings = load_settings(chosen, config, sets or (), options)
     usual = "fp32,bf16" if place.type == "cuda" else "auto"
     plan = Plan(
         settings, place, works(what) if what else WORK, numbers(batch or BATCHES[place.type]),

@@ -30,14 +30,13 @@ CELL = 480
 """Width of a picture on the contact sheet in pixels."""
 
 
-def run(*, out: Path | None = None, iterations: int | None = None) -> None:
+def run(*, out: Path, iterations: int | None = None) -> None:
     """Generate, prepare, convert, train, evaluate, draw. What is done already is not done again.
 
     Raises:
         ReinError: the folder holds a demo of another length, or cannot be written.
     """
     begun = time.perf_counter()
-    out = out or Path("rein-demo")
     folder = out / "work_dirs" / "demo"
     settings = demo_settings(out, iterations)
     refuse_another_length(folder, settings)

@@ -57,9 +57,7 @@ class Scored:
         return statistics.fmean(self.domains[name] for name in TARGETS)
 
 
-def run(
-    *, out: Path | None = None, iterations: int | None = None, seeds: int = 1, own: Path | None = None
-) -> list[Scored]:
+def run(*, out: Path, iterations: int | None = None, seeds: int = 1, own: Path | None = None) -> list[Scored]:
     """Train three models a seed, score them, print the table, draw what they see; what is done is not done again.
 
     Args:
@@ -71,7 +69,6 @@ def run(
         ReinError: the folder holds trainings of another length, or cannot be written; own images that do not fit.
     """
     begun = time.perf_counter()
-    out = out or Path("rein-demo")
     iterations = iterations or ITERATIONS
     settings = ready(out, own, iterations, seeds)
     demo.step(f"1/2 Generating {STREETS['train']} streets to train on", out / "ladder" / "data")

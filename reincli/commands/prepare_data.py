@@ -93,8 +93,8 @@ def run(
     force: bool = False,
     as_json: bool = False,
     config: Path | None = None,
-    severity: Sequence[int] = (),
-    corruption: Sequence[str] = (),
+    severity: list[int] | None = None,
+    corruption: list[str] | None = None,
     seed: int = 0,
     cache: bool = False,
     lossless: bool = False,
@@ -127,7 +127,7 @@ def run(
     if lossless and not cache:
         raise ReinError("--lossless is about the compact copies.", "Give --cache too.", usage=True)
     place = _folder(dataset, root, data)
-    chosen = choose(list(corruption), list(severity), seed)
+    chosen = choose(corruption or [], severity or [], seed)
     wishes = Wishes(workers or os.cpu_count() or 1, force, as_json, chosen, cache, lossless)
     if check:
         _check(dataset, data, place, out, wishes.workers, as_json)

@@ -1,10 +1,11 @@
-"""Options that several commands have, what some of them may be, and how examples are shown."""
+"""Options that several commands have, what some of them may be, and how all of them reach a command."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +13,16 @@ import typer
 def examples(*lines: str) -> str:
     """The end of a command's help."""
     return "\n\n".join(["[bold]Examples[/bold]", *(f"[cyan]{line}[/cyan]" for line in lines)])
+
+
+def plain(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a command's `run`, from the `locals()` with which its function in this room begins.
+
+    So an option is named where it is declared and where it is used, and nowhere on the way: a test holds both to the
+    same names, types and defaults. A choice becomes its text; `quiet` stays at the door.
+    """
+    options = {name: value for name, value in given.items() if name != "quiet"}
+    return {name: value.value if isinstance(value, Enum) else value for name, value in options.items()}
 
 
 class Precision(str, Enum):
