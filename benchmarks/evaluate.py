@@ -37,9 +37,9 @@ def timed(work: Callable[[], object], device: str) -> tuple[float, float]:
 
 def write_streets(folder: Path, count: int) -> None:
     """Images and labels as Cityscapes keeps them."""
-    from reincli.data.images import write_png
     from reincli.data.labels import IGNORE, LABEL_IDS, table_to_indices
-    from reincli.data.scenes import generate
+    from reincli.generated.streets import generate
+    from reincli.media.images import write_png
 
     table = table_to_indices(LABEL_IDS, other=IGNORE)
     for index in range(count):
@@ -53,14 +53,14 @@ def measure(row: str, device: str, images: int, batch: int | None) -> dict[str, 
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from reincli.bench.speed import matrix_rate
     from reincli.data.dataset import EvalDataset
     from reincli.data.labels import CITYSCAPES
     from reincli.data.sources import label_table
     from reincli.engine.checkpoint import build_model
     from reincli.engine.device import peak_memory, pick_precision
-    from reincli.engine.evaluate import evaluate, val_samples
-    from reincli.engine.predict import Predictor
-    from reincli.engine.speed import matrix_rate
+    from reincli.prediction.evaluate import evaluate, val_samples
+    from reincli.prediction.predict import Predictor
     from reincli.settings_files import build_settings, read_preset
 
     size, test, window, stride, precision = row.split("-")

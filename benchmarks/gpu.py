@@ -34,16 +34,16 @@ from unittest import mock
 import torch
 from torch.backends.cuda import SDPAParams, can_use_efficient_attention
 
+from reincli.bench.measure import Plan, Row, measure
+from reincli.bench.speed import describe
 from reincli.data.labels import CITYSCAPES
-from reincli.engine.bench import Plan, Row, measure
 from reincli.engine.checkpoint import build_model
-from reincli.engine.predict import Predictor
-from reincli.engine.run import new_run
-from reincli.engine.speed import describe
-from reincli.engine.train import train_step
 from reincli.ops import deformable
 from reincli.ops.window import resized_argmax
+from reincli.prediction.predict import Predictor
 from reincli.settings_files import load_settings
+from reincli.training.run import new_run
+from reincli.training.train import train_step
 
 HEAD = ("pixel decoder", "mask decoder", "output")
 

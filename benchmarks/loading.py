@@ -24,10 +24,10 @@ import numpy as np
 from reincli.config import AugmentSettings, DataSettings
 from reincli.data import transforms as t
 from reincli.data.compact import write_compact
-from reincli.data.images import read_image, write_bytes, write_png
 from reincli.data.loading import load_label, open_pair
-from reincli.data.scenes import write_scenes
 from reincli.data.sources import Sample, label_table
+from reincli.generated.streets import write_scenes
+from reincli.media.images import read_image, write_bytes, write_png
 
 KINDS = {
     "1914x1052 png": (1914, 1052, ".png"),

@@ -24,9 +24,9 @@ def demo_row(steps: int) -> dict[str, Any]:
     import torch
 
     from reincli.commands.demo import backbone_file, convert, demo_settings, generate
-    from reincli.engine import train as engine
-    from reincli.engine.run import prepare_run
-    from reincli.engine.run_folder import start_folder
+    from reincli.training import train as engine
+    from reincli.training.run import prepare_run
+    from reincli.training.run_folder import start_folder
 
     with tempfile.TemporaryDirectory() as name:
         out = Path(name)

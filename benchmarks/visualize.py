@@ -19,16 +19,16 @@ import torch
 
 from reincli.commands import console, visualize
 from reincli.commands.visualize_video import Request, draw_video
-from reincli.data.drawing import write_drawing
-from reincli.data.images import read_image, write_png
-from reincli.data.inputs import find_inputs
 from reincli.data.labels import CITYSCAPES, IGNORE, LABEL_IDS, table_to_indices
-from reincli.data.scenes import generate
-from reincli.data.video import Video, VideoParts
-from reincli.engine.artist import Artist, Seen
 from reincli.engine.checkpoint import build_model
 from reincli.engine.device import pick_device, pick_precision
-from reincli.engine.predict import Predictor
+from reincli.generated.streets import generate
+from reincli.media.drawing import write_drawing
+from reincli.media.images import read_image, write_png
+from reincli.media.inputs import find_inputs
+from reincli.media.video import Video, VideoParts
+from reincli.prediction.artist import Artist, Seen
+from reincli.prediction.predict import Predictor
 from reincli.settings_files import build_settings, read_preset
 
 SIZE = (1280, 720)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reincli.engine.predict import Prediction, Predictor, load_segmentor
     from reincli.model.attach import attach_rein
     from reincli.model.rein import ReinAdapter as Rein
+    from reincli.prediction.predict import Prediction, Predictor, load_segmentor
 
 __version__ = "0.1.0"
 __all__ = ["Prediction", "Predictor", "Rein", "__version__", "attach_rein", "load_segmentor"]
@@ -18,7 +18,7 @@ __all__ = ["Prediction", "Predictor", "Rein", "__version__", "attach_rein", "loa
 
 def __getattr__(name: str) -> Any:
     if name in ("Prediction", "Predictor", "load_segmentor"):
-        from reincli.engine import predict
+        from reincli.prediction import predict
 
         return getattr(predict, name)
     if name == "Rein":

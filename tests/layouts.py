@@ -16,9 +16,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from reincli.data.images import write_bytes, write_png
 from reincli.data.labels import LABEL_IDS, MAPILLARY, POLYGON_IDS, SYNTHIA_IDS
-from reincli.data.scenes import generate
+from reincli.generated.streets import generate
+from reincli.media.images import write_bytes, write_png
 
 Size = tuple[int, int]
 """Width and height."""

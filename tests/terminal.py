@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 from reincli.cli import app
 
 POOLS = ("ThreadPoolExecutor", "(fetch)")
-"""In the names of threads of pools and of `engine.stream`; libraries have threads of their own, for good."""
+"""In the names of threads of pools and of `prediction.stream`; libraries have threads of their own, for good."""
 
 
 def rein(*words: object, code: int | None = 0) -> Result:

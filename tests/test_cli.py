@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import errno
 import importlib
+import inspect
 import json
 import subprocess
 import sys
+from enum import Enum
 from pathlib import Path
+from typing import Union, get_args, get_type_hints
 
 import pytest
 from terminal import rein
 
 import reincli
+import reincli.cli
 from reincli.errors import ReinError
 
 COMMANDS = [
@@ -25,13 +29,13 @@ COMMANDS = [
 @pytest.fixture
 def calls(monkeypatch):
     """Replace the function behind a command; what it was called with is kept."""
-    seen: dict[str, tuple] = {}
+    seen: dict[str, dict] = {}
 
     def replace(module: str, effect: BaseException | None = None):
         fake = type(sys)(f"reincli.commands.{module}")
 
-        def run(*args, **options):
-            seen[module] = (args, options)
+        def run(**options):
+            seen[module] = options
             if effect is not None:
                 raise effect
 
@@ -91,50 +95,42 @@ def test_python_dash_m():
 
 
 @pytest.mark.parametrize(
-    ("args", "module", "positional", "options"),
+    ("args", "module", "options"),
     [
-        (["demo", "--iters", "3"], "demo", (), {"out": Path("rein-demo"), "iterations": 3}),
+        (["demo", "--iters", "3"], "demo", {"out": Path("rein-demo"), "iterations": 3}),
         (
             ["demo", "--ladder", "--seeds", "2", "--own", "mine.toml"],
             "demo_ladder",
-            (),
             {"out": Path("rein-demo"), "iterations": None, "seeds": 2, "own": Path("mine.toml")},
         ),
         (
             ["pretrain", "mine.pth", "--steps", "20", "--seed", "4", "--device", "cpu"],
             "pretrain",
-            (Path("mine.pth"),),
             {
-                **{
-                    "steps": 20,
-                    "tokens": None,
-                    "lights": None,
-                    "seed": 4,
-                    "device": "cpu",
-                    "precision": "auto",
-                },
-                "force": False,
+                **{"target": Path("mine.pth"), "steps": 20, "tokens": None, "lights": None, "seed": 4},
+                **{"device": "cpu", "precision": "auto", "force": False},
             },
         ),
         (
             ["prepare-data", "gta", "/disk/gta", "--workers", "3", "--check", "--json"],
             "prepare_data",
-            ("gta", Path("/disk/gta")),
             {
+                **{"dataset": "gta", "root": Path("/disk/gta")},
                 **{"out": None, "workers": 3, "check": True, "force": False, "as_json": True, "config": None},
-                **{"severity": (), "corruption": (), "seed": 0, "cache": False, "lossless": False},
+                **{"severity": None, "corruption": None, "seed": 0, "cache": False, "lossless": False},
             },
         ),
         (
             ["convert-weights", "--height", "1024"],
             "convert_weights",
-            (None, None),
-            {"height": 1024, "width": None, "patch": 16, "kind": None, "backbone": None, "force": False},
+            {
+                **{"source": None, "target": None, "height": 1024, "width": None, "patch": 16, "kind": None},
+                **{"backbone": None, "force": False},
+            },
         ),
         (
             ["train", "--preset", "gta2citys", "--set", "optim.lr=6e-5", "--set", "train.seed=1"],
             "train",
-            (),
             {
                 "preset": "gta2citys",
                 "config": None,
@@ -162,13 +158,13 @@ def test_python_dash_m():
                 "bf16",
             ],
             "evaluate",
-            (Path("a.pth"),),
             {
+                "checkpoint": Path("a.pth"),
                 "preset": None,
                 "config": None,
                 "backbone": None,
                 "data": ["acdc:val"],
-                "sets": [],
+                "sets": None,
                 "mode": "whole",
                 "tta": False,
                 "size": "960x540",
@@ -183,14 +179,16 @@ def test_python_dash_m():
         (
             ["compare", "a.json", "b.json", "--draws", "500"],
             "compare",
-            (Path("a.json"), Path("b.json")),
-            {"draws": 500, "level": 95.0, "seed": 0, "json_file": None},
+            {
+                **{"first": Path("a.json"), "second": Path("b.json")},
+                **{"draws": 500, "level": 95.0, "seed": 0, "json_file": None},
+            },
         ),
         (
             ["visualize", "a.png", "b", "--style", "side", "--no-legend", "--alpha", "0.3"],
             "visualize",
-            (["a.png", "b"],),
             {
+                "inputs": ["a.png", "b"],
                 "checkpoint": None,
                 "backbone": None,
                 "preset": None,
@@ -218,14 +216,40 @@ def test_python_dash_m():
                 **{"compare": None, "compare_backbone": None, "compare_preset": None},
             },
         ),
-        (["presets", "demo"], "presets", ("demo",), {}),
-        (["doctor", "--json"], "doctor", (), {"as_json": True}),
+        (["presets", "demo"], "presets", {"name": "demo"}),
+        (["doctor", "--json"], "doctor", {"as_json": True}),
     ],
 )
-def test_each_command_calls_its_function(calls, args, module, positional, options):
+def test_each_command_calls_its_function(calls, args, module, options):
     seen = calls(module)
     assert rein(*args).exit_code == 0
-    assert seen[module] == (positional, options)
+    assert seen[module] == options
+
+
+def plain_type(annotation: object) -> object:
+    """The type that `run` gets: a choice arrives as its text."""
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return str
+    inner = get_args(annotation)
+    return Union[tuple(plain_type(each) for each in inner)] if type(None) in inner else annotation  # noqa: UP007
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_options_are_the_arguments_of_the_function(name):
+    """The same names and types, and where both have a default, the same."""
+    command = reincli.cli.COMMANDS[name].command
+    declared, types = dict(inspect.signature(command).parameters), get_type_hints(command)
+    modules = {"demo": ["demo", "demo_ladder"], "eval": ["evaluate"]}.get(name, [name.replace("-", "_")])
+    taken = set()
+    for module in modules:
+        run = importlib.import_module(f"reincli.commands.{module}").run
+        for argument in inspect.signature(run).parameters.values():
+            taken.add(argument.name)
+            assert get_type_hints(run)[argument.name] == plain_type(types[argument.name]), argument
+            default = declared[argument.name].default
+            if argument.default is not argument.empty:
+                assert argument.default == getattr(default, "value", default), argument
+    assert set(declared) - taken == {"quiet", *(["ladder"] if name == "demo" else [])}
 
 
 @pytest.mark.parametrize(

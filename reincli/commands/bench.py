@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from reincli.bench.measure import WORK, Plan, Row, measure
+from reincli.bench.speed import describe
 from reincli.commands import console
 from reincli.config import Settings, parse_size, test_size
-from reincli.data.images import write_bytes
-from reincli.engine import bench
-from reincli.engine.bench import Plan, Row
 from reincli.engine.checkpoint import read_checkpoint, settings_for
 from reincli.engine.device import pick_device, pick_precision
-from reincli.engine.speed import describe
 from reincli.errors import ReinError, nearest
+from reincli.media.images import write_bytes
 from reincli.settings_files import build_settings, load_settings
 
 DEFAULT = "gta2citys"
@@ -39,7 +38,7 @@ def run(
     compile_: bool = False,
     cuda_graphs: bool = False,
     device: str = "auto",
-    sets: Sequence[str] = (),
+    sets: list[str] | None = None,
     json_file: Path | None = None,
 ) -> None:
     """Measure, and print tables; what is done when Ctrl-C comes is printed and written too."""
@@ -48,13 +47,13 @@ def run(
     options["test.cuda_graphs"] = cuda_graphs or None
     if checkpoint is not None and not (preset or config):
         read = settings_for(read_checkpoint(checkpoint), None, backbone)
-        settings = build_settings(read.model_dump(mode="json"), sets, options)
+        settings = build_settings(read.model_dump(mode="json"), sets or (), options)
     else:
         chosen = preset if preset or config else DEFAULT
-        settings = load_settings(chosen, config, sets, options)
+        settings = load_settings(chosen, config, sets or (), options)
     usual = "fp32,bf16" if place.type == "cuda" else "auto"
     plan = Plan(
-        settings, place, works(what) if what else bench.WORK, numbers(batch or BATCHES[place.type]),
+        settings, place, works(what) if what else WORK, numbers(batch or BATCHES[place.type]),
         tuple(dict.fromkeys(pick_precision(name, place) for name in words(precision or usual, "--precision"))),
         slide_size(settings, size), runs or RUNS[place.type], SECONDS[place.type], checkpoint, backbone,
     )  # fmt: skip
@@ -63,7 +62,7 @@ def run(
     done: list[Row] = []
     try:
         with console.progress("measuring", plan.rows) as advance:
-            for row in bench.measure(plan):
+            for row in measure(plan):
                 done.append(row)
                 advance(note=row.failure)
     except KeyboardInterrupt:
@@ -90,8 +89,8 @@ def works(text: str) -> tuple[str, ...]:
     """Kinds of work, checked."""
     found = words(text, "--what")
     for each in found:
-        if each not in bench.WORK:
-            raise ReinError(f"--what '{each}' is no kind of work.", nearest(each, bench.WORK), usage=True)
+        if each not in WORK:
+            raise ReinError(f"--what '{each}' is no kind of work.", nearest(each, WORK), usage=True)
     return found
 
 

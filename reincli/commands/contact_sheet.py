@@ -11,13 +11,13 @@ import numpy as np
 
 from reincli.commands import html_page
 from reincli.commands.console import problem, progress
-from reincli.data.drawing import write_drawing
-from reincli.data.images import read_image, write_bytes
-from reincli.data.inputs import Input
-from reincli.data.video import Video
-from reincli.engine.stream import batched, mapped
 from reincli.errors import ReinError
-from reincli.ops.sheet import contact, fit_width
+from reincli.media.drawing import write_drawing
+from reincli.media.images import read_image, write_bytes
+from reincli.media.inputs import Input
+from reincli.media.sheet import contact, fit_width
+from reincli.media.video import Video
+from reincli.prediction.stream import batched, mapped
 
 COLUMNS, ROWS, CELL = 5, 20, 384
 """Pictures in a row, rows on a page, and width of a picture in pixels."""

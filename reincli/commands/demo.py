@@ -13,16 +13,16 @@ import numpy as np
 from reincli.commands import console, convert_weights, evaluate, run_report, train, visualize
 from reincli.config import Settings
 from reincli.data.dataset import load_label
-from reincli.data.images import read_image, read_label, write_png
 from reincli.data.labels import CITYSCAPES
-from reincli.data.prepare import prepare
-from reincli.data.scenes import write_scenes
 from reincli.data.sources import Sample, label_table
-from reincli.engine.evaluate import val_samples
-from reincli.engine.run_folder import settings_of_run
 from reincli.errors import ReinError
-from reincli.ops.paint import colourise, legend, overlay, present, sheet, text_height
+from reincli.generated.streets import write_scenes
+from reincli.media.images import read_image, read_label, write_png
+from reincli.media.paint import colourise, legend, overlay, present, sheet, text_height
+from reincli.prediction.evaluate import val_samples
+from reincli.prepare.prepare import prepare
 from reincli.settings_files import build_settings, read_preset
+from reincli.training.run_folder import settings_of_run
 
 TRAIN, VAL, TARGETS, SEED = 72, 8, 5, 0
 """Streets to train on, to validate on, and of each of the four target domains; the seed of all."""
@@ -30,14 +30,13 @@ CELL = 480
 """Width of a picture on the contact sheet in pixels."""
 
 
-def run(*, out: Path | None = None, iterations: int | None = None) -> None:
+def run(*, out: Path, iterations: int | None = None) -> None:
     """Generate, prepare, convert, train, evaluate, draw. What is done already is not done again.
 
     Raises:
         ReinError: the folder holds a demo of another length, or cannot be written.
     """
     begun = time.perf_counter()
-    out = out or Path("rein-demo")
     folder = out / "work_dirs" / "demo"
     settings = demo_settings(out, iterations)
     refuse_another_length(folder, settings)

@@ -15,12 +15,12 @@ from typing import Any
 
 from reincli.commands import console, demo, evaluate, run_report
 from reincli.config import Settings
-from reincli.data.images import write_bytes
 from reincli.data.sources import dataset_root, label_table
 from reincli.data.statistics import look_up, update_statistics
-from reincli.engine.batches import train_samples
-from reincli.engine.evaluate import val_samples
+from reincli.media.images import write_bytes
+from reincli.prediction.evaluate import val_samples
 from reincli.settings_files import build_settings
+from reincli.training.batches import train_samples
 
 TUNES = ("full", "frozen", "rein")
 """What trains: everything; the head alone; adapters and head."""
@@ -57,9 +57,7 @@ class Scored:
         return statistics.fmean(self.domains[name] for name in TARGETS)
 
 
-def run(
-    *, out: Path | None = None, iterations: int | None = None, seeds: int = 1, own: Path | None = None
-) -> list[Scored]:
+def run(*, out: Path, iterations: int | None = None, seeds: int = 1, own: Path | None = None) -> list[Scored]:
     """Train three models a seed, score them, print the table, draw what they see; what is done is not done again.
 
     Args:
@@ -71,7 +69,6 @@ def run(
         ReinError: the folder holds trainings of another length, or cannot be written; own images that do not fit.
     """
     begun = time.perf_counter()
-    out = out or Path("rein-demo")
     iterations = iterations or ITERATIONS
     settings = ready(out, own, iterations, seeds)
     demo.step(f"1/2 Generating {STREETS['train']} streets to train on", out / "ladder" / "data")

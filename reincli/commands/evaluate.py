@@ -18,16 +18,16 @@ from reincli.commands.score_examples import Extremes, merge
 from reincli.commands.score_page import page
 from reincli.commands.score_table import protocol_line, show
 from reincli.config import Settings, parse_size, test_size
-from reincli.data.images import write_bytes, write_png
 from reincli.data.labels import CITYSCAPES
 from reincli.data.sources import Sample, find_samples, scorable_samples
 from reincli.data.submission import SOURCE, Submission
 from reincli.engine.checkpoint import read_checkpoint, settings_for
-from reincli.engine.evaluate import Scored, evaluate
-from reincli.engine.predict import Predictor, load_segmentor
 from reincli.engine.ranks import Rank, this_rank
-from reincli.engine.results import Evaluation, image_matrices, report
 from reincli.errors import ReinError
+from reincli.media.images import write_bytes, write_png
+from reincli.prediction.evaluate import Scored, evaluate
+from reincli.prediction.predict import Predictor, load_segmentor
+from reincli.prediction.results import Evaluation, image_matrices, report
 from reincli.settings_files import build_settings, load_settings, read_config
 
 WRITERS = 4

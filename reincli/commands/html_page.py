@@ -8,7 +8,7 @@ from html import escape
 import cv2
 import numpy as np
 
-from reincli.ops.sheet import fit_width
+from reincli.media.sheet import fit_width
 
 QUALITY = 85
 """Of the pages' JPEGs."""

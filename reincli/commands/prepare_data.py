@@ -15,15 +15,15 @@ import numpy as np
 
 from reincli.commands.console import duration, note, problem, progress, result, table
 from reincli.config import DataSettings
-from reincli.data import archives, planning, prepare
 from reincli.data.check import FileReport, class_pixels, inspect_all
 from reincli.data.compact import copy_all
-from reincli.data.corruption import HEADLINE, Corruption, choose, require_library
 from reincli.data.labels import CITYSCAPES, Classes
 from reincli.data.layouts import DATASETS, own_folders
 from reincli.data.sources import Sample, dataset_root, label_table, some
 from reincli.data.statistics import COUNTED, look_up, update_statistics
 from reincli.errors import ReinError, nearest
+from reincli.prepare import archives, planning, prepare
+from reincli.prepare.corruption import HEADLINE, Corruption, choose, require_library
 from reincli.settings_files import load_settings
 
 SKIP = 500
@@ -93,8 +93,8 @@ def run(
     force: bool = False,
     as_json: bool = False,
     config: Path | None = None,
-    severity: Sequence[int] = (),
-    corruption: Sequence[str] = (),
+    severity: list[int] | None = None,
+    corruption: list[str] | None = None,
     seed: int = 0,
     cache: bool = False,
     lossless: bool = False,
@@ -127,7 +127,7 @@ def run(
     if lossless and not cache:
         raise ReinError("--lossless is about the compact copies.", "Give --cache too.", usage=True)
     place = _folder(dataset, root, data)
-    chosen = choose(list(corruption), list(severity), seed)
+    chosen = choose(corruption or [], severity or [], seed)
     wishes = Wishes(workers or os.cpu_count() or 1, force, as_json, chosen, cache, lossless)
     if check:
         _check(dataset, data, place, out, wishes.workers, as_json)

@@ -9,8 +9,8 @@ from typing import Any
 from reincli.commands import console
 from reincli.config import PretrainSettings
 from reincli.engine.device import pick_device, pick_precision
-from reincli.engine.pretrain import Pretraining, PretrainLog, pretrain, unfinished_of
 from reincli.errors import ReinError
+from reincli.training.pretrain import Pretraining, PretrainLog, pretrain, unfinished_of
 
 
 def run(

@@ -11,14 +11,14 @@ import numpy as np
 
 from reincli.commands import console, html_page
 from reincli.config import Settings
-from reincli.data.images import read_image, write_bytes
 from reincli.data.labels import Classes
 from reincli.data.sources import Sample
-from reincli.engine.meter import StepLog
-from reincli.engine.run_folder import read_log
 from reincli.errors import ReinError
-from reincli.ops.paint import overlay
+from reincli.media.images import read_image, write_bytes
+from reincli.media.paint import overlay
 from reincli.settings_files import to_toml
+from reincli.training.meter import StepLog
+from reincli.training.run_folder import read_log
 
 SAMPLES, SAMPLE_WIDTH = "samples", 480
 """Folder of sample predictions, `samples/<iteration>/<domain>.jpg`, and their width in pixels."""

@@ -10,12 +10,12 @@ import numpy as np
 
 from reincli.commands.html_page import jpeg
 from reincli.config import DataSettings
-from reincli.data.images import read_image_like
 from reincli.data.labels import Classes
 from reincli.data.loading import load_label
 from reincli.data.sources import Sample, label_table
-from reincli.engine.evaluate import Scored
-from reincli.ops.paint import colourise, error, error_rate, mistakes
+from reincli.media.images import read_image_like
+from reincli.media.paint import colourise, error, error_rate, mistakes
+from reincli.prediction.evaluate import Scored
 
 KEPT = 5
 """Images at each end of a domain."""

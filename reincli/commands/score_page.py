@@ -58,7 +58,7 @@ def page(
     """The whole page.
 
     Args:
-        result: of `engine.results.report`.
+        result: of `prediction.results.report`.
         matrices: (K, K) by domain.
         classes: names and colours.
         ends: (worst, best) images of each domain; of more domains than a table has columns for, only those of the mean

@@ -13,7 +13,7 @@ WIDE = 6
 
 
 def show(result: Mapping[str, Any], title: str = "") -> None:
-    """Print what `engine.results.report` gives."""
+    """Print what `prediction.results.report` gives."""
     domains = result["domains"]
     console.result((f"{title}: " if title else "") + protocol_line(result))
     for source, count in result.get("left_out", {}).items():

@@ -14,16 +14,16 @@ from reincli.commands.evaluate import show
 from reincli.config import Settings
 from reincli.data.sources import Sample, find_samples
 from reincli.engine.device import kernel_notes, pick_device, pick_precision
-from reincli.engine.evaluate import val_samples
-from reincli.engine.meter import StepLog
 from reincli.engine.processes import joined
 from reincli.engine.ranks import launched, this_rank
-from reincli.engine.run import Run, prepare_run
-from reincli.engine.run_folder import refuse_existing, settings_of_run, start_folder
-from reincli.engine.train import Due, Watch
-from reincli.engine.train import train as train_run
 from reincli.errors import ReinError
+from reincli.prediction.evaluate import val_samples
 from reincli.settings_files import build_settings, load_settings
+from reincli.training.meter import StepLog
+from reincli.training.run import Run, prepare_run
+from reincli.training.run_folder import refuse_existing, settings_of_run, start_folder
+from reincli.training.train import Due, Watch
+from reincli.training.train import train as train_run
 
 
 def run(

@@ -19,18 +19,18 @@ from reincli.commands.visualize_video import (
     stamp,
 )
 from reincli.config import Settings, parse_size
-from reincli.data.drawing import write_drawing
-from reincli.data.images import read_image, write_png
-from reincli.data.inputs import Input, Inputs, find_inputs
 from reincli.engine.ranks import this_rank
-from reincli.engine.stream import batched, mapped
 from reincli.errors import ReinError
+from reincli.media.drawing import write_drawing
+from reincli.media.images import read_image, write_png
+from reincli.media.inputs import Input, Inputs, find_inputs
+from reincli.prediction.stream import batched, mapped
 from reincli.settings_files import load_settings
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from reincli.engine.artist import Artist, Seen
+    from reincli.prediction.artist import Artist, Seen
 
 RELEASED = Path("checkpoints/dinov2_rein_and_head.pth")
 IN_FLIGHT = 3
@@ -147,9 +147,9 @@ def build_artist(chosen: Sequence[Choice], way: Way, device: str, precision: str
     Raises:
         ReinError: a checkpoint that does not fit, or two of other classes.
     """
-    from reincli.engine.artist import Artist
-    from reincli.engine.predict import load_segmentor
-    from reincli.ops.paint import Look
+    from reincli.media.paint import Look
+    from reincli.prediction.artist import Artist
+    from reincli.prediction.predict import load_segmentor
 
     predictors = [
         load_segmentor(

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reincli.commands.console import duration, note, progress, result
-from reincli.data.images import write_png
-from reincli.data.video import Camera, Video, VideoParts
-from reincli.engine.stream import ahead, batched, mapped
 from reincli.errors import ReinError
+from reincli.media.images import write_png
+from reincli.media.video import Camera, Video, VideoParts
+from reincli.prediction.stream import ahead, batched, mapped
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from reincli.data.inputs import Input
-    from reincli.engine.artist import Artist, Seen
+    from reincli.media.inputs import Input
+    from reincli.prediction.artist import Artist, Seen
 
 AHEAD, DRAWN = 4, 3
 """Frames that are decoded ahead of the model, and that wait to be encoded behind it."""

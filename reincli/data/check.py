@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reincli.data.images import read_image_like, read_label
 from reincli.data.labels import count_values
 from reincli.data.sources import UNDECLARED, Sample
 from reincli.errors import ReinError
+from reincli.media.images import read_image_like, read_label
 
 
 @dataclass(frozen=True)

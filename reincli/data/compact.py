@@ -22,10 +22,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from reincli.data.images import read_image, read_label, write_bytes
 from reincli.data.sources import Sample
 from reincli.data.transforms import Box
 from reincli.errors import ReinError
+from reincli.media.images import read_image, read_label, write_bytes
 
 MAGIC = b"REINTIL1"
 TILE = 256

@@ -20,12 +20,12 @@ from torch.utils.data import Dataset
 from reincli.config import AugmentSettings, Settings, parse_size, test_size
 from reincli.data import transforms
 from reincli.data.check import FileReport, inspect_all, is_turned
-from reincli.data.images import read_image, read_image_like
 from reincli.data.labels import IGNORE
 from reincli.data.loading import complaint, load_label, open_pair, value_hint
 from reincli.data.sampling import RareClasses
 from reincli.data.sources import Sample
 from reincli.errors import ReinError
+from reincli.media.images import read_image, read_image_like
 
 CHECK_LIMIT = 3
 """Files at fault after which a check stops reading."""

@@ -19,8 +19,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from reincli.data.images import write_bytes
 from reincli.errors import ReinError
+from reincli.media.images import write_bytes
 
 WORTH_KEEPING = 2000
 """Files from which on a listing is kept."""

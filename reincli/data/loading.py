@@ -15,12 +15,12 @@ import numpy as np
 
 from reincli.data.check import is_turned
 from reincli.data.compact import open_compact
-from reincli.data.images import jpeg_size, read_image, read_image_like, read_label
 from reincli.data.labels import IGNORE, count_values
 from reincli.data.layouts import DATASETS
 from reincli.data.sources import UNDECLARED, Sample
 from reincli.data.transforms import ArrayPixels, Pixels
 from reincli.errors import ReinError
+from reincli.media.images import jpeg_size, read_image, read_image_like, read_label
 
 SHRINKS = (8, 4, 2)
 """Factors by which a JPEG decoder can shrink an image on the way."""

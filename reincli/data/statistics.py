@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from reincli.data.check import class_pixels
-from reincli.data.images import read_label, write_bytes
 from reincli.data.labels import CITYSCAPES, count_values
+from reincli.media.images import read_label, write_bytes
 
 COUNTED = ("gta", "synthia", "cityscapes", "urbansyn")
 """Datasets whose training labels are counted (the original does not count UrbanSyn's)."""

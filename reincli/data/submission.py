@@ -13,10 +13,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from reincli.data.images import read_label, replace_whole, write_png
 from reincli.data.labels import CITYSCAPES
 from reincli.data.sources import Sample
 from reincli.errors import ReinError
+from reincli.media.images import read_label, replace_whole, write_png
 
 SOURCE = "acdc:test"
 SIZE = (1080, 1920)

@@ -13,12 +13,12 @@ from terminal import told
 from reincli.commands import demo, demo_ladder
 from reincli.commands.demo_ladder import Scored, occurring, shown
 from reincli.data.labels import CITYSCAPES
-from reincli.data.prepare import prepare
 from reincli.data.sampling import rare_classes
-from reincli.data.scenes import write_scenes
-from reincli.engine.batches import train_samples
 from reincli.errors import ReinError
+from reincli.generated.streets import write_scenes
+from reincli.prepare.prepare import prepare
 from reincli.settings_files import build_settings, read_preset
+from reincli.training.batches import train_samples
 
 
 def test_classes_without_a_label_have_no_say():

@@ -10,7 +10,7 @@ import pytest
 
 from reincli.commands import doctor
 from reincli.config import DataSettings
-from reincli.data.images import write_png
+from reincli.media.images import write_png
 
 
 @pytest.fixture(autouse=True)

@@ -18,9 +18,9 @@ from terminal import rein, told
 
 from reincli.commands import evaluate as command
 from reincli.data import submission
-from reincli.data.images import write_png
 from reincli.data.layouts import CORRUPTIONS
-from reincli.engine import evaluate as engine
+from reincli.media.images import write_png
+from reincli.prediction import evaluate as engine
 from reincli.settings_files import to_toml
 
 SPLITS = ("train", "val", "dusk")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from reincli.commands.prepare_data import run
-from reincli.data.images import write_png
 from reincli.errors import ReinError
+from reincli.media.images import write_png
 
 OWN = """
 [data.own.mine]

@@ -15,12 +15,12 @@ import pytest
 from terminal import rein
 
 from reincli.config import DataSettings
-from reincli.data.images import read_image
 from reincli.data.labels import CITYSCAPES
 from reincli.data.layouts import CORRUPTIONS
 from reincli.data.loading import load_label
 from reincli.data.sources import find_samples, label_table
 from reincli.errors import ReinError
+from reincli.media.images import read_image
 
 MADE = {"cityscapes": 4, "gta": 2, "synthia": 2, "urbansyn": 0, "mapillary": 8, "bdd100k": 0, "acdc": 16}
 """Files that have to be made of each dataset, of which ACDC brings those of fog."""

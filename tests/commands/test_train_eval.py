@@ -15,10 +15,10 @@ import torch
 from terminal import told
 
 from reincli.config import Settings
-from reincli.engine import train as engine
-from reincli.engine.run import prepare_run
-from reincli.engine.run_folder import settings_of_run
 from reincli.settings_files import build_settings, read_toml, to_toml
+from reincli.training import train as engine
+from reincli.training.run import prepare_run
+from reincli.training.run_folder import settings_of_run
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from terminal import told
 
 from reincli.commands import run_report, train
 from reincli.data.sources import find_samples
-from reincli.engine.run_folder import append_log
 from reincli.errors import ReinError
 from reincli.settings_files import to_toml
+from reincli.training.run_folder import append_log
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,11 @@ from terminal import rein
 
 from reincli.commands import visualize
 from reincli.commands.console import configure
-from reincli.data.images import read_image, read_label, write_png
 from reincli.data.labels import CITYSCAPES
-from reincli.data.video import Video
-from reincli.engine.predict import Prediction
 from reincli.errors import ReinError
+from reincli.media.images import read_image, read_label, write_png
+from reincli.media.video import Video
+from reincli.prediction.predict import Prediction
 
 
 class FakePredictor:
@@ -72,7 +72,7 @@ def predictor(monkeypatch):
         fake.loaded.append((checkpoint, options))
         return fake
 
-    monkeypatch.setattr("reincli.engine.predict.load_segmentor", load_segmentor)
+    monkeypatch.setattr("reincli.prediction.predict.load_segmentor", load_segmentor)
     return fake
 
 

@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader
 
 from reincli.config import AugmentSettings, DataSettings, Settings
 from reincli.data.dataset import EvalDataset, TrainDataset, check_labels, init_worker
-from reincli.data.images import write_png
 from reincli.data.loading import load_label
 from reincli.data.sources import Sample, find_samples, label_tables
 from reincli.errors import ReinError
+from reincli.media.images import write_png
 
 AUGMENT = AugmentSettings(short_side=40, crop=48)
 

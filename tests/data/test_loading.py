@@ -15,11 +15,11 @@ from reincli.config import AugmentSettings, DataSettings, Settings
 from reincli.data.check import inspect, is_turned
 from reincli.data.compact import Compact, compact_path, open_compact, pack_label, write_compact
 from reincli.data.dataset import EvalDataset, TrainDataset, init_worker
-from reincli.data.images import jpeg_size, read_image, write_bytes, write_png
 from reincli.data.loading import load_label, open_pair
 from reincli.data.sources import Sample, label_table
 from reincli.data.transforms import Box
 from reincli.errors import ReinError
+from reincli.media.images import jpeg_size, read_image, write_bytes, write_png
 
 
 def smooth(height: int, width: int) -> np.ndarray:

@@ -17,11 +17,11 @@ from reincli.commands.prepare_data import run
 from reincli.config import AugmentSettings, DataSettings
 from reincli.data import index
 from reincli.data.dataset import TrainDataset
-from reincli.data.images import write_png
 from reincli.data.sampling import class_probabilities, from_counts, rare_classes
 from reincli.data.sources import find_samples
 from reincli.data.statistics import read_statistics
 from reincli.errors import ReinError
+from reincli.media.images import write_png
 
 
 def gta(root: Path) -> None:

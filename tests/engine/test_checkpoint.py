@@ -13,9 +13,9 @@ import tiny
 import torch
 
 from reincli.engine import checkpoint as checkpoints
-from reincli.engine.predict import load_segmentor
 from reincli.errors import ReinError
 from reincli.model import foundation, weights
+from reincli.prediction.predict import load_segmentor
 
 
 @pytest.fixture

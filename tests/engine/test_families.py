@@ -13,12 +13,12 @@ from torch import nn
 from reincli.config import BackboneSettings
 from reincli.data.sources import classes_of
 from reincli.engine import checkpoint as checkpoints
-from reincli.engine.predict import load_segmentor
 from reincli.model import foundation
 from reincli.model.families import Family
 from reincli.model.layouts import LAYOUTS
 from reincli.model.timm_import import import_timm
 from reincli.model.vit import ViT, strip
+from reincli.prediction.predict import load_segmentor
 
 timm = import_timm()
 NAMES = ["test_resnet", "test_convnext", "test_vit3"]

@@ -10,8 +10,8 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from reincli.data.labels import CITYSCAPES
-from reincli.engine.predict import Predictor
 from reincli.model.mask_decoder import Predictions
+from reincli.prediction.predict import Predictor
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import torch
 
 from reincli.data.labels import CITYSCAPES
 from reincli.engine.device import autocast
-from reincli.engine.run import Run, new_run
+from reincli.training.run import Run, new_run
 
 CPU = torch.device("cpu")
 SIZE, PATCH = 64, 16

@@ -21,12 +21,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import reincli
 from reincli.data.labels import CITYSCAPES
-from reincli.engine.predict import Predictor
-from reincli.engine.run import new_run
-from reincli.engine.train import train_step
 from reincli.model.criterion import targets_of
 from reincli.model.vit import SamViT
 from reincli.ops import deformable
+from reincli.prediction.predict import Predictor
+from reincli.training.run import new_run
+from reincli.training.train import train_step
 
 CPU = torch.device("cpu")
 PACKAGE = str(Path(reincli.__file__).parent)

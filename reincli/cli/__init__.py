@@ -1,0 +1,132 @@
+"""The command line: one file a command with its options and its one call; here they become one program.
+
+Nothing heavy is imported here, so that `rein --help` answers at once: torch alone takes seconds.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Annotated, Any
+
+import typer
+
+from reincli.cli import (
+    bench,
+    compare,
+    convert_weights,
+    demo,
+    doctor,
+    evaluate,
+    prepare_data,
+    presets,
+    pretrain,
+    train,
+    visualize,
+)
+from reincli.cli.options import examples
+from reincli.errors import ReinError
+
+COMMANDS: dict[str, ModuleType] = {
+    "demo": demo,
+    "pretrain": pretrain,
+    "prepare-data": prepare_data,
+    "convert-weights": convert_weights,
+    "train": train,
+    "eval": evaluate,
+    "compare": compare,
+    "visualize": visualize,
+    "bench": bench,
+    "presets": presets,
+    "doctor": doctor,
+}
+"""What is typed -> the file with `command` and `EXAMPLES`, in the order of `rein --help`."""
+
+app = typer.Typer(
+    name="rein",
+    help="Semantic segmentation that survives a change of domain: a frozen vision foundation model, "
+    "Rein adapters and a Mask2Former head.",
+    epilog="First steps:  rein doctor,  rein demo,  rein COMMAND --help",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Entry of the console script `rein`."""
+    app(prog_name="rein")
+
+
+@contextmanager
+def _errors_told(quiet: bool) -> Iterator[None]:
+    """Run the body of a command; the one place where errors turn into a line and an exit code."""
+    from reincli.commands import console
+
+    console.configure(quiet=quiet)
+    try:
+        yield
+    except ReinError as error:
+        console.error(error.message, error.hint)
+        raise typer.Exit(2 if error.usage else 1) from None
+    except KeyboardInterrupt as interrupt:  # a command may put how far it came into the exception
+        console.problem(f"Interrupted. {interrupt}".strip())
+        raise typer.Exit(130) from None
+    except OSError as error:
+        sentence = _disk_sentence(error)
+        if sentence is None:
+            raise
+        console.error(*sentence)
+        raise typer.Exit(1) from None
+    finally:
+        console.configure(quiet=False)
+
+
+def _disk_sentence(error: OSError) -> tuple[str, str] | None:
+    """What is wrong and what to do, for the two disk errors that anyone may meet; None for others."""
+    where = f" '{error.filename}'" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"No space left on the disk{' for' + where if where else ''}.",
+            "Free some, or choose another folder.",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"No permission to read or write{where or ' a file'}.", "Check its owner and mode."
+    return None
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the same options, whose errors are told and which is quiet where that is asked for."""
+
+    @functools.wraps(command)  # typer reads the options from the signature of what is wrapped
+    def guarded(*, quiet: bool, **options: Any) -> None:
+        with _errors_told(quiet):
+            command(quiet=quiet, **options)
+
+    return guarded
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from reincli import __version__
+
+        typer.echo(f"rein {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end."),
+    ] = False,
+) -> None:
+    """Semantic segmentation that survives a change of domain."""
+
+
+for _name, _file in COMMANDS.items():
+    app.command(_name, epilog=examples(*_file.EXAMPLES))(_guarded(_file.command))

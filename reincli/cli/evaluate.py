@@ -1,0 +1,89 @@
+"""`rein eval`: its options and its call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reincli.cli.options import (
+    Backbone,
+    Config,
+    DataRoot,
+    Device,
+    ModeOption,
+    Precision,
+    PrecisionOption,
+    Preset,
+    Quiet,
+    Sets,
+    plain,
+)
+
+EXAMPLES = (
+    "rein eval work_dirs/gta2citys/last.pth",
+    "rein eval checkpoints/dinov2_rein_and_head.pth --data cityscapes:val --size 2048x1024",
+    "rein eval work_dirs/citys2acdc/last.pth --json acdc.json --report acdc.html --out predictions",
+    "rein eval work_dirs/citys2acdc/last.pth --submit acdc.zip",
+    "rein eval work_dirs/citys2citysc/last.pth --data cityscapes-c:all",
+)
+
+
+def command(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint of ours or of the original.")
+    ],
+    preset: Preset = None,
+    config: Config = None,
+    backbone: Backbone = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data", metavar="NAME[:SPLIT]", help="What to score on; else as the settings say. Repeatable."
+        ),
+    ] = None,
+    sets: Sets = None,
+    mode: ModeOption = None,
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Average over six sizes of each image and their mirror images.")
+    ] = False,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            "--size", metavar="native|WxH", help="Test size; else the setting's own for each dataset."
+        ),
+    ] = None,
+    data_root: DataRoot = None,
+    precision: PrecisionOption = Precision.auto,
+    device: Device = "auto",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Write the label maps here.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the scores as JSON.")
+    ] = None,
+    report_file: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE.html", help="Write a page with scores and images."),
+    ] = None,
+    submit: Annotated[
+        Path | None,
+        typer.Option(
+            "--submit", metavar="FILE.zip", help="Write what the benchmark of ACDC's test images takes."
+        ),
+    ] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Score what has image and label; say how many have not.")
+    ] = False,
+    own: Annotated[
+        Path | None,
+        typer.Option("--own", metavar="FILE.toml", help="Score on own data described here instead."),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Score a checkpoint: IoU of each class in each domain, and the means."""
+    options = plain(locals())
+    from reincli.commands import evaluate
+
+    evaluate.run(**options)

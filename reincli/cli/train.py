@@ -1,0 +1,49 @@
+"""`rein train`: its options and its call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reincli.cli.options import Backbone, Config, DataRoot, Device, Precision, Preset, Quiet, Sets, plain
+
+EXAMPLES = (
+    "rein train --preset gta2citys",
+    "rein train --preset gta2citys-vit_b --set optim.lr=6e-5 --work-dir work_dirs/slow",
+    "rein train --config mine.toml --device cuda:1",
+    "rein train --preset citys2acdc --gpus 4",
+    "rein train --resume work_dirs/gta2citys",
+)
+
+
+def command(
+    preset: Preset = None,
+    config: Config = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="RUN_DIR", help="Go on with a run that was stopped.")
+    ] = None,
+    sets: Sets = None,
+    backbone: Backbone = None,
+    work_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--work-dir", metavar="DIR", help="Folder of the run. [dim]\\[default: work_dirs/NAME][/dim]"
+        ),
+    ] = None,
+    data_root: DataRoot = None,
+    gpus: Annotated[
+        int, typer.Option("--gpus", min=1, metavar="N", help="GPUs of this machine that share each batch.")
+    ] = 1,
+    precision: Annotated[
+        Precision | None, typer.Option("--precision", help="Arithmetic; else as the settings say.")
+    ] = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Train adapters and head. Give one of --preset, --config and --resume."""
+    options = plain(locals())
+    from reincli.commands import train
+
+    train.run(**options)

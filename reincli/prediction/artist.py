@@ -1,0 +1,118 @@
+"""From images to drawings by one model, or by two that are compared: what `rein visualize` does to every picture.
+
+`see` runs the models and belongs into one thread; `draw` runs none and may run in several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from reincli.data.check import count_values, undeclared_values
+from reincli.data.labels import CITYSCAPES, IGNORE
+from reincli.data.sources import UNDECLARED, label_table
+from reincli.errors import ReinError
+from reincli.media import paint
+from reincli.media.images import read_label
+from reincli.prediction.predict import Predictor
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Predictions on one image: label maps (H, W), and confidences where they are to be shown, one a model."""
+
+    image: np.ndarray
+    labels: list[np.ndarray]
+    confidences: list[np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class Artist:
+    """Predicts and draws.
+
+    Attributes:
+        predictors: one, or two to compare.
+        titles: names of the two.
+        look: how to draw. confidence: whether what is unsure is drawn faintly.
+        size, mode: see `Predictor.predict`.
+    """
+
+    predictors: Sequence[Predictor]
+    titles: Sequence[str] = ()
+    look: paint.Look = field(default_factory=paint.Look)
+    confidence: bool = False
+    size: str = "native"
+    mode: str | None = None
+
+    @property
+    def batch(self) -> int:
+        """Images worth giving to `see` at a time."""
+        return self.predictors[0].image_batch
+
+    def see(self, images: Sequence[np.ndarray]) -> list[Seen]:
+        """Predict images (H, W, 3) uint8 RGB."""
+        by_model = []
+        for predictor in self.predictors:
+            found = predictor.predict(
+                list(images), size=self.size, mode=self.mode, keep_scores=self.confidence
+            )
+            # scores are large: only what is drawn of them goes on
+            by_model.append([(p.label, p.confidence() if self.confidence else None) for p in found])
+        return [
+            Seen(image, [label for label, _ in each], [confidence for _, confidence in each])
+            for image, each in zip(images, zip(*by_model, strict=True), strict=True)
+        ]
+
+    def draw(self, seen: Seen, truth: np.ndarray | None = None, *, every_class: bool = False) -> np.ndarray:
+        """The drawing, (h, w, 3) uint8 RGB.
+
+        Args:
+            seen: of `see`.
+            truth: (H, W) right labels, for the style `error` and for comparisons.
+            every_class: the legend has a place for every class, so that all frames have one size.
+        """
+        classes = self.predictors[0].classes
+        look = paint.Look(self.look.style, self.look.alpha, self.look.legend, every_class)
+        if len(self.predictors) > 1:
+            return paint.compare(seen.image, seen.labels, classes.palette(), self.titles, classes.names, look,
+                                 truth=truth, confidences=seen.confidences)  # fmt: skip
+        return paint.render(seen.image, seen.labels[0], classes.palette(), classes.names, look,
+                            truth=truth, confidence=seen.confidences[0])  # fmt: skip
+
+    def truth(self, path: Path, shape: tuple[int, ...]) -> np.ndarray:
+        """The right labels of an image of (H, W): class indices as the model has them, 255 not labelled.
+
+        Stored values are mapped as the model's own dataset says, where it was trained on one.
+
+        Raises:
+            ReinError: unreadable, of another size, or with values that are no class.
+        """
+        predictor = self.predictors[0]
+        stored = read_label(path)
+        if stored.shape != tuple(shape[:2]):
+            raise ReinError(
+                f"The label '{path}' is {stored.shape[1]}x{stored.shape[0]}, its image {shape[1]}x{shape[0]}.",
+                "Labels have the size of their image.",
+            )
+        own = list(predictor.settings.data.own)
+        if len(own) == 1:
+            table = label_table(own[0], predictor.settings.data)
+        else:
+            table = np.full(256, UNDECLARED, np.int16)
+            table[: len(predictor.classes)] = np.arange(len(predictor.classes))
+        if table[IGNORE] == UNDECLARED:
+            table[IGNORE] = IGNORE
+        wrong = undeclared_values(count_values(stored), table)
+        if wrong:
+            hint = "Expected class indices (trainIds), 255 for what is not labelled."
+            if predictor.classes == CITYSCAPES:
+                hint += " rein prepare-data writes them for the known datasets."
+            raise ReinError(
+                f"The label '{path}' has {'values' if len(wrong) > 1 else 'value'} "
+                f"{', '.join(map(str, wrong[:6]))}; the model has {len(predictor.classes)} classes, from 0.",
+                hint,
+            )
+        return np.where(table == UNDECLARED, IGNORE, table).astype(np.uint8)[stored]

@@ -1,0 +1,273 @@
+"""Unpacking downloads: only what is needed, only below the dataset's folder, every file whole or not at all.
+
+What an archive gave is noted in `.unpacked.json` beside it, so that a second look costs nothing; a note counts as long
+as the archive is the same and every folder still holds at least as many files as came out of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from reincli.data.downloads import Download, known_archives, unfinished
+from reincli.errors import ReinError
+from reincli.media.images import replace_whole, write_bytes
+from reincli.prepare import rar
+
+NOTE = ".unpacked.json"
+BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError)
+"""What the standard library raises for archives that are damaged or cut short."""
+BLOCK = 512
+"""Bytes of a block of a tar file; two empty ones end it."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in an archive: its name there, its place below the root, its size in bytes."""
+
+    name: str
+    target: str
+    size: int
+
+
+def pending(dataset: str, root: Path, into: Path, *, force: bool = False) -> list[tuple[Path, Download]]:
+    """Known archives in a dataset's folder that have not been unpacked yet.
+
+    Args:
+        dataset: a built-in name.
+        root: where the archives lie.
+        into: where they are unpacked to.
+        force: also those that were unpacked before.
+
+    Raises:
+        ReinError: a download is unfinished.
+    """
+    waiting = unfinished(dataset, root)
+    if waiting:
+        message = f"The download '{waiting[0]}' is not finished."
+        raise ReinError(message, "Let it finish, or remove the file and fetch it again.")
+    notes = _read_notes(into)
+    return [
+        (path, what)
+        for path, what in known_archives(dataset, root)
+        if (force or not _is_done(path, notes.get(path.name), into))
+        and not (what.rar and path.name not in notes and _by_hand(path, what, into))
+    ]
+
+
+def unpack(archive: Path, download: Download, into: Path) -> Iterator[tuple[int, int]]:
+    """Unpack what is needed of one archive; files that are there with their full size are kept.
+
+    Yields:
+        (done, in all) every now and then: bytes of the archive for tar files, of the files for zips, files for RAR.
+
+    Raises:
+        ReinError: the archive is damaged or cut short, a member leads out of the folder or is a link, or there is no
+            space.
+    """
+    counts: Counter[str] = Counter()
+    try:
+        if download.rar:
+            yield from _unpack_rar(archive, download, into, counts)
+        elif zipfile.is_zipfile(archive):
+            yield from _unpack_zip(archive, download, into, counts)
+        elif archive.suffix.lower() == ".zip":
+            raise zipfile.BadZipFile("it has no list of contents at its end")
+        else:
+            yield from _unpack_tar(archive, download, into, counts)
+    except BROKEN as error:
+        size = archive.stat().st_size
+        reason = str(error).strip(".") or type(error).__name__
+        message = f"The archive '{archive}' ({size:,} bytes) is damaged or cut short: {reason}."
+        raise ReinError(message, "Fetch it again; what was unpacked so far stays.") from None
+    if not counts:
+        wanted = ", ".join(f"{folder}/" for folder in download.brings)
+        raise ReinError(
+            f"The archive '{archive}' holds nothing of {wanted}.", "Is it the right file? Fetch it again."
+        )
+    notes = _read_notes(into)
+    notes[archive.name] = {"state": _state(archive), "folders": dict(counts)}
+    write_bytes(into / NOTE, json.dumps(notes, indent=1).encode())
+
+
+def _unpack_zip(
+    archive: Path, download: Download, into: Path, counts: Counter[str]
+) -> Iterator[tuple[int, int]]:
+    with zipfile.ZipFile(archive) as opened:
+        members = []
+        for info in opened.infolist():
+            safe_name(info.filename, archive)
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise _link(info.filename, archive)
+            target = None if info.is_dir() else download.target(info.filename)
+            if target is not None:
+                members.append(Member(info.filename, target, info.file_size))
+        total, done = sum(member.size for member in members), 0
+        _require_space(archive, into, sum(m.size for m in members if not _is_there(m, into)))
+        for member in members:
+            if not _is_there(member, into):
+                with opened.open(member.name) as content:
+                    _write(content, member, into)
+            counts[str(PurePosixPath(member.target).parent)] += 1
+            done += member.size
+            yield done, total
+
+
+def _unpack_tar(
+    archive: Path, download: Download, into: Path, counts: Counter[str]
+) -> Iterator[tuple[int, int]]:
+    total = archive.stat().st_size
+    with open(archive, "rb") as raw, tarfile.open(fileobj=raw) as opened:
+        if opened.fileobj is raw:  # the headers can be read without what lies between them
+            members = [member for _, member in _tar_members(opened, archive, download)]
+            if raw.seek(0, 2) < opened.offset + BLOCK:  # no closing block: cut between files
+                raise tarfile.ReadError("its end is missing")
+            _require_space(archive, into, sum(m.size for m in members if not _is_there(m, into)))
+        elif not any((into / folder).is_dir() for folder in download.brings):
+            _require_space(archive, into, total)  # at least: pictures hardly shrink
+        for info, member in _tar_members(opened, archive, download):
+            content = opened.extractfile(info)
+            if content is not None and not _is_there(member, into):
+                with content:
+                    _write(content, member, into)
+            counts[str(PurePosixPath(member.target).parent)] += 1
+            yield raw.tell(), total
+
+
+def _tar_members(
+    opened: tarfile.TarFile, archive: Path, download: Download
+) -> Iterator[tuple[tarfile.TarInfo, Member]]:
+    """What is needed of a tar file. ReinError for a name that leads out, a link or a device."""
+    for info in opened:
+        safe_name(info.name, archive)
+        if not (info.isreg() or info.isdir()):
+            raise _link(info.name, archive)
+        target = download.target(info.name) if info.isreg() else None
+        if target is not None:
+            yield info, Member(info.name, target, info.size)
+
+
+def _unpack_rar(
+    archive: Path, download: Download, into: Path, counts: Counter[str]
+) -> Iterator[tuple[int, int]]:
+    """Into a hidden folder first: its names are looked at before, and what lies there after."""
+    program, names = rar.read_names(archive)
+    targets = {}
+    for name in names:
+        safe_name(name, archive)
+        target = download.target(name)
+        if target is not None:
+            targets[name] = target
+    _require_space(archive, into, archive.stat().st_size)  # at least: pictures hardly shrink
+    scratch = _scratch(archive, into)
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+    try:
+        for done in rar.unpack(program, archive, list(targets), scratch):
+            yield min(done, len(targets)), len(targets)
+        for name, target in targets.items():
+            found = scratch / "files" / name
+            if found.is_dir() and not found.is_symlink():
+                continue
+            if found.is_symlink() or not found.resolve().is_relative_to((scratch / "files").resolve()):
+                raise _link(name, archive)
+            if not found.is_file():
+                raise zipfile.BadZipFile(f"{program.name} gave no '{name}'")
+            path = _place(target, into)
+            with replace_whole(path) as temporary:
+                os.replace(found, temporary)
+            counts[str(PurePosixPath(target).parent)] += 1
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _scratch(archive: Path, into: Path) -> Path:
+    return into / f".unpacking-{archive.name}"
+
+
+def safe_name(name: str, archive: Path) -> None:
+    """ReinError where a member's name is absolute or leads out of the folder it is unpacked to."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
+        message = f"The archive '{archive}' holds '{name}', which leads out of the folder."
+        raise ReinError(message, "It is not the original download: fetch it from its own site.")
+
+
+def _link(name: str, archive: Path) -> ReinError:
+    message = f"The archive '{archive}' holds '{name}', which is a link or device and no file."
+    return ReinError(message, "It is not the original download: fetch it from its own site.")
+
+
+def _is_there(member: Member, into: Path) -> bool:
+    try:
+        return os.stat(into / member.target).st_size == member.size
+    except OSError:
+        return False
+
+
+def _place(target: str, into: Path) -> Path:
+    """Where a file goes; ReinError where a link leads out that lay there before."""
+    path = into / target
+    if not path.parent.resolve().is_relative_to(into.resolve()):
+        message = f"'{path.parent}' is a link that leads out of '{into}': nothing is unpacked through it."
+        raise ReinError(message, "Unpack there by hand, or give the folder itself.")
+    return path
+
+
+def _write(content: IO[bytes], member: Member, into: Path) -> None:
+    path = _place(member.target, into)
+    data = content.read(member.size + 1)
+    if len(data) != member.size:
+        raise zipfile.BadZipFile(f"'{member.name}' has {len(data)} of {member.size} bytes")
+    write_bytes(path, data)
+
+
+def _require_space(archive: Path, into: Path, needed: int) -> None:
+    into.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(into).free
+    if needed > free:
+        message = f"Unpacking '{archive}' needs {needed / 1e9:.1f} GB; '{into}' has {free / 1e9:.1f} GB left."
+        raise ReinError(message, "Free some space, or choose another folder: --out DIR")
+
+
+# --- what was unpacked before ------------------------------------------------------------------------------
+
+
+def _state(archive: Path) -> list[int]:
+    facts = archive.stat()
+    return [facts.st_size, facts.st_mtime_ns]
+
+
+def _read_notes(into: Path) -> dict[str, dict[str, object]]:
+    try:
+        notes = json.loads((into / NOTE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return notes if isinstance(notes, dict) else {}
+
+
+def _by_hand(archive: Path, download: Download, into: Path) -> bool:
+    """Whether all that an archive brings lies there, and not because unpacking it was cut short."""
+    there = all((into / folder).is_dir() for folder in download.brings)
+    return there and not _scratch(archive, into).exists()
+
+
+def _is_done(archive: Path, note: object, into: Path) -> bool:
+    if not isinstance(note, dict) or note.get("state") != _state(archive):
+        return False
+    folders = note.get("folders")
+    if not isinstance(folders, dict):
+        return False
+    return all(
+        (into / folder).is_dir() and len(os.listdir(into / folder)) >= n for folder, n in folders.items()
+    )

@@ -1,0 +1,145 @@
+"""One raw label file to class indices: a pure function of a path for each form in which datasets come.
+
+Everything that has no class becomes 255. Results are (H, W) uint8.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from reincli.data.labels import (
+    IGNORE,
+    LABEL_IDS,
+    POLYGON_IDS,
+    SYNTHIA_IDS,
+    mapillary_table,
+    table_to_indices,
+)
+from reincli.data.transforms import resize_label
+from reincli.errors import ReinError
+from reincli.media.images import (
+    jpeg_turn,
+    read_image,
+    read_label,
+    read_stored,
+    with_turn,
+    write_bytes,
+    write_png,
+)
+
+JPEG_QUALITY = 95
+"""Of the half-size Mapillary images."""
+
+
+def from_label_ids(path: Path) -> np.ndarray:
+    """labelIds of the Cityscapes benchmark, grey or palette PNG (Cityscapes, GTA, ACDC)."""
+    return cv2.LUT(read_label(path), table_to_indices(LABEL_IDS))
+
+
+def from_synthia(path: Path) -> np.ndarray:
+    """Synthia's 16-bit PNG of several channels; the class is in the last one as OpenCV orders them."""
+    stored = read_stored(path)
+    ids = stored[..., -1] if stored.ndim == 3 else stored
+    return table_to_indices(SYNTHIA_IDS)[np.minimum(ids, 255)]
+
+
+def from_mapillary(path: Path) -> np.ndarray:
+    """Mapillary Vistas 1.2: palette PNG of 66 ids."""
+    return cv2.LUT(read_label(path), mapillary_table())
+
+
+def from_polygons(path: Path) -> np.ndarray:
+    """A polygon file of Cityscapes, drawn as its development kit does: in order, later ones over earlier ones.
+
+    Deleted objects and those without an id (licence plates) are left out, groups are drawn as their members.
+
+    Raises:
+        ReinError: no such file, no JSON, or a name that the benchmark does not know.
+    """
+    # The kit draws with Pillow too, whose outlines differ from OpenCV's by pixels.
+    from PIL import Image, ImageDraw
+
+    try:
+        scene = json.loads(path.read_text("utf-8"))
+        size = (int(scene["imgWidth"]), int(scene["imgHeight"]))
+        objects = [
+            (str(each["label"]), [(x, y) for x, y in each["polygon"]])
+            for each in scene["objects"]
+            if not each.get("deleted")
+        ]
+    except OSError as error:
+        raise ReinError(f"Cannot read the polygons '{path}': {error.strerror}.", "Check the path.") from None
+    except (ValueError, KeyError, TypeError):
+        raise ReinError(f"'{path}' is not a polygon file of Cityscapes.", "Fetch it again.") from None
+    indices = table_to_indices(LABEL_IDS)
+    label = Image.new("L", size, IGNORE)
+    pen = ImageDraw.Draw(label)
+    for name, polygon in objects:
+        stored = _polygon_id(name, path)
+        if stored >= 0 and len(polygon) > 1:
+            pen.polygon(polygon, fill=int(indices[stored]))
+    return np.array(label)
+
+
+def _polygon_id(name: str, path: Path) -> int:
+    """The labelId of a polygon's name; an unknown '...group' counts as its members."""
+    known = name if name in POLYGON_IDS else name.removesuffix("group")
+    if known not in POLYGON_IDS:
+        raise ReinError(f"'{path}' has an object '{name}', which Cityscapes does not know.", "Mend the file.")
+    return POLYGON_IDS[known]
+
+
+def half_size(height: int, width: int) -> tuple[int, int]:
+    """The (height, width) at which Mapillary is validated; at least one pixel."""
+    return max(height // 2, 1), max(width // 2, 1)
+
+
+def _half_image(source: Path) -> bytes:
+    """A photograph at half size as JPEG, lying as it is stored, with its note on how the camera was held."""
+    image = read_image(source, turn=False)
+    height, width = half_size(*image.shape[:2])
+    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+    picture = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
+    data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+    turn = jpeg_turn(source)
+    return data if turn == 1 else with_turn(data, turn)
+
+
+LABEL_CONVERTERS: Mapping[str, Callable[[Path], np.ndarray]] = {
+    "label ids": from_label_ids,
+    "polygons": from_polygons,
+    "synthia": from_synthia,
+    "mapillary": from_mapillary,
+}
+"""By the name of the form; a name and two paths travel to a worker process more easily than a function."""
+
+
+def convert(form: str, source: Path, target: Path) -> np.ndarray | None:
+    """Read a raw file and write what training and evaluation read, whole or not at all.
+
+    Args:
+        form: a key of `LABEL_CONVERTERS`, 'mapillary half label' or 'mapillary half image'.
+        source: the raw file.
+        target: the file to write.
+
+    Returns:
+        The label that was written, (H, W) uint8 class indices; None for an image.
+
+    Raises:
+        ReinError: the raw file is damaged, or the target cannot be written.
+    """
+    if form == "mapillary half image":
+        write_bytes(target, _half_image(source))
+        return None
+    if form == "mapillary half label":
+        label = from_mapillary(source)
+        label = resize_label(label, half_size(label.shape[0], label.shape[1]))
+    else:
+        label = LABEL_CONVERTERS[form](source)
+    write_png(target, label)
+    return label

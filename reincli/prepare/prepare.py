@@ -1,0 +1,251 @@
+"""From a dataset as downloaded to what training and evaluation read: doing what `planning` found to be done.
+
+A file that is there and whole is not written again, so that an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from reincli.data.index import list_files
+from reincli.data.labels import CITYSCAPES, count_values
+from reincli.data.layouts import Folders, split_folders
+from reincli.data.missing import missing_folder
+from reincli.data.sources import Pairs, find_pairs, some
+from reincli.errors import ReinError
+from reincli.media.images import write_bytes
+from reincli.media.workers import processes
+from reincli.prepare.convert import convert
+from reincli.prepare.corruption import write_corrupted
+from reincli.prepare.planning import Job, plan
+
+LEFTOVER_AGE = 60.0
+"""Seconds after which an unfinished file is nobody's any more."""
+WORTH_PROCESSES = 200
+"""Polygon files from which on new processes are worth their start of a second or two."""
+_PNG_END, _JPEG_END = b"IEND\xae\x42\x60\x82", b"\xff\xd9"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: 'written', 'kept' (it was there), or 'failed' with the reason.
+
+    `pixels`: of each class index in a label that was written; empty otherwise.
+    """
+
+    job: Job
+    state: str
+    reason: str = ""
+    pixels: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """The pairs of one split."""
+
+    split: str
+    pairs: Pairs
+
+
+# --- doing -------------------------------------------------------------------------------------------------
+
+
+def is_whole(path: Path | str) -> bool:
+    """Whether a PNG or JPEG is there and ends as such a file must; a copy cut short does not."""
+    try:  # without file objects and their buffers: a second run asks this of every file
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            os.lseek(handle, max(os.lseek(handle, 0, os.SEEK_END) - 8, 0), os.SEEK_SET)
+            end = os.read(handle, 8)
+        finally:
+            os.close(handle)
+    except OSError:
+        return False
+    return end == _PNG_END or end.endswith(_JPEG_END)
+
+
+def clear_leftovers(jobs: Sequence[Job]) -> int:
+    """Remove unfinished files that a killed run left where the jobs write; how many there were.
+
+    Writing one takes moments: those of the last minute may belong to another run and are left alone.
+    """
+    removed = 0
+    for folder in {os.path.dirname(job.writes) for job in jobs}:
+        if not os.path.isdir(folder):
+            continue
+        with os.scandir(folder) as entries:
+            old = [e for e in entries if e.name.startswith(".") and e.name.endswith(".tmp")]
+        for entry in old:
+            with contextlib.suppress(OSError):
+                if time.time() - entry.stat().st_mtime > LEFTOVER_AGE:
+                    os.unlink(entry.path)
+                    removed += 1
+    return removed
+
+
+def run_jobs(jobs: Sequence[Job], *, workers: int = 1, force: bool = False) -> Iterator[Outcome]:
+    """Do the jobs, yielding what became of each in their order; a damaged raw file does not stop the rest.
+
+    Args:
+        jobs: of `plan`.
+        workers: files worked on at a time.
+        force: write also what is there.
+
+    Raises:
+        ReinError: a file cannot be written (no space, no permission).
+    """
+    clear_leftovers(jobs)
+    todo = []
+    for job in jobs:
+        if not force and is_whole(job.writes):
+            yield Outcome(job, "kept")
+        else:
+            todo.append(job)
+    if workers <= 1:
+        yield from map(_do, todo)
+        return
+    with _pool(todo, workers) as pool:
+        slow = bool(todo) and todo[0].corruption is not None
+        yield from pool.map(_do, todo, chunksize=1 if slow else 8)
+
+
+@contextlib.contextmanager
+def _pool(jobs: Sequence[Job], workers: int) -> Iterator[Executor]:
+    """Threads, as OpenCV decodes and encodes outside of the interpreter's lock; processes for many polygons."""
+    corrupting = any(job.corruption is not None for job in jobs)  # its random source is one a process
+    if corrupting or sum(job.form == "polygons" for job in jobs) >= WORTH_PROCESSES:
+        with processes(workers) as pool:
+            yield pool
+        return
+    threads = ThreadPoolExecutor(workers)
+    try:
+        yield threads
+    finally:
+        threads.shutdown(wait=True, cancel_futures=True)
+
+
+def _do(job: Job) -> Outcome:
+    label = None
+    try:
+        if job.corruption is not None:
+            write_corrupted(job.source, job.target, job.corruption)
+        else:
+            label = convert(job.form, job.source, job.target)
+    except ReinError as error:
+        if error.message.startswith("Cannot write"):
+            raise  # the next file would fail as well
+        return Outcome(job, "failed", error.message)
+    if label is None:
+        return Outcome(job, "written")
+    return Outcome(job, "written", pixels=tuple(count_values(label)[: len(CITYSCAPES)].tolist()))
+
+
+def failure(outcomes: Sequence[Outcome]) -> ReinError | None:
+    """One error for the jobs that failed, or None."""
+    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    if not failed:
+        return None
+    reasons = " ".join(outcome.reason for outcome in failed[:3])
+    more = " …" if len(failed) > 3 else ""
+    message = f"{len(failed)} of {len(outcomes)} labels could not be prepared: {reasons}{more}"
+    return ReinError(message, "Fetch these files again, then run the same command: what is done stays.")
+
+
+def write_lists(root: Path, out: Path | None = None) -> list[Path]:
+    """Write `train.txt`, `val.txt`, `test.txt` of Cityscapes where they differ: images of a split, without suffix."""
+    written = []
+    for split in ("train", "val", "test"):
+        images = root / "leftImg8bit" / split
+        if images.is_dir():
+            names = [name.removesuffix("_leftImg8bit.png") for name in list_files(images, "_leftImg8bit.png")]
+            path = (out or root) / f"{split}.txt"
+            text = "".join(f"{name}\n" for name in names)
+            if not path.is_file() or path.read_text("utf-8") != text:
+                write_bytes(path, text.encode())
+                written.append(path)
+    return written
+
+
+def prepare(
+    dataset: str, root: Path, *, out: Path | None = None, workers: int = 1, force: bool = False
+) -> list[Outcome]:
+    """Plan and do everything for a dataset, the lists of Cityscapes included.
+
+    Raises:
+        ReinError: raw labels missing, damaged files (after all others are done), or no space to write.
+    """
+    outcomes = list(run_jobs(plan(dataset, root, out), workers=workers, force=force))
+    error = failure(outcomes)
+    if error is not None:
+        raise error
+    if dataset == "cityscapes":
+        write_lists(root, out)
+    return outcomes
+
+
+# --- what there is afterwards ------------------------------------------------------------------------------
+
+
+def report_pairs(
+    dataset: str, splits: dict[str, tuple[Folders, ...]], root: Path, out: Path | None = None
+) -> list[SplitReport]:
+    """Pairs of every labelled split whose images are there.
+
+    Args:
+        dataset: its name.
+        splits: of `split_folders` or `own_folders`.
+        root: where the images are.
+        out: where prepared files were written, if not in `root`.
+
+    Raises:
+        ReinError: there is no split at all, or the label folder of one is missing.
+    """
+    reports: list[SplitReport] = []
+    seen: set[tuple[Folders, ...]] = set()
+    for split, all_folders in splits.items():
+        if all_folders in seen:  # another name for the same
+            continue
+        seen.add(all_folders)
+        labelled = [f for f in all_folders if f.labels is not None and f.listed is None]
+        found = []
+        for folders in labelled:
+            images = out if out is not None and (out / folders.images).is_dir() else root
+            if (images / folders.images).is_dir():
+                found.append(find_pairs(folders, images, dataset, labels_root=out))
+        if found:
+            reports.append(SplitReport(split, _joined(found)))
+    if not reports:
+        first = next(iter(splits.values()))[0]
+        raise missing_folder(first.images, root, dataset)
+    return reports
+
+
+def _joined(parts: Sequence[Pairs]) -> Pairs:
+    return Pairs(
+        tuple(sample for pairs in parts for sample in pairs.samples),
+        tuple(name for pairs in parts for name in pairs.without_label),
+        tuple(name for pairs in parts for name in pairs.without_image),
+        tuple(name for pairs in parts for name in pairs.lone),
+    )
+
+
+def splits_at(dataset: str, root: Path, out: Path | None) -> dict[str, tuple[Folders, ...]]:
+    """Folders of a built-in dataset, its half-size copy looked for where it was written."""
+    return split_folders(out or root)[dataset]
+
+
+def require_pairs(reports: Sequence[SplitReport]) -> None:
+    """ReinError where images of a prepared split have no label."""
+    for report in reports:
+        lone = report.pairs.without_label
+        if lone:
+            message = (
+                f"Split '{report.split}': {len(lone)} of {len(report.pairs.samples)} images have no label"
+            )
+            raise ReinError(f"{message}: {some(lone)}.", "Fetch the missing labels, or remove these images.")

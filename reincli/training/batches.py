@@ -1,0 +1,63 @@
+"""Which images make which batch, and loading them ahead."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from torch.utils.data import DataLoader, Sampler
+
+from reincli.config import Settings
+from reincli.data.dataset import TrainDataset, check_labels, init_worker
+from reincli.data.sampling import rare_classes
+from reincli.data.sources import Sample, find_samples, label_tables
+from reincli.engine.ranks import Rank
+from reincli.training.run import Run
+
+
+class Draws(Sampler[int]):
+    """The numbers of the draws still to come, of each batch the part that is this process's own."""
+
+    def __init__(self, first: int, last: int, batch_size: int, rank: Rank) -> None:
+        self.iterations = range(first, last)
+        self.batch_size, self.rank = batch_size, rank
+        self.own = batch_size // rank.world
+
+    def __iter__(self) -> Iterator[int]:
+        for iteration in self.iterations:
+            start = iteration * self.batch_size + self.rank.rank * self.own
+            yield from range(start, start + self.own)
+
+    def __len__(self) -> int:
+        return len(self.iterations) * self.own
+
+
+def train_samples(settings: Settings) -> list[Sample]:
+    """All training images. Labels of own datasets are read through first: they may hold anything."""
+    samples = [sample for source in settings.data.train for sample in find_samples(source, settings.data)]
+    own = [sample for sample in samples if sample.dataset in settings.data.own]
+    if own:
+        check_labels(own, label_tables(settings.data.train, settings.data))
+    return samples
+
+
+def load_batches(samples: list[Sample], run: Run) -> Iterator[list[dict[str, Any]]]:
+    """This process's part of each batch to come, as slices."""
+    settings, train = run.settings, run.settings.train
+    tables = label_tables(settings.data.train, settings.data)
+    rare = rare_classes(samples, settings.data)
+    workers = min(settings.data.workers, os.cpu_count() or 1)
+    loader = DataLoader(
+        TrainDataset(samples, tables, settings.data.augment, train.seed, rare),
+        batch_size=run.slice_size,
+        sampler=Draws(run.iteration, train.iterations, train.batch_size, run.rank),
+        num_workers=workers,
+        worker_init_fn=init_worker,
+        pin_memory=run.device.type == "cuda",
+        prefetch_factor=4 if workers else None,
+    )
+    parts = iter(loader)
+    while slices := list(islice(parts, train.accumulate)):
+        yield slices

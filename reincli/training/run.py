@@ -1,0 +1,189 @@
+"""A training run in memory, and its way to disk and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from reincli.config import Settings
+from reincli.data.labels import Classes
+from reincli.data.sources import classes_of
+from reincli.engine import checkpoint as checkpoints
+from reincli.engine.device import DTYPES
+from reincli.engine.fusing import fused
+from reincli.engine.processes import share_gradients, share_statistics, slice_size, wait_for_all
+from reincli.engine.ranks import Rank
+from reincli.errors import ReinError
+from reincli.model.segmentor import Segmentor
+from reincli.model.weights import half_precision
+from reincli.training import run_folder
+from reincli.training.ema import Ema
+from reincli.training.optim import build_optimizer
+
+
+@dataclass
+class Run:
+    """A training run in memory: what is trained, and where it stands.
+
+    Attributes:
+        network: the model as training calls it: compiled, its gradients shared among processes.
+        slice_size: images that this process computes at a time.
+    """
+
+    settings: Settings
+    folder: Path
+    model: Segmentor
+    network: nn.Module
+    classes: Classes
+    optimizer: torch.optim.AdamW
+    scaler: torch.amp.GradScaler
+    device: torch.device
+    precision: str
+    slice_size: int
+    rank: Rank = field(default_factory=Rank)
+    ema: Ema | None = None
+    iteration: int = 0
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """Parameters in the optimiser."""
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    @property
+    def trained_bytes(self) -> int:
+        """Size of what trains."""
+        return sum(parameter.numel() * parameter.element_size() for parameter in self.trained)
+
+
+def prepare_run(
+    settings: Settings,
+    folder: Path,
+    *,
+    device: torch.device,
+    precision: str,
+    rank: Rank | None = None,
+    backbone: Path | None = None,
+    resume: bool = False,
+    note: Callable[[str], None] = lambda text: None,
+) -> Run:
+    """Build the model, load its backbone, and go back to the last checkpoint where resuming.
+
+    Raises:
+        ReinError: weights missing or not fitting; a batch that does not divide; too little space on the disk.
+    """
+    train, rank = settings.train, rank or Rank()
+    slice_size(train.batch_size, rank, train.accumulate)  # refuses before anything is built
+    classes = classes_of(settings.data)
+    torch.manual_seed(train.seed)
+    model = checkpoints.build_model(settings, len(classes))
+    path = checkpoints.find_backbone(settings, backbone)
+    if path is not None:
+        for remark in checkpoints.load_backbone(model, path):
+            note(remark)
+    elif not model.backbone_trains:
+        raise ReinError(
+            "The backbone is frozen and has random weights: nothing would keep them for later use.",
+            "Give --backbone FILE, or train it too: --set model.train_backbone=true",
+            usage=True,
+        )
+    if train.start_from and not resume:
+        checkpoints.load_trained(model, checkpoints.read_checkpoint(Path(train.start_from)))
+    run = new_run(settings, folder, model, classes, device=device, precision=precision, rank=rank)
+    if resume:
+        restore(run, folder / "last.pth")
+    run.network = share_gradients(run.network, rank, device)
+    copies = 4 if run.ema else 3  # weights and the optimiser's two moments
+    run_folder.check_space(folder, copies * run.trained_bytes, train.keep_checkpoints)
+    return run
+
+
+def new_run(
+    settings: Settings,
+    folder: Path,
+    model: Segmentor,
+    classes: Classes,
+    *,
+    device: torch.device,
+    precision: str,
+    rank: Rank | None = None,
+) -> Run:
+    """A run at its first step, of a model that has its weights; nothing is written or read.
+
+    Raises:
+        ReinError: the batch does not divide.
+    """
+    train, rank = settings.train, rank or Rank()
+    images = slice_size(train.batch_size, rank, train.accumulate)
+    if model.neck is not None:
+        model.neck = share_statistics(model.neck, rank, device)
+    model.to(device)
+    model.recompute = train.checkpoint_activations
+    if precision != "fp32" and not model.backbone_trains:
+        half_precision(model.backbone, DTYPES[precision])
+    network = fused(model) if train.compile else model
+    optimizer = build_optimizer(model, settings.optim)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    run = Run(settings, folder, model, network, classes, optimizer, scaler, device, precision, images, rank)
+    if train.ema_decay is not None:
+        trained = {name: parameter for name, parameter, _ in model.decays()}
+        run.ema = Ema(trained, train.ema_decay)
+    return run
+
+
+def state_of_run(run: Run) -> dict[str, Any]:
+    """Content of a checkpoint. With a moving average that is its weights; those being trained lie beside it."""
+    training: dict[str, Any] = {
+        "iteration": run.iteration,
+        "optimizer": run.optimizer.state_dict(),
+        "scaler": run.scaler.state_dict(),
+    }
+    if run.ema is None:
+        return checkpoints.checkpoint_content(run.model, run.settings, run.classes, run.iteration, training)
+    training["weights"] = {name: value.detach().cpu().clone() for name, value in run.ema.parameters.items()}
+    with run.ema.applied():
+        content = checkpoints.checkpoint_content(
+            run.model, run.settings, run.classes, run.iteration, training
+        )
+        content["state_dict"] = {name: value.clone() for name, value in content["state_dict"].items()}
+    return content
+
+
+def save(run: Run) -> None:
+    """Write `iter_N.pth`, point `last.pth` at it, and drop all but the newest few."""
+    if run.rank.rank == 0:
+        path = run.folder / f"iter_{run.iteration}.pth"
+        checkpoints.write_file(path, state_of_run(run))
+        run_folder.point_at(run.folder / "last.pth", path)
+        run_folder.drop_old_checkpoints(run.folder, run.settings.train.keep_checkpoints)
+    wait_for_all()
+
+
+def restore(run: Run, path: Path) -> None:
+    """Go back to a checkpoint: weights, moving average, optimiser, scaler, iteration, log."""
+    if not path.exists():
+        raise ReinError(
+            f"'{path.parent}' has no checkpoint yet.", "Start it anew: remove the folder, then train."
+        )
+    read = checkpoints.read_checkpoint(path)
+    checkpoints.load_trained(run.model, read)
+    if read.training is None:
+        raise ReinError(
+            f"'{path}' holds weights but no state of training.", "Use it as train.start_from instead."
+        )
+    raw = read.training.get("weights")
+    if run.ema is not None:
+        run.ema.load({name: value.detach().clone() for name, value in run.ema.parameters.items()})
+    if raw is not None:
+        with torch.no_grad():
+            for name, parameter, _ in run.model.decays():
+                parameter.copy_(raw[name])
+    run.optimizer.load_state_dict(read.training["optimizer"])
+    run.scaler.load_state_dict(read.training["scaler"])
+    run.iteration = int(read.training["iteration"])
+    if run.rank.rank == 0:
+        run_folder.rewind_log(path.parent, run.iteration)

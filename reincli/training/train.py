@@ -1,0 +1,281 @@
+"""Training: the loop, and one step of it.
+
+Nothing random is carried from step to step: which image, which crop, which points follow from the seed and the
+number of the iteration alone. So a run that was stopped goes on to the same bits, and a batch that is divided
+among processes or slices is the same batch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reincli.config import Settings
+from reincli.data.sources import Sample
+from reincli.engine.checkpoint import write_file
+from reincli.engine.device import autocast, full_fp32
+from reincli.engine.processes import gradients_stay, mean_over_processes
+from reincli.errors import ReinError
+from reincli.model.criterion import PointSource, Targets, mask2former_loss, targets_of, uniform_points
+from reincli.ops.parts import part
+from reincli.prediction.evaluate import Scored, evaluate, val_samples
+from reincli.prediction.predict import Predictor
+from reincli.prediction.results import report
+from reincli.training import run_folder
+from reincli.training.batches import load_batches, train_samples
+from reincli.training.meter import Guard, MemoryWatch, Meter, StepLog
+from reincli.training.optim import learning_rate, set_learning_rate
+from reincli.training.run import Run, save, state_of_run
+from reincli.training.signals import StopRequest, stop_requests
+
+MEMORY_AFTER = 20
+"""Steps after which the peak of memory is told."""
+STARVED, STARVED_LINES = 0.2, 3
+"""Share of time spent waiting for data, in so many log lines in a row, that is worth a remark."""
+FAILURE = "failure.pth"
+"""State and batch of a training that gave up, in the run's folder."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What the caller wants to hear of; training itself prints nothing.
+
+    Attributes:
+        note: a remark. step: a log line. tick: the number of steps done, after each.
+        predicted: (iteration, sample, (H, W) label map) of every validation image.
+        validated: (iteration, result) of a validation.
+    """
+
+    note: Callable[[str], None] = lambda text: None
+    step: Callable[[StepLog], None] = lambda log: None
+    tick: Callable[[int], None] = lambda iteration: None
+    predicted: Callable[[int, Sample, np.ndarray], None] = lambda iteration, sample, prediction: None
+    validated: Callable[[int, dict[str, Any]], None] = lambda iteration, result: None
+
+
+def train(run: Run, watch: Watch | None = None) -> None:
+    """Train to the last iteration: log, checkpoint and validate on the way.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM, with how to go on; the step was finished and a checkpoint saved.
+        ReinError: too many steps in a row without a finite gradient.
+    """
+    watch, settings, train = watch or Watch(), run.settings, run.settings.train
+    samples = train_samples(settings)
+    validation = val_samples(settings) if train.validate_every or train.validate_first else []
+    begun, due = run.iteration, Due(run)
+    memory = MemoryWatch(run.device, run.trained_bytes, run.slice_size)
+    meter, guard = Meter(run.device, train.batch_size), Guard(train.stop_after_skipped)
+    starved = 0
+    run.model.train()
+    with stop_requests(insist=run.rank.world == 1) as stop:
+        if due.validation_missed():
+            validate(run, validation, watch, stop)
+        for slices in load_batches(samples, run):
+            meter.data_here()
+            lr = learning_rate(settings.optim, run.iteration, train.iterations)
+            set_learning_rate(run.optimizer, lr)
+            with full_fp32(run.device):
+                values = train_step(run, slices)
+            run.iteration += 1
+            meter.add(values)
+            watch.tick(run.iteration)
+            if guard.too_many(values["skipped"]):
+                give_up(run, slices)
+            if run.iteration == begun + MEMORY_AFTER:
+                watch.note(memory.estimate())
+            if due.log():
+                entry = meter.flush(run.iteration, lr)
+                log_step(run, entry, watch)
+                starved = starved + 1 if entry.waiting > STARVED else 0
+                if starved == STARVED_LINES:
+                    watch.note(starvation(settings, entry.waiting))
+            leaving = any(mean_over_processes([float(stop.asked)]))
+            if due.checkpoint() or leaving:
+                save(run)
+            if leaving and run.iteration < train.iterations:
+                raise stopped(run)
+            if due.validation():
+                validate(run, validation, watch, stop)
+                meter.restart()
+
+
+def stopped(run: Run) -> KeyboardInterrupt:
+    """How far it came, and how to go on."""
+    return KeyboardInterrupt(
+        f"Saved at iteration {run.iteration}; go on with: rein train --resume {run.folder}"
+    )
+
+
+@dataclass
+class Due:
+    """What is to be done after the iteration at which a run stands."""
+
+    run: Run
+
+    def _every(self, interval: int) -> bool:
+        done, last = self.run.iteration, self.run.settings.train.iterations
+        return done == last or (interval > 0 and done > 0 and done % interval == 0)
+
+    def log(self) -> bool:
+        """A log line."""
+        return self._every(self.run.settings.train.log_every)
+
+    def validation(self) -> bool:
+        """A validation."""
+        settings = self.run.settings
+        return bool(settings.train.validate_every and settings.data.val) and self._every(
+            settings.train.validate_every
+        )
+
+    def checkpoint(self) -> bool:
+        """Also before each validation: what was validated can be kept as the best."""
+        return self.validation() or self._every(self.run.settings.train.checkpoint_every)
+
+    def validation_missed(self) -> bool:
+        """Asked for before the first iteration, or cut off by what the run is resumed from."""
+        if self.run.iteration == 0:
+            return bool(self.run.settings.data.val) and self.run.settings.train.validate_first
+        done = [e for e in run_folder.read_log(self.run.folder) if e["kind"] == "validation"]
+        return self.validation() and self.run.iteration not in [entry["iteration"] for entry in done]
+
+
+# --- one step ----------------------------------------------------------------------------------------------
+
+
+def train_step(run: Run, slices: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """One step of the optimiser on this process's part of a batch.
+
+    Args:
+        run: where it stands.
+        slices: of the batch, computed one after another; their gradients add up.
+
+    Returns:
+        Means over the slices of 'loss' and of the last round's parts, 'grad_norm', and 'skipped', 1 where the
+        gradient was not finite and the weights stayed as they were: 0-d tensors on the device.
+    """
+    targets = [targets_of(piece["label"], run.model.classes, run.device) for piece in slices]
+    pairs = sum(wanted.divisor for wanted in targets) / len(slices)
+    divisor = mean_over_processes([pairs])[0]
+    run.optimizer.zero_grad(set_to_none=True)
+    total: dict[str, Tensor] = {}
+    for number, (piece, wanted) in enumerate(zip(slices, targets, strict=True)):
+        points = step_points(run, run.rank.rank * len(slices) + number)
+        with gradients_stay(run.network, number < len(slices) - 1):
+            losses = slice_losses(run, piece, wanted, points, divisor)
+            with part("losses"):
+                run.scaler.scale(losses["loss"] / len(slices)).backward()
+        for name in ("loss", "loss_cls", "loss_mask", "loss_dice"):
+            value = losses[name].detach() / len(slices)
+            total[name] = total[name] + value if name in total else value
+    with part("optimiser"):
+        norm, skipped = update(run)
+    return {**total, "grad_norm": norm, "skipped": skipped}
+
+
+def slice_losses(
+    run: Run, piece: dict[str, Any], targets: Targets, points: PointSource, divisor: float
+) -> dict[str, Tensor]:
+    """The thirty losses of some images and their sum, 'loss'."""
+    images = piece["image"].to(run.device, non_blocking=True)
+    sizes = piece["size"].to(run.device, non_blocking=True)
+    with autocast(run.precision, run.device):
+        predictions = run.network(run.model.normalise(images, sizes))
+    count = run.settings.train.points
+    with part("losses"):
+        losses, _ = mask2former_loss(predictions, targets, points, count=count, divisor=divisor)
+        return {**losses, "loss": torch.stack(list(losses.values())).sum()}
+
+
+def update(run: Run) -> tuple[Tensor, Tensor]:
+    """Let the optimiser step, unless the gradient is not finite: its norm, and 1 where it was skipped (0-d)."""
+    run.scaler.unscale_(run.optimizer)
+    gradients = [parameter.grad for parameter in run.trained if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    limit = run.settings.train.clip_grad_norm
+    if limit is not None:
+        torch.nn.utils.clip_grads_with_norm_(run.trained, limit, norm)
+    skipped = (~norm.isfinite()).float()
+    if run.scaler.is_enabled():
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
+    else:
+        run.optimizer.found_inf = skipped  # type: ignore[attr-defined]  # the fused step looks at it on the device
+        run.optimizer.step()
+    if run.ema is not None:
+        run.ema.update(run.iteration)
+    return norm, skipped
+
+
+def step_points(run: Run, number: int = 0) -> PointSource:
+    """Random points of one slice of one step, counted over all processes: from seed and iteration alone."""
+    return uniform_points(run.device, run.settings.train.seed * 1_000_003 + run.iteration + number * 2**40)
+
+
+# --- on the way --------------------------------------------------------------------------------------------
+
+
+def log_step(run: Run, entry: StepLog, watch: Watch) -> None:
+    """Write a log line and tell of it."""
+    if run.rank.rank == 0:
+        run_folder.append_log(run.folder, {"kind": "step", **vars(entry)})
+    watch.step(entry)
+
+
+def validate(run: Run, samples: list[Sample], watch: Watch, stop: StopRequest) -> dict[str, Any]:
+    """Scores of the model as it stands (of its moving average where it has one), logged; the best is kept.
+
+    Raises:
+        KeyboardInterrupt: a stop was asked for; a resumed run validates anew.
+    """
+
+    def on_image(scored: Scored) -> None:
+        if stop.asked:
+            raise stopped(run)
+        watch.predicted(run.iteration, scored.sample, scored.prediction)
+
+    run.model.eval()
+    with run.ema.applied() if run.ema is not None else nullcontext():
+        predictor = Predictor(
+            run.model, run.classes, run.settings, run.device, run.precision, in_training=True
+        )
+        predictor.tell = watch.note
+        evaluation = evaluate(predictor, samples, rank=run.rank, on_image=on_image)
+    result = report(predictor, evaluation, str(run.folder / f"iter_{run.iteration}.pth"))
+    run.model.train()
+    if run.rank.rank == 0:
+        run_folder.append_log(run.folder, {"kind": "validation", "iteration": run.iteration, **result})
+        path = run.folder / f"iter_{run.iteration}.pth"
+        if path.exists():
+            run_folder.keep_best(run.folder, path, run.iteration, result["mean"]["mIoU"])
+    watch.validated(run.iteration, result)
+    return result
+
+
+def starvation(settings: Settings, waiting: float) -> str:
+    """What to do about a loader that cannot keep up."""
+    return (
+        f"{waiting:.0%} of the time goes into waiting for data (data.workers = {settings.data.workers}, "
+        f"{os.cpu_count()} cores): give it more workers, or write compact copies: rein prepare-data NAME --cache"
+    )
+
+
+def give_up(run: Run, slices: list[dict[str, Any]]) -> None:
+    """Save the state and the batch for looking, and raise ReinError."""
+    names = [name for piece in slices for name in piece["name"]]
+    path = run.folder / FAILURE
+    if run.rank.rank == 0:
+        write_file(path, {**state_of_run(run), "batch": slices})
+    raise ReinError(
+        f"The gradient was not finite in {run.settings.train.stop_after_skipped} steps in a row, up to iteration "
+        f"{run.iteration}; no weight was changed by them. The last images were {', '.join(names[:8])}.",
+        f"State and batch are in '{path}'. Try a lower optim.lr, train.clip_grad_norm, or --precision "
+        f"{'bf16' if run.precision == 'fp16' else 'fp32'}.",
+    )

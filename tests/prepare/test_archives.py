@@ -1,0 +1,366 @@
+"""Unpacking downloads: what is needed, safely, once."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import stat
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_prepare import make
+
+from reincli.commands.prepare_data import run
+from reincli.config import DataSettings
+from reincli.data.downloads import DOWNLOADS, Download, known_archives, names_for
+from reincli.data.layouts import DATASETS
+from reincli.data.sources import find_samples
+from reincli.errors import ReinError
+from reincli.prepare import archives
+from reincli.prepare.prepare import prepare
+
+PACKED = {
+    "cityscapes": {
+        "leftImg8bit_trainvaltest.zip": ("leftImg8bit", ""),
+        "gtFine_trainvaltest.zip": ("gtFine", ""),
+    },
+    "gta": {"01_images.zip": ("images", ""), "01_labels.zip": ("labels", "")},
+    "synthia": {"RAND_CITYSCAPES.tar.gz": ("", "RAND_CITYSCAPES/")},
+    "urbansyn": {"rgb.tar.gz": ("rgb", ""), "ss.tar": ("ss", "")},
+    "mapillary": {"mapillary-vistas-dataset_public_v2.0.zip": ("", "")},
+    "bdd100k": {
+        "bdd100k_images_10k.zip": ("images", "bdd100k/"),
+        "bdd100k_sem_seg_labels_trainval.zip": ("labels", "bdd100k/"),
+    },
+    "acdc": {"rgb_anon_trainvaltest.zip": ("rgb_anon", ""), "gt_trainval.zip": ("gt", "")},
+}
+
+
+def pack(source: Path, below: str, prefix: str, target: Path) -> None:
+    """An archive of the files below a folder, with a read-me that nobody needs."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    files = {
+        prefix + f.relative_to(source).as_posix(): f.read_bytes()
+        for f in sorted((source / below).rglob("*"))
+        if f.is_file()
+    }
+    files["README.txt"] = b"read me"
+    if target.suffix == ".zip":
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as opened:
+            for name, data in files.items():
+                opened.writestr(name, data)
+        return
+    with tarfile.open(target, "w:gz" if target.suffix == ".gz" else "w") as opened:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            opened.addfile(info, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("dataset", PACKED)
+def test_downloads_are_prepared_as_they_come(
+    tmp_path: Path, dataset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / "unpacked", dataset)
+    root = tmp_path / dataset
+    for name, (below, prefix) in PACKED[dataset].items():
+        pack(tmp_path / "unpacked", below, prefix, root / name)
+    run(dataset, root, workers=1)
+    prepare(dataset, tmp_path / "unpacked")
+    ours = {p.relative_to(root): p for p in root.rglob("*.png") if "annotations" not in p.parts}
+    for path, file in ours.items():
+        assert file.read_bytes() == (tmp_path / "unpacked" / path).read_bytes()
+    assert set(ours) == {p.relative_to(tmp_path / "unpacked") for p in (tmp_path / "unpacked").rglob("*.png")}
+    assert not (root / "README.txt").exists()
+    assert archives.pending(dataset, root, root) == []
+    capsys.readouterr()
+    run(dataset, root, workers=1)
+    assert "Unpacking" not in capsys.readouterr().err
+
+
+def test_another_folder_takes_everything(tmp_path: Path) -> None:
+    make(tmp_path / "unpacked", "gta")
+    for name, (below, prefix) in PACKED["gta"].items():
+        pack(tmp_path / "unpacked", below, prefix, tmp_path / "in" / name)
+    run("gta", tmp_path / "in", out=tmp_path / "gta", workers=1)
+    assert len(find_samples("gta", DataSettings(root=str(tmp_path)))) == 1
+    assert sorted(p.name for p in (tmp_path / "in").iterdir()) == ["01_images.zip", "01_labels.zip"]
+
+
+def test_a_removed_file_is_unpacked_again_and_others_stay(tmp_path: Path) -> None:
+    make(tmp_path / "unpacked", "gta")
+    pack(tmp_path / "unpacked", "images", "", tmp_path / "gta/01_images.zip")
+    (what,) = archives.pending("gta", tmp_path / "gta", tmp_path / "gta")
+    list(archives.unpack(*what, tmp_path / "gta"))
+    image = tmp_path / "gta/images/00001.png"
+    image.unlink()
+    assert archives.pending("gta", tmp_path / "gta", tmp_path / "gta") == [what]
+    list(archives.unpack(*what, tmp_path / "gta"))
+    assert image.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../images/x.png", "/images/x.png", "images/../../x.png", "C:\\images\\x.png", "images\\..\\..\\x"],
+)
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_names_that_lead_out_are_refused(tmp_path: Path, name: str, kind: str) -> None:
+    path = tmp_path / "in" / f"images.{kind}"
+    path.parent.mkdir()
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as opened:
+            opened.writestr(zipfile.ZipInfo(name), b"x")
+    else:
+        with tarfile.open(path, "w") as opened:
+            opened.addfile(tarfile.TarInfo(name))
+    with pytest.raises(ReinError, match="leads out of the folder"):
+        list(archives.unpack(path, DOWNLOADS["gta"][0], tmp_path / "in"))
+    assert [p.name for p in tmp_path.rglob("*")] == ["in", path.name]
+
+
+def test_links_are_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "images.tar", "w") as opened:
+        info = tarfile.TarInfo("images/x.png")
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        opened.addfile(info)
+    entry = zipfile.ZipInfo("images/x.png")
+    entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as opened:
+        opened.writestr(entry, "/etc/passwd")
+    for name in ("images.tar", "images.zip"):
+        with pytest.raises(ReinError, match="which is a link"):
+            list(archives.unpack(tmp_path / name, DOWNLOADS["gta"][0], tmp_path))
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/images").symlink_to(tmp_path / "outside")
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as opened:
+        opened.writestr("images/x.png", b"x")
+    with pytest.raises(ReinError, match="leads out of"):
+        list(archives.unpack(tmp_path / "images.zip", DOWNLOADS["gta"][0], tmp_path / "root"))
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["01_images.zip", "images.tar", "images.tar.gz"])
+@pytest.mark.parametrize("part", [0.2, 0.6, 0.97])
+def test_an_archive_cut_short_is_named(tmp_path: Path, name: str, part: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (8, 3000), dtype=np.uint8)
+    for i, row in enumerate(noise):
+        (tmp_path / "from/images").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"from/images/{i}.png").write_bytes(row.tobytes())
+    path = tmp_path / "gta" / name
+    pack(tmp_path / "from", "images", "", path)
+    whole = path.read_bytes().rstrip(b"\0") if name == "images.tar" else path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * part)])
+    with pytest.raises(ReinError, match=r"images.*\(.* bytes\) is damaged or cut short"):
+        run("gta", tmp_path / "gta", workers=1)
+    for file in (tmp_path / "gta").rglob("*.png"):
+        assert file.read_bytes() == (tmp_path / "from/images" / file.name).read_bytes()
+
+
+def test_a_wrong_archive_and_an_unfinished_one_are_named(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "01_images.zip", "w") as opened:
+        opened.writestr("cats/x.png", b"x")
+    with pytest.raises(ReinError, match="holds nothing of images/"):
+        run("gta", tmp_path, workers=1)
+    (tmp_path / "01_images.zip").rename(tmp_path / "01_images.zip.part")
+    with pytest.raises(ReinError, match=r"01_images\.zip\.part' is not finished"):
+        run("gta", tmp_path, workers=1)
+
+
+@pytest.mark.parametrize("name", ["01_images.zip", "images.tar", "images.tar.gz"])
+def test_no_space_is_said_before_anything_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "from/images").mkdir(parents=True)
+    (tmp_path / "from/images/x.png").write_bytes(b"x" * 100_000)
+    pack(tmp_path / "from", "images", "", tmp_path / "gta" / name)
+    full = type("Usage", (), {"free": 10})
+    monkeypatch.setattr("reincli.prepare.archives.shutil.disk_usage", lambda path: full)
+    with pytest.raises(ReinError, match=r"needs .* GB"):
+        run("gta", tmp_path / "gta", workers=1)
+    assert not (tmp_path / "gta/images").exists()
+
+
+def test_space_is_needed_for_what_is_missing_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "from/images").mkdir(parents=True)
+    (tmp_path / "from/images/x.png").write_bytes(b"x" * 100_000)
+    (tmp_path / "from/images/y.png").write_bytes(b"y" * 5)
+    (tmp_path / "gta/images").mkdir(parents=True)
+    (tmp_path / "gta/images/x.png").write_bytes(b"x" * 100_000)
+    for name in ("images.tar", "images.tar.gz", "01_images.zip"):
+        pack(tmp_path / "from", "images", "", tmp_path / "gta" / name)
+    full = type("Usage", (), {"free": 10})
+    monkeypatch.setattr("reincli.prepare.archives.shutil.disk_usage", lambda path: full)
+    for what in archives.pending("gta", tmp_path / "gta", tmp_path / "gta"):
+        (tmp_path / "gta/images/y.png").unlink(missing_ok=True)
+        list(archives.unpack(*what, tmp_path / "gta"))
+        assert (tmp_path / "gta/images/y.png").exists()
+
+
+def test_a_zip_that_is_damaged_within_is_named_and_what_is_whole_stays(tmp_path: Path) -> None:
+    (tmp_path / "from/images").mkdir(parents=True)
+    for name in "ab":
+        noise = np.random.default_rng(ord(name)).integers(0, 256, 5000, dtype=np.uint8)
+        (tmp_path / f"from/images/{name}.png").write_bytes(noise.tobytes())
+    path = tmp_path / "gta/01_images.zip"
+    pack(tmp_path / "from", "images", "", path)
+    content = bytearray(path.read_bytes())
+    content[7000] ^= 1  # within b.png
+    path.write_bytes(content)
+    with pytest.raises(ReinError, match="damaged or cut short: Bad CRC"):
+        run("gta", tmp_path / "gta", workers=1)
+    assert [file.name for file in (tmp_path / "gta/images").iterdir()] == ["a.png"]
+
+
+# --- RAR ---------------------------------------------------------------------------------------------------
+
+STAND_IN = """#!{python}
+# Behaves as a program for RAR archives does, on a zip.
+import os, sys, zipfile
+words = sys.argv[1:]
+options, plain = [w for w in words if w[0] == "-"], [w for w in words if w[0] != "-"]
+tool = os.path.basename(sys.argv[0])
+archive = next(w for w in plain if w.endswith(".rar"))
+if not zipfile.is_zipfile(archive):
+    sys.exit("Unexpected end of archive")
+opened = zipfile.ZipFile(archive)
+if words[0] in ("lb", "l", "-tf"):
+    for name in opened.namelist():
+        if tool == "unrar":
+            print(name.rstrip("/"))
+        elif tool == "bsdtar":
+            print(name)
+        else:
+            print("Path = " + name.rstrip("/") + "\\nSize = 1\\n")
+    sys.exit(0)
+if tool == "unrar":
+    assert words[0] == "x" and words[-3] == archive, words
+    names, folder = plain[-2].removeprefix("@"), plain[-1]
+elif tool == "bsdtar":
+    assert words[0] == "-xf"
+    names, folder = words[words.index("-T") + 1], words[words.index("-C") + 1]
+else:
+    assert words[0] == "x" and words[-2] == "--"
+    names = next(w for w in options if w.startswith("-i@"))[3:]
+    folder = next(w for w in options if w.startswith("-o"))[2:]
+for name in open(names).read().splitlines():
+    if name + "/" not in opened.namelist():
+        opened.extract(name, folder)
+        if name.endswith("{lost}"):
+            os.unlink(os.path.join(folder, name))
+            os.symlink("/etc/passwd", os.path.join(folder, name))
+"""
+
+
+@pytest.fixture
+def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Put a stand-in alone onto the PATH."""
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+
+    def install(name: str, lost: str = "no such name") -> None:
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(STAND_IN.format(python=sys.executable, lost=lost))
+        path.chmod(0o755)
+
+    return install
+
+
+def rar(path: Path, *further: str) -> None:
+    """SYNTHIA's archive: a folder above, folders that are not needed, entries for folders."""
+    path.parent.mkdir(parents=True)
+    make(path.parent / "from", "synthia")
+    with zipfile.ZipFile(path, "w") as opened:
+        for name in ("RAND_CITYSCAPES/", "RAND_CITYSCAPES/GT/LABELS/"):
+            opened.writestr(name, b"")
+        for file in sorted((path.parent / "from").rglob("*.png")):
+            opened.write(file, f"RAND_CITYSCAPES/{file.relative_to(path.parent / 'from').as_posix()}")
+        for name in ("RAND_CITYSCAPES/Depth/Depth/1.png", *further):
+            opened.writestr(name, b"depth")
+    shutil.rmtree(path.parent / "from")
+
+
+needs_scripts = pytest.mark.skipif(sys.platform == "win32", reason="scripts cannot stand in for programs")
+
+
+@needs_scripts
+@pytest.mark.parametrize("name", ["unrar", "7zz", "7z", "bsdtar"])
+def test_a_rar_is_unpacked_by_the_program_that_is_there(
+    tmp_path: Path, tool: Callable[..., None], name: str
+) -> None:
+    tool(name)
+    root = tmp_path / "synthia"
+    rar(root / "SYNTHIA_RAND_CITYSCAPES.rar")
+    run("synthia", root, workers=1)
+    assert len(find_samples("synthia", DataSettings(root=str(tmp_path)))) == 1
+    assert sorted(path.name for path in root.iterdir() if path.suffix != ".json") == [
+        "GT", "RGB", "SYNTHIA_RAND_CITYSCAPES.rar",
+    ]  # fmt: skip
+    assert archives.pending("synthia", root, root) == []
+    (root / "RGB/1.png").unlink()
+    assert len(archives.pending("synthia", root, root)) == 1
+
+
+@needs_scripts
+@pytest.mark.parametrize(
+    ("lost", "further", "told"),
+    [
+        ("", ("../RGB/x.png",), "leads out of the folder"),
+        ("", ("/RGB/x.png",), "leads out of the folder"),
+        ("RGB/1.png", (), "which is a link"),
+    ],
+)
+def test_what_a_rar_must_not_hold_is_refused(
+    tmp_path: Path, tool: Callable[..., None], lost: str, further: tuple[str, ...], told: str
+) -> None:
+    tool("unrar", lost or "no such name")
+    root = tmp_path / "synthia"
+    rar(root / "RAND_CITYSCAPES.rar", *further)
+    with pytest.raises(ReinError, match=told):
+        run("synthia", root, workers=1)
+    assert not list(root.glob(".unpacking*"))
+    assert not (root / "RGB/1.png").exists()
+
+
+@needs_scripts
+def test_a_rar_without_a_program_or_cut_short_is_said(tmp_path: Path, tool: Callable[..., None]) -> None:
+    root = tmp_path / "synthia"
+    rar(root / "SYNTHIA_RAND_CITYSCAPES.rar")
+    with pytest.raises(ReinError, match="none of unrar, 7zz, 7z, bsdtar is installed") as caught:
+        run("synthia", root, workers=1)
+    assert f"by hand to '{root}'" in caught.value.hint
+    tool("7z")
+    tool("bsdtar")
+    whole = (root / "SYNTHIA_RAND_CITYSCAPES.rar").read_bytes()
+    (root / "SYNTHIA_RAND_CITYSCAPES.rar").write_bytes(whole[:-30])
+    with pytest.raises(
+        ReinError, match=r"7z: Unexpected end of archive; bsdtar: Unexpected end of archive\."
+    ):
+        run("synthia", root, workers=1)
+
+
+def test_a_rar_that_was_unpacked_by_hand_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    make(tmp_path / "synthia", "synthia")
+    (tmp_path / "synthia/SYNTHIA_RAND_CITYSCAPES.rar").write_bytes(b"Rar!")
+    run("synthia", tmp_path / "synthia", workers=1, force=True)
+    assert len(find_samples("synthia", DataSettings(root=str(tmp_path)))) == 1
+    (tmp_path / "synthia/.unpacking-SYNTHIA_RAND_CITYSCAPES.rar").mkdir()  # it was not by hand
+    with pytest.raises(ReinError, match="needs a program"):
+        run("synthia", tmp_path / "synthia", workers=1)
+
+
+def test_every_dataset_to_download_has_its_archives() -> None:
+    assert set(DOWNLOADS) == set(DATASETS) - {"cityscapes-c"}
+    assert names_for("cityscapes", "gtFine/train") == "gtFine_trainvaltest.zip"
+    assert names_for("acdc", "rgb_anon/fog/train") == "rgb_anon_trainvaltest.zip"
+    assert names_for("gta", "nothing") == ""
+    assert known_archives("gta", Path("/nowhere")) == []
+    assert Download(("a.zip",), ("x",), (("y/", "x/"),)).target("y/1.png") == "x/1.png"
