@@ -23,6 +23,8 @@ import functools
 import importlib
 import json
 import time
+import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -34,7 +36,7 @@ from unittest import mock
 import torch
 from torch.backends.cuda import SDPAParams, can_use_efficient_attention
 
-from reincli.bench.measure import Plan, Row, measure
+from reincli.bench.measure import Inference, Plan, Row, Training, measure
 from reincli.bench.speed import describe
 from reincli.data.labels import CITYSCAPES
 from reincli.engine.checkpoint import build_model
@@ -46,6 +48,8 @@ from reincli.training.run import new_run
 from reincli.training.train import train_step
 
 HEAD = ("pixel decoder", "mask decoder", "output")
+STEPS = 3
+"""Of training, whose last is compared."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Kind:
 
 
 COMPILED, GRAPHS = "test.compile=true", "test.cuda_graphs=true"
+LAUNCHED = "train.cuda_graphs=false"
 KEPT = "train.checkpoint_activations=true"
 FAST = (
     Kind("gta2citys", "inference", (1, 4, 16), "fp32", "plain", plain=True),
@@ -79,8 +84,9 @@ FAST = (
         Kind(preset, "training", (batch,), precision, form, sets, plain)
         for preset, batch in (("gta2citys", 4), ("citys2acdc", 2))
         for precision, form, sets, plain in (
-            ("fp32", "plain", (), True), ("fp32", "eager", (), False),
-            ("bf16", "eager", (), False), ("bf16", "recompute", (KEPT,), False),
+            ("fp32", "plain", (LAUNCHED,), True), ("fp32", "graphs", (), False),
+            ("bf16", "eager", (LAUNCHED,), False), ("bf16", "graphs", (), False),
+            ("bf16", "graphs+recompute", (KEPT,), False),
         )
     ),
 )  # fmt: skip
@@ -159,9 +165,10 @@ def inference_parity(preset: str, device: torch.device) -> dict[str, float]:
 
 
 def training_parity(preset: str, device: torch.device) -> dict[str, float]:
-    """Losses and gradient norms of one step from the same weights, batch and points."""
-    forms = {"plain fp32": ("fp32", (), True), "fp32": ("fp32", (), False), "bf16": ("bf16", (), False),
-             "bf16 recompute": ("bf16", (KEPT,), False),
+    """Losses and gradient norms of the last of some steps from the same weights, batch and points."""
+    forms = {"plain fp32": ("fp32", (LAUNCHED,), True), "fp32": ("fp32", (LAUNCHED,), False),
+             "fp32 graphs": ("fp32", (), False), "bf16": ("bf16", (LAUNCHED,), False),
+             "bf16 graphs": ("bf16", (), False), "bf16 graphs, recompute": ("bf16", (KEPT,), False),
              "bf16 compiled": ("bf16", ("train.compile=true",), False)}  # fmt: skip
     values: dict[str, dict[str, float]] = {}
     count = 4 if device.type == "cuda" else 2
@@ -181,7 +188,11 @@ def training_parity(preset: str, device: torch.device) -> dict[str, float]:
             "size": torch.tensor([[side, side]] * count),
         }
         with plain_form(plain):
-            step = train_step(run, [piece])
+            for _ in range(
+                STEPS
+            ):  # from weights that the steps before changed: a wrong gradient shows in the loss
+                step = train_step(run, [piece])
+                run.iteration += 1
         values[name] = {key: float(step[key]) for key in ("loss", "grad_norm")}
         print(f"  {name} {values[name]}", flush=True)
     exact = values.pop("plain fp32")
@@ -190,6 +201,41 @@ def training_parity(preset: str, device: torch.device) -> dict[str, float]:
         for name, found in values.items()
         for key in exact
     }
+
+
+def waits(device: torch.device) -> dict[str, list[str]]:
+    """Where the host waits for the device in a step and in predictions, by torch's own watch: file, line, function."""
+    if device.type != "cuda":
+        return {}
+    found = {}
+    for what, preset, size in (
+        ("training", "gta2citys", "512x512"), ("inference", "gta2citys", "512x512"),
+        ("slide", "citys2acdc", "2048x1024"),
+    ):  # fmt: skip
+        plan = Plan(load_settings(preset), device, (what,), (2,), ("bf16",), (2048, 1024), 1, 1.0)
+        work = (Training if what == "training" else Inference)(plan, Row(what, 2, "bf16", size))
+        for _ in range(3):
+            work.call()
+        torch.cuda.synchronize()
+        places: list[str] = []
+
+        def noted(*message: Any, places: list[str] = places, **rest: Any) -> None:
+            ours = [f for f in traceback.extract_stack() if "reincli" in f.filename]
+            if "called a synchronizing" in str(message[0]):
+                places.append(f"{Path(ours[-1].filename).name}:{ours[-1].lineno} {ours[-1].name}")
+
+        with mock.patch("warnings.showwarning", noted), warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.showwarning = noted
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                work.call()
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        found[what] = places
+        del work
+        torch.cuda.empty_cache()
+    return found
 
 
 def masked_attention(device: torch.device) -> dict[str, bool]:
@@ -316,7 +362,9 @@ def save(out: Path, figures: dict[str, Any]) -> str:
     (out / "gpu.json").write_text(json.dumps(figures, indent=1))
     lines = [f"{figures['name']}, torch {figures['torch']}, CUDA {figures['cuda'] or 'none'}", ""]
     lines += [table(figures["rows"]), ""]
-    for title in ("reach", "inference_parity", "training_parity", "masked_attention", "failures", "left_out"):
+    for title in (
+        "reach", "inference_parity", "training_parity", "waits", "masked_attention", "failures", "left_out",
+    ):  # fmt: skip
         entries = figures.get(title) or {}
         listed = entries.items() if isinstance(entries, dict) else enumerate(entries)
         lines += [f"{title.replace('_', ' ')}:", *(f"- {name}: {value}" for name, value in listed), ""]
@@ -357,6 +405,7 @@ def main() -> None:
     figures: dict[str, Any] = {**describe(device), "rows": [], "failures": [], "left_out": []}
     preset = "gta2citys" if on_gpu else "demo"
     attempt(figures, "masked_attention", lambda: masked_attention(device) if on_gpu else {})
+    attempt(figures, "waits", lambda: waits(device))
     attempt(figures, "kernels", lambda: kernel_checks(device))
     for kind in FAST + SLOW if on_gpu else WHERE_NO_GPU:
         name = f"{kind.preset} {kind.what} {kind.precision} {kind.form} x {kind.batches}"

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from reincli.ops.deformable import deformable_attention
 from reincli.ops.norm import sum_norm
 from reincli.ops.recompute import checkpointed
+from reincli.ops.types import low
 
 LEVELS = 3
 GROUPS = 32
@@ -134,14 +135,26 @@ class DeformableSelfAttention(nn.Module):
         `sides` are the `extents` of the shapes, worked out here if they are not at hand.
         """
         batch, total, _ = features.shape
-        queries = features + positions
+        queries = low(features + positions)
         value = self.value_proj(features).view(batch, total, self.heads, -1)
         layout = (batch, total, self.heads, self.levels, self.points)
-        offsets = self.sampling_offsets(queries).float().view(*layout, 2)
-        weights = self.attention_weights(queries).float().view(batch, total, self.heads, -1).softmax(-1)
+        offsets, weights = self.where_and_how_much(queries)
+        offsets = offsets.float().view(*layout, 2)
+        weights = weights.float().view(batch, total, self.heads, -1).softmax(-1)
         sides = extents(shapes, offsets.device) if sides is None else sides
         locations = references[..., :, None, :, None, :] + offsets / sides  # offsets are in pixels
         return self.output_proj(deformable_attention(value, shapes, locations, weights.view(layout)))
+
+    def where_and_how_much(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Offsets and unnormalised weights, one product for both: (B, N, D) -> (B, N, H*L*P*2), (B, N, H*L*P)."""
+        layers = (self.sampling_offsets, self.attention_weights)
+        both = F.linear(
+            queries,
+            torch.cat([layer.weight for layer in layers]),
+            torch.cat([layer.bias for layer in layers]),
+        )
+        offsets, weights = both.split([layer.out_features for layer in layers], dim=-1)
+        return offsets, weights
 
 
 class PixelDecoderLayer(nn.Module):

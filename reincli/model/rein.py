@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from reincli.ops.types import low
+
 ALIGNED = 8
 """Tensor cores want rows of 16 bytes: folded token tables are filled up to it."""
 
@@ -101,7 +103,8 @@ class ReinAdapter(Attached):
         # to_delta is linear, so what it makes of the mixed values is worked out for the few values, not the patches:
         # W (x + s V) + b = W x + b + s (W V)
         values = F.linear(self.to_value(tokens[1:]), self.to_delta.weight)
-        change = self.to_delta(features) + refinement(features, tokens, values)
+        narrow = low(features)
+        change = self.to_delta(narrow) + refinement(narrow, tokens, values)
         gain: Tensor = self.scale
         if prefix:  # 0 for what passes through: no tensor is cut and put together again
             gain = gain * (torch.arange(features.shape[1], device=features.device) >= prefix)[:, None]

@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 ELEMENTS, WARPS = 1024, 4
-"""Queries x points x channels of a program's tile, and its warps: 8 channels a thread, 16 bytes in 16-bit types."""
+"""Queries x channels of a program's tile, and its warps: 8 channels a thread, 16 bytes in 16-bit types."""
 LEVELS_AT_ONCE = 4
 """Sizes that a launch takes: they are plain arguments, so that no image size needs a compilation of its own."""
 SIZES = ["h0", "w0", "h1", "w1", "h2", "w2", "h3", "w3"]
@@ -54,51 +54,51 @@ def attention_forward(
     h0: tl.tensor, w0: tl.tensor, h1: tl.tensor, w1: tl.tensor,
     h2: tl.tensor, w2: tl.tensor, h3: tl.tensor, w3: tl.tensor,
     HEADS: tl.constexpr, WIDTH: tl.constexpr, ENTRIES: tl.constexpr, FIRST: tl.constexpr, LEVELS: tl.constexpr,
-    POINTS: tl.constexpr, SLOTS: tl.constexpr, BLOCK: tl.constexpr,
+    POINTS: tl.constexpr, BLOCK: tl.constexpr,
 ) -> None:  # fmt: skip
     """Weighted sum of the samples of levels FIRST to FIRST + LEVELS, added to what other levels gave.
 
     Arguments: value (B, N, H, D), locations (B, Q, H, L, P, 2), weights (B, Q, H, L, P), out (B, Q, H, D), all
-    contiguous; start: row of level FIRST within N; h0 ... w3: sizes of the levels; ENTRIES: L*P; SLOTS: P or the next
-    power of two. Tiles are (BLOCK, SLOTS, D): all points of a level at once.
+    contiguous; start: row of level FIRST within N; h0 ... w3: sizes of the levels; ENTRIES: L*P. Tiles are (BLOCK, D),
+    one point after another: their loads hang on nothing but the locations, so that many are under way at once.
     """
     image, head = (tl.program_id(1) // HEADS).to(tl.int64), tl.program_id(1) % HEADS
-    query, point = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, SLOTS)
-    channel = tl.arange(0, WIDTH)
-    asked = (query < queries)[:, None] & (point < POINTS)[None, :]
+    query, channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, WIDTH)
+    asked = query < queries
     first = (image * queries * HEADS + head) * ENTRIES
     locations += 2 * first
     weights += first
     value += image * total * (HEADS * WIDTH) + head * WIDTH
-    entry = (query * (HEADS * ENTRIES))[:, None] + (point + FIRST * POINTS)[None, :]
+    entry = query * (HEADS * ENTRIES) + FIRST * POINTS
 
-    mixed = tl.zeros([BLOCK, SLOTS, WIDTH], tl.float32)
+    mixed = tl.zeros([BLOCK, WIDTH], tl.float32)
     for level in tl.static_range(LEVELS):
         height = h0 if level == 0 else (h1 if level == 1 else (h2 if level == 2 else h3))
         width = w0 if level == 0 else (w1 if level == 1 else (w2 if level == 2 else w3))
-        x = tl.load(locations + 2 * entry, mask=asked, other=0.0).to(tl.float32)
-        y = tl.load(locations + 2 * entry + 1, mask=asked, other=0.0).to(tl.float32)
-        weight = tl.load(weights + entry, mask=asked, other=0.0).to(tl.float32)
-        column, right = _axis(x, width)
-        line, below = _axis(y, height)
-        row = (start + line * width + column) * (HEADS * WIDTH)
-        for down in tl.static_range(2):
-            for across in tl.static_range(2):
-                inside = asked & _corner(column + across, line + down, width, height)
-                factor = weight * (right if across == 1 else 1 - right) * (below if down == 1 else 1 - below)
-                index = (row + (across + down * width) * (HEADS * WIDTH))[:, :, None] + channel[None, None, :]
-                corner = tl.load(value + index, mask=inside[:, :, None], other=0.0)
-                mixed += factor[:, :, None] * corner.to(tl.float32)
-        entry += POINTS
+        for _ in tl.static_range(POINTS):
+            x = tl.load(locations + 2 * entry, mask=asked, other=0.0).to(tl.float32)
+            y = tl.load(locations + 2 * entry + 1, mask=asked, other=0.0).to(tl.float32)
+            weight = tl.load(weights + entry, mask=asked, other=0.0).to(tl.float32)
+            column, right = _axis(x, width)
+            line, below = _axis(y, height)
+            row = (start + line * width + column) * (HEADS * WIDTH)
+            for down in tl.static_range(2):
+                for across in tl.static_range(2):
+                    inside = asked & _corner(column + across, line + down, width, height)
+                    factor = (
+                        weight * (right if across == 1 else 1 - right) * (below if down == 1 else 1 - below)
+                    )
+                    index = (row + (across + down * width) * (HEADS * WIDTH))[:, None] + channel[None, :]
+                    corner = tl.load(value + index, mask=inside[:, None], other=0.0)
+                    mixed += factor[:, None] * corner.to(tl.float32)
+            entry += 1
         start += height * width
 
     out += image * queries * (HEADS * WIDTH) + head * WIDTH
     place = (query * (HEADS * WIDTH))[:, None] + channel[None, :]
-    there = (query < queries)[:, None]
-    result = tl.sum(mixed, axis=1)
     if FIRST > 0:
-        result += tl.load(out + place, mask=there, other=0.0)
-    tl.store(out + place, result.to(out.dtype.element_ty), mask=there)
+        mixed += tl.load(out + place, mask=asked[:, None], other=0.0)
+    tl.store(out + place, mixed.to(out.dtype.element_ty), mask=asked[:, None])
 
 
 @triton.jit(do_not_specialize=["queries", "total", "start", *SIZES])
@@ -109,13 +109,12 @@ def attention_backward(
     h0: tl.tensor, w0: tl.tensor, h1: tl.tensor, w1: tl.tensor,
     h2: tl.tensor, w2: tl.tensor, h3: tl.tensor, w3: tl.tensor,
     HEADS: tl.constexpr, WIDTH: tl.constexpr, ENTRIES: tl.constexpr, FIRST: tl.constexpr, LEVELS: tl.constexpr,
-    POINTS: tl.constexpr, SLOTS: tl.constexpr, BLOCK: tl.constexpr,
+    POINTS: tl.constexpr, BLOCK: tl.constexpr,
 ) -> None:  # fmt: skip
     """Gradients of `attention_forward`; grad is (B, Q, H, D), grad_value (B, N, H, D) fp32 is added to."""
     image, head = (tl.program_id(1) // HEADS).to(tl.int64), tl.program_id(1) % HEADS
-    query, point = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, SLOTS)
-    channel = tl.arange(0, WIDTH)
-    asked = (query < queries)[:, None] & (point < POINTS)[None, :]
+    query, channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, WIDTH)
+    asked = query < queries
     first = (image * queries * HEADS + head) * ENTRIES
     locations += 2 * first
     grad_locations += 2 * first
@@ -124,40 +123,41 @@ def attention_backward(
     value += image * total * (HEADS * WIDTH) + head * WIDTH
     grad_value += image * total * (HEADS * WIDTH) + head * WIDTH
     grad += image * queries * (HEADS * WIDTH) + head * WIDTH
-    entry = (query * (HEADS * ENTRIES))[:, None] + (point + FIRST * POINTS)[None, :]
+    entry = query * (HEADS * ENTRIES) + FIRST * POINTS
 
     place = (query * (HEADS * WIDTH))[:, None] + channel[None, :]
-    given = tl.load(grad + place, mask=(query < queries)[:, None], other=0.0).to(tl.float32)[:, None, :]
+    given = tl.load(grad + place, mask=asked[:, None], other=0.0).to(tl.float32)
     for level in tl.static_range(LEVELS):
         height = h0 if level == 0 else (h1 if level == 1 else (h2 if level == 2 else h3))
         width = w0 if level == 0 else (w1 if level == 1 else (w2 if level == 2 else w3))
-        x = tl.load(locations + 2 * entry, mask=asked, other=0.0).to(tl.float32)
-        y = tl.load(locations + 2 * entry + 1, mask=asked, other=0.0).to(tl.float32)
-        weight = tl.load(weights + entry, mask=asked, other=0.0).to(tl.float32)
-        column, right = _axis(x, width)
-        line, below = _axis(y, height)
-        row = (start + line * width + column) * (HEADS * WIDTH)
-        sampled = tl.zeros([BLOCK, SLOTS], tl.float32)  # <gradient, sample>, and its slopes in pixels
-        along_x = tl.zeros([BLOCK, SLOTS], tl.float32)
-        along_y = tl.zeros([BLOCK, SLOTS], tl.float32)
-        for down in tl.static_range(2):
-            for across in tl.static_range(2):
-                inside = (asked & _corner(column + across, line + down, width, height))[:, :, None]
-                by_x = right if across == 1 else 1 - right
-                by_y = below if down == 1 else 1 - below
-                index = (row + (across + down * width) * (HEADS * WIDTH))[:, :, None] + channel[None, None, :]
-                corner = tl.load(value + index, mask=inside, other=0.0).to(tl.float32)
-                product = tl.sum(given * corner, axis=2)
-                sampled += by_x * by_y * product
-                along_x += (by_y if across == 1 else -by_y) * product
-                along_y += (by_x if down == 1 else -by_x) * product
-                share = (weight * by_x * by_y)[:, :, None] * given
-                tl.atomic_add(grad_value + index, share, mask=inside, sem="relaxed")
-        tl.store(grad_weights + entry, sampled.to(grad_weights.dtype.element_ty), mask=asked)
-        slope_x, slope_y = weight * along_x * width, weight * along_y * height
-        tl.store(grad_locations + 2 * entry, slope_x.to(grad_locations.dtype.element_ty), mask=asked)
-        tl.store(grad_locations + 2 * entry + 1, slope_y.to(grad_locations.dtype.element_ty), mask=asked)
-        entry += POINTS
+        for _ in tl.static_range(POINTS):
+            x = tl.load(locations + 2 * entry, mask=asked, other=0.0).to(tl.float32)
+            y = tl.load(locations + 2 * entry + 1, mask=asked, other=0.0).to(tl.float32)
+            weight = tl.load(weights + entry, mask=asked, other=0.0).to(tl.float32)
+            column, right = _axis(x, width)
+            line, below = _axis(y, height)
+            row = (start + line * width + column) * (HEADS * WIDTH)
+            sampled = tl.zeros([BLOCK], tl.float32)  # <gradient, sample>, and its slopes in pixels
+            along_x = tl.zeros([BLOCK], tl.float32)
+            along_y = tl.zeros([BLOCK], tl.float32)
+            for down in tl.static_range(2):
+                for across in tl.static_range(2):
+                    inside = (asked & _corner(column + across, line + down, width, height))[:, None]
+                    by_x = right if across == 1 else 1 - right
+                    by_y = below if down == 1 else 1 - below
+                    index = (row + (across + down * width) * (HEADS * WIDTH))[:, None] + channel[None, :]
+                    corner = tl.load(value + index, mask=inside, other=0.0).to(tl.float32)
+                    product = tl.sum(given * corner, axis=1)
+                    sampled += by_x * by_y * product
+                    along_x += (by_y if across == 1 else -by_y) * product
+                    along_y += (by_x if down == 1 else -by_x) * product
+                    share = (weight * by_x * by_y)[:, None] * given
+                    tl.atomic_add(grad_value + index, share, mask=inside, sem="relaxed")
+            tl.store(grad_weights + entry, sampled.to(grad_weights.dtype.element_ty), mask=asked)
+            slope_x, slope_y = weight * along_x * width, weight * along_y * height
+            tl.store(grad_locations + 2 * entry, slope_x.to(grad_locations.dtype.element_ty), mask=asked)
+            tl.store(grad_locations + 2 * entry + 1, slope_y.to(grad_locations.dtype.element_ty), mask=asked)
+            entry += 1
         start += height * width
 
 
@@ -210,15 +210,14 @@ def _launches(
     """Grid, numbers (queries, rows, first row, sizes) and constants of each launch; none where nothing is asked."""
     batch, queries, heads, levels, points, _ = locations.shape
     width = value.shape[3]
-    slots = triton.next_power_of_2(points)
-    block = max(1, ELEMENTS // (slots * width))
+    block = max(1, ELEMENTS // width)
     start = 0
     for first in range(0, levels if locations.numel() else 0, LEVELS_AT_ONCE):
         some = list(sizes[2 * first : 2 * (first + LEVELS_AT_ONCE)])
         padded = some + [0] * (2 * LEVELS_AT_ONCE - len(some))
         constants = {
             "HEADS": heads, "WIDTH": width, "ENTRIES": levels * points, "FIRST": first,
-            "LEVELS": len(some) // 2, "POINTS": points, "SLOTS": slots, "BLOCK": block,
+            "LEVELS": len(some) // 2, "POINTS": points, "BLOCK": block,
         }  # fmt: skip
         yield (
             (triton.cdiv(queries, block), batch * heads),

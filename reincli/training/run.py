@@ -24,6 +24,7 @@ from reincli.model.weights import half_precision
 from reincli.training import run_folder
 from reincli.training.ema import Ema
 from reincli.training.optim import build_optimizer
+from reincli.training.recording import Recorded, can_record
 
 
 @dataclass
@@ -93,7 +94,7 @@ def prepare_run(
         )
     if train.start_from and not resume:
         checkpoints.load_trained(model, checkpoints.read_checkpoint(Path(train.start_from)))
-    run = new_run(settings, folder, model, classes, device=device, precision=precision, rank=rank)
+    run = new_run(settings, folder, model, classes, device=device, precision=precision, rank=rank, note=note)
     if resume:
         restore(run, folder / "last.pth")
     run.network = share_gradients(run.network, rank, device)
@@ -111,6 +112,7 @@ def new_run(
     device: torch.device,
     precision: str,
     rank: Rank | None = None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Run:
     """A run at its first step, of a model that has its weights; nothing is written or read.
 
@@ -123,9 +125,13 @@ def new_run(
         model.neck = share_statistics(model.neck, rank, device)
     model.to(device)
     model.recompute = train.checkpoint_activations
-    if precision != "fp32" and not model.backbone_trains:
-        half_precision(model.backbone, DTYPES[precision])
-    network = fused(model) if train.compile else model
+    if not model.backbone_trains:
+        model.merge_gains()
+        if precision != "fp32":
+            half_precision(model.backbone, DTYPES[precision])
+    network: nn.Module = fused(model) if train.compile else model
+    if can_record(train, device, rank):
+        network = Recorded(model, precision, note)
     optimizer = build_optimizer(model, settings.optim)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     run = Run(settings, folder, model, network, classes, optimizer, scaler, device, precision, images, rank)

@@ -284,5 +284,6 @@ def test_an_original_checkpoint_with_its_backbone_needs_no_file(files):
 
     checkpoints.write_file(files / "frozen.pth", checkpoints.original_content(model, CITYSCAPES, 5))
     predictor = load_segmentor(files / "frozen.pth", settings=chosen, device="cpu")
+    model.merge_gains()  # as the predictor does
     state, ours = predictor.model.state_dict(), model.state_dict()
     assert all(torch.equal(state[name], ours[name]) for name in ours)

@@ -18,7 +18,7 @@ def kernels(monkeypatch):
     """
     monkeypatch.setattr(deformable, "_by_triton", lambda *of: True)
     if DEVICE == "cpu":
-        monkeypatch.setattr(deformable_triton, "ELEMENTS", 8192)
+        monkeypatch.setattr(deformable_triton, "ELEMENTS", 2048)
 
 
 def inputs(batch, shapes, queries, heads, width, points, *, spread=1.4, seed=0):

@@ -16,7 +16,6 @@ CONSTANTS = {
     "FIRST": 0,
     "LEVELS": 3,
     "POINTS": 4,
-    "SLOTS": 4,
     "BLOCK": 8,
 }
 

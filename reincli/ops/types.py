@@ -1,0 +1,17 @@
+"""Types of numbers under autocast."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def low(value: Tensor) -> Tensor:
+    """In the type that autocast multiplies in, where it is on: what several products read is cast once, not for each.
+
+    Autocast keeps the casts of weights, not of activations.
+    """
+    kind = value.device.type
+    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+        return value
+    return value.to(torch.get_autocast_dtype(kind))
