@@ -17,8 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reincli.commands import console, visualize
-from reincli.commands.visualize_video import Request, draw_video
+from reincli.commands import console
+from reincli.commands.visualize_pictures import Tally, draw_pictures
+from reincli.commands.visualize_request import Request
+from reincli.commands.visualize_video import draw_video
 from reincli.data.labels import CITYSCAPES, IGNORE, LABEL_IDS, table_to_indices
 from reincli.engine.checkpoint import build_model
 from reincli.engine.device import pick_device, pick_precision
@@ -111,9 +113,7 @@ def measure(folder: Path, artist: Artist, count: int, rounds: int) -> None:
 
     def pictures() -> None:
         request = Request(folder / "out", force=True)
-        visualize._draw_pictures(
-            find_inputs([str(folder / "in")], request.out).files, artist, request, visualize.Tally()
-        )
+        draw_pictures(find_inputs([str(folder / "in")], request.out).files, artist, request, Tally())
 
     def film() -> None:
         request = Request(folder / "film", force=True)

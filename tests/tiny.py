@@ -10,7 +10,8 @@ import torch
 
 from reincli.config import Settings
 from reincli.data.sources import classes_of
-from reincli.engine.checkpoint import build_model, checkpoint_content, write_file
+from reincli.engine.checkpoint import build_model, checkpoint_content
+from reincli.engine.weight_files import write_file
 from reincli.media.images import write_png
 from reincli.model.segmentor import Segmentor
 from reincli.settings_files import build_settings

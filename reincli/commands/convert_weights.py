@@ -6,19 +6,15 @@ from pathlib import Path
 
 from reincli.commands import console
 from reincli.data.sources import classes_of
+from reincli.engine.backbone_files import CHECKPOINTS, find_backbone, load_backbone, shipped_path
 from reincli.engine.checkpoint import (
-    CHECKPOINTS,
     build_model,
-    find_backbone,
-    load_backbone,
     load_trained,
     original_content,
     read_checkpoint,
-    read_file,
     settings_for,
-    shipped_path,
-    write_file,
 )
+from reincli.engine.weight_files import read_file, write_file
 from reincli.errors import ReinError, nearest
 from reincli.model import foundation, weights
 from reincli.model.families import FAMILIES

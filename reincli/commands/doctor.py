@@ -154,7 +154,7 @@ def dataset_state(name: str, data: DataSettings) -> DatasetState:
 
 def weight_files(folder: Path) -> list[WeightState]:
     """The usual weights: raw backbones, converted ones that are there, and the released adapters and head."""
-    from reincli.engine.checkpoint import shipped_path
+    from reincli.engine.backbone_files import shipped_path
     from reincli.model.families import FAMILIES
 
     found = []

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reincli.commands.console import duration, note, progress, result
+from reincli.commands.visualize_request import Request
 from reincli.errors import ReinError
 from reincli.media.images import write_png
 from reincli.media.video import Camera, Video, VideoParts
@@ -27,24 +27,6 @@ DRAWERS = 2
 """Threads that draw."""
 TOLERANCE = 0.005
 """Share of the frames by which a file's own count may be too large without being called cut short."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is to be drawn and how: the words of the command line that every kind of input needs.
-
-    Attributes:
-        labels: also write class indices. truth: file or folder of right labels.
-        start, end: of a video, in seconds. every: take one image or frame of so many.
-    """
-
-    out: Path
-    labels: bool = False
-    force: bool = False
-    truth: Path | None = None
-    start: float | None = None
-    end: float | None = None
-    every: int = 1
 
 
 class CutShortError(ReinError):

@@ -10,7 +10,7 @@ import tiny
 import torch
 from terminal import told
 
-from reincli.engine.checkpoint import write_file
+from reincli.engine.weight_files import write_file
 from reincli.model.timm_import import import_timm
 from reincli.settings_files import build_settings, to_toml
 

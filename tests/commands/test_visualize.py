@@ -15,7 +15,7 @@ import tiny
 import torch
 from terminal import rein
 
-from reincli.commands import visualize
+from reincli.commands import visualize, visualize_pictures, visualize_request
 from reincli.commands.console import configure
 from reincli.data.labels import CITYSCAPES
 from reincli.errors import ReinError
@@ -299,7 +299,12 @@ def test_contradicting_options_are_wrong_use(options, words, predictor):
 
 
 def test_times_are_seconds_minutes_or_hours():
-    assert [visualize.seconds(t, "--end") for t in (None, "90", "1:30", "0:01:30.5")] == [None, 90, 90, 90.5]
+    assert [visualize_request.seconds(t, "--end") for t in (None, "90", "1:30", "0:01:30.5")] == [
+        None,
+        90,
+        90,
+        90.5,
+    ]
 
 
 # --- sheets and ranks --------------------------------------------------------------------------------------
@@ -347,7 +352,7 @@ def test_a_full_disk_stops_and_is_said(monkeypatch):
     def full(path, array):
         raise ReinError(f"Cannot write '{path}': No space left on device.")
 
-    monkeypatch.setattr(visualize, "write_drawing", full)
+    monkeypatch.setattr(visualize_pictures, "write_drawing", full)
     with pytest.raises(ReinError, match="No space left"):
         visualize.run(["drive"])
     assert not list(Path("work_dirs/show").glob("**/*.png"))

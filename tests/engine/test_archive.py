@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from reincli.engine.archive import is_archive, read_archive
-from reincli.engine.checkpoint import read_file
+from reincli.engine.weight_files import read_file
 from reincli.errors import ReinError
 
 

@@ -12,13 +12,15 @@ from torch import nn
 
 from reincli.config import BackboneSettings
 from reincli.data.sources import classes_of
-from reincli.engine import checkpoint as checkpoints
+from reincli.engine.checkpoint import build_model, checkpoint_content
+from reincli.engine.weight_files import write_file
 from reincli.model import foundation
 from reincli.model.families import Family
 from reincli.model.layouts import LAYOUTS
 from reincli.model.timm_import import import_timm
 from reincli.model.vit import ViT, strip
 from reincli.prediction.predict import load_segmentor
+from reincli.settings_files import build_settings
 
 timm = import_timm()
 NAMES = ["test_resnet", "test_convnext", "test_vit3"]
@@ -29,12 +31,12 @@ def trained(request, tmp_path) -> Path:
     """A checkpoint of adapters and head beside timm's own file of the backbone."""
     chosen = tiny.settings("model.backbone.width=32")
     raw = {**tiny.RAW, "model": {**tiny.RAW["model"], "backbone": {"name": request.param}}}
-    chosen = checkpoints.build_settings(raw)
+    chosen = build_settings(raw)
     torch.manual_seed(0)
-    model = checkpoints.build_model(chosen, 19)
-    content = checkpoints.checkpoint_content(model, chosen, classes_of(chosen.data), 0, None)
-    checkpoints.write_file(tmp_path / "head.pth", content)
-    checkpoints.write_file(tmp_path / "body.safetensors", timm.create_model(request.param).state_dict())
+    model = build_model(chosen, 19)
+    content = checkpoint_content(model, chosen, classes_of(chosen.data), 0, None)
+    write_file(tmp_path / "head.pth", content)
+    write_file(tmp_path / "body.safetensors", timm.create_model(request.param).state_dict())
     return tmp_path
 
 
@@ -53,11 +55,11 @@ def test_a_checkpoint_and_timms_file_predict_at_any_size(trained, precision):
 
 def test_a_whole_checkpoint_holds_the_backbone_and_brings_it_back(tmp_path):
     raw = {**tiny.RAW, "model": {**tiny.RAW["model"], "tune": "full", "backbone": {"name": "test_convnext"}}}
-    chosen = checkpoints.build_settings(raw)
+    chosen = build_settings(raw)
     torch.manual_seed(0)
-    model = checkpoints.build_model(chosen, 19)
-    content = checkpoints.checkpoint_content(model, chosen, classes_of(chosen.data), 0, None)
-    checkpoints.write_file(tmp_path / "whole.pth", content)
+    model = build_model(chosen, 19)
+    content = checkpoint_content(model, chosen, classes_of(chosen.data), 0, None)
+    write_file(tmp_path / "whole.pth", content)
     again = load_segmentor(tmp_path / "whole.pth", device="cpu", precision="fp32").model
     for name, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name

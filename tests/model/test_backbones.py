@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from reincli.config import BackboneSettings, ModelSettings
-from reincli.engine.checkpoint import build_model, load_backbone, write_file
+from reincli.engine.backbone_files import load_backbone
+from reincli.engine.checkpoint import build_model
+from reincli.engine.weight_files import write_file
 from reincli.errors import ReinError
 from reincli.model.anatomy import find_stages
 from reincli.model.backbones import build_backbone

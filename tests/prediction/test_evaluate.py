@@ -12,7 +12,8 @@ import reference
 import torch
 
 from reincli.data.labels import CITYSCAPES
-from reincli.engine.checkpoint import original_content, write_file
+from reincli.engine.checkpoint import original_content
+from reincli.engine.weight_files import write_file
 from reincli.ops.confusion import confusion_matrix, scores
 from reincli.ops.window import resized_argmax
 from reincli.prediction.evaluate import evaluate, val_samples

@@ -13,7 +13,8 @@ import torch
 from reincli.config import TEST_SIZES, Settings
 from reincli.data.labels import CITYSCAPES
 from reincli.data.layouts import split_folders
-from reincli.engine.checkpoint import build_model, write_file
+from reincli.engine.checkpoint import build_model
+from reincli.engine.weight_files import write_file
 from reincli.settings_files import build_settings, preset_names, read_preset
 from reincli.training.run import Run, prepare_run
 from reincli.training.run_folder import read_log, start_folder

@@ -1,0 +1,169 @@
+"""`rein prepare-data --check`: every pair of a dataset is looked at, what is missing or wrong is named and counted."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reincli.commands.console import duration, progress, result, table
+from reincli.config import DataSettings
+from reincli.data.check import FileReport, class_pixels, inspect_all
+from reincli.data.labels import CITYSCAPES, Classes
+from reincli.data.layouts import DATASETS, own_folders
+from reincli.data.sources import label_table, some
+from reincli.errors import ReinError
+from reincli.prepare import planning, prepare
+
+SHOWN = 3
+"""Names shown of each kind of fault."""
+FAULTS = {
+    "without_label": "without label",
+    "without_image": "without image",
+    "unreadable": "unreadable",
+    "undeclared": "unknown values",
+    "mismatched": "other size",
+    "turned": "sides exchanged",
+    "lone": "known to be alone",
+}
+"""Field of `Findings` -> heading."""
+
+
+@dataclass
+class Findings:
+    """What `--check` found in one split."""
+
+    split: str
+    images: int = 0
+    pairs: int = 0
+    without_label: list[str] = field(default_factory=list)
+    without_image: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    undeclared: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
+    turned: list[str] = field(default_factory=list)
+    lone: list[str] = field(default_factory=list)
+    pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+
+    def add(self, report: FileReport) -> None:
+        """Count one pair."""
+        name = report.sample.name
+        if report.unreadable:
+            self.unreadable.append(report.unreadable)
+        elif report.undeclared:
+            self.undeclared.append(f"{name} has {', '.join(map(str, report.undeclared))}")
+        if report.mismatched or report.turned:
+            (height, width), (label_height, label_width) = report.image_size, report.label_size
+            kind = self.turned if report.turned else self.mismatched
+            kind.append(f"{name} is {width}x{height}, its label {label_width}x{label_height}")
+        self.pixels += report.stored
+
+
+def check(
+    dataset: str, data: DataSettings, root: Path, out: Path | None, workers: int, as_json: bool
+) -> None:
+    """Look through a dataset and show what is there, changing nothing.
+
+    Args:
+        dataset: a built-in name, or one that `data` describes.
+        root, out: its folder, and where its labels were written (None: beside the originals).
+        workers: files looked at a time. as_json: print JSON instead of tables.
+
+    Raises:
+        ReinError: missing folders, or faults that would stop or spoil a run.
+    """
+    start = time.monotonic()
+    own = data.own.get(dataset)
+    if own is None:
+        splits, classes = prepare.splits_at(dataset, root, out), CITYSCAPES
+    else:
+        names, colors = tuple(c.name for c in own.classes), tuple(c.color for c in own.classes)
+        splits, classes = own_folders(own), Classes(names, colors)
+    reports = prepare.report_pairs(dataset, splits, root, out)
+    values = label_table(dataset, data)
+    findings = []
+    with progress(f"Checking {dataset}", total=sum(len(r.pairs.samples) for r in reports)) as advance:
+        for report in reports:
+            pairs = [sample for sample in report.pairs.samples if sample.label is not None]
+            found = Findings(
+                report.split,
+                images=len(report.pairs.samples),
+                pairs=len(pairs),
+                without_label=list(report.pairs.without_label),
+                without_image=list(report.pairs.without_image),
+                lone=list(report.pairs.lone),
+            )
+            for file in inspect_all(pairs, {dataset: values}, threads=workers):
+                found.add(file)
+                advance(1)
+            findings.append(found)
+    if as_json:
+        result(json.dumps(_as_json(dataset, root, findings, values, classes), indent=2))
+    else:
+        _show(dataset, findings, values, classes)
+        result(f"Checked in {duration(time.monotonic() - start)}.")
+    _fail_on_faults(dataset, findings, tolerate_sizes=own is None)
+
+
+def _show(dataset: str, findings: list[Findings], values: np.ndarray, classes: Classes) -> None:
+    headings = ("split", "images", "pairs", *FAULTS.values())
+    rows = [
+        (f.split, str(f.images), str(f.pairs), *(str(len(getattr(f, kind))) for kind in FAULTS))
+        for f in findings
+    ]
+    table(headings, rows, title=dataset, numbers=headings[1:])
+    for f in findings:
+        for kind, heading in FAULTS.items():
+            faults = getattr(f, kind)
+            if faults:
+                more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+                result(f"{f.split}, {heading}: " + "; ".join(faults[:SHOWN]) + more)
+    shares = [_shares(f, values, classes) for f in findings]
+    rows = [(name, *(f"{s[i]:.3f}" for s in shares)) for i, name in enumerate([*classes.names, "(ignored)"])]
+    splits = tuple(f.split for f in findings)
+    table(("class", *splits), rows, title="pixels, percent", numbers=splits)
+
+
+def _shares(found: Findings, values: np.ndarray, classes: Classes) -> list[float]:
+    """Percent of pixels by class, the ignored ones last."""
+    pixels = class_pixels(found.pixels, values, len(classes))
+    total = max(int(found.pixels.sum()), 1)
+    ignored = int(found.pixels[values == 255].sum())
+    return [100 * int(n) / total for n in (*pixels, ignored)]
+
+
+def _as_json(
+    dataset: str, root: Path, findings: list[Findings], values: np.ndarray, classes: Classes
+) -> dict[str, Any]:
+    splits = {}
+    for f in findings:
+        pixels = class_pixels(f.pixels, values, len(classes))
+        splits[f.split] = {
+            "images": f.images,
+            "pairs": f.pairs,
+            **{kind: getattr(f, kind) for kind in FAULTS},
+            "pixels": {name: int(n) for name, n in zip(classes.names, pixels, strict=True)},
+            "ignored": int(f.pixels[values == 255].sum()),
+        }
+    return {"dataset": dataset, "root": str(root), "splits": splits}
+
+
+def _fail_on_faults(dataset: str, findings: list[Findings], *, tolerate_sizes: bool) -> None:
+    """Raise for what would stop or spoil a run; the public sets have a few pairs of unlike size, as released."""
+    tolerated = {"lone", *(("mismatched", "turned") if tolerate_sizes else ())}
+    kinds = [kind for kind in FAULTS if kind not in tolerated]
+    parts, first = [], ""
+    for kind in kinds:
+        faults = [fault for f in findings for fault in getattr(f, kind)]
+        if faults:
+            parts.append(f"{len(faults)} {FAULTS[kind]}")
+            first = first or some(faults)
+    if parts:
+        message = f"'{dataset}' has faults: {', '.join(parts)} ({first})."
+        prepared = dataset in DATASETS and dataset not in planning.NOTHING_TO_CONVERT
+        hint = f"Prepare it: rein prepare-data {dataset}" if prepared else "Mend or remove these files."
+        raise ReinError(message, hint)
