@@ -168,7 +168,7 @@ class TrainSettings(Strict):
     """Keep only what goes into each block and work the rest out again: less memory, a third more time."""
     compile: bool = False
     """Let torch.compile fuse the model (takes minutes at the start)."""
-    cuda_graphs: bool = True
+    cuda_graphs: bool = False
     """On one GPU, record the model's passes in the first step and replay them: the GPU waits for no launches."""
     validate_every: Annotated[int, Field(ge=0)] = 10_000
     """Iterations between validations, and one at the end; 0: none at all."""
