@@ -16,7 +16,7 @@ CONSTANTS = {
     "FIRST": 0,
     "LEVELS": 3,
     "POINTS": 4,
-    "BLOCK": 8,
+    "BLOCK": 32,
 }
 
 
