@@ -25,6 +25,9 @@ PAGES = (
     "docs/backbones.md",
     "docs/speed.md",
     "docs/small-backbone.md",
+    "docs/architecture.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
 )
 MODULES = (
     "demo",
