@@ -93,8 +93,8 @@ def require_known(format_: str, what: str, layout: str, precision: str) -> None:
             hint = nearest(value, list(known))
             raise ReinError(f"{name} '{value}' is none of {', '.join(known)}.", hint, usage=True)
     if precision not in PRECISIONS[format_]:
-        known = ", ".join(PRECISIONS[format_])
-        raise ReinError(f"--format {format_} has no --precision {precision}.", f"It has {known}.", usage=True)
+        has = ", ".join(PRECISIONS[format_])
+        raise ReinError(f"--format {format_} has no --precision {precision}.", f"It has {has}.", usage=True)
 
 
 def checked_target(checkpoint: Path, out: Path | None, format_: str, force: bool) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import math
 import os
 import platform
@@ -226,12 +227,15 @@ def write_onnx(
         )  # fmt: skip
     assert program is not None
     program.model.metadata_props[KEY] = json.dumps(about)
+    backbone = nodes_of_backbone(program.model.graph)
+    for node in program.model.graph:
+        node.metadata_props.clear()  # where each came from in the source, with paths of this machine
     program.save(str(graph))
     nodes = [node.op_type for node in program.model.graph]
     del program
     if request.precision in ("fp16", "int8") and request.form == "onnx":
         tell(f"writing {request.precision}")
-        lower(graph, request, given_batches(pictures, request), about)
+        lower(graph, request, given_batches(pictures, request), about, backbone)
     if request.form == "openvino":
         write_openvino(graph, path, request, about)
     tell("comparing")
@@ -255,8 +259,24 @@ def write_openvino(graph: Path, path: Path, request: Request, about: dict[str, A
             each.unlink()
 
 
-def lower(graph: Path, request: Request, batches: list[Tensor], about: dict[str, Any]) -> None:
-    """An ONNX file in fp16, or in int8 by calibration, in place of the one in fp32."""
+def nodes_of_backbone(graph: Any) -> list[str]:
+    """Names of the products of the backbone's layers; those of attention, adapters and head are not among them."""
+    return [
+        node.name
+        for node in graph
+        if node.op_type in ("MatMul", "Gemm", "Conv")
+        and "model.backbone.body" in node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
+        and "linear" in node.metadata_props.get("pkg.torch.onnx.fx_node", "")
+    ]
+
+
+def lower(
+    graph: Path, request: Request, batches: list[Tensor], about: dict[str, Any], backbone: list[str]
+) -> None:
+    """An ONNX file in fp16, or in int8 by calibration, in place of the one in fp32.
+
+    Of int8 are the `backbone` layers alone: where a query looks is a matter of signs, and masks want more digits.
+    """
     import onnx
 
     if request.precision == "fp16":
@@ -288,7 +308,7 @@ def lower(graph: Path, request: Request, batches: list[Tensor], about: dict[str,
     whole = graph.with_name(f"whole-{graph.name}")
     os.replace(graph, whole)
     quantize_static(str(whole), str(graph), Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-                    op_types_to_quantize=["MatMul", "Gemm", "Conv"])  # fmt: skip
+                    nodes_to_quantize=backbone)  # fmt: skip
     whole.unlink()
     write_proof(graph, about)
 
@@ -313,6 +333,7 @@ def refused_as_one_sentence(trace: Callable[[], Any]) -> Any:
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")  # of the exporter's own parts: nothing that a user could mend
+            logging.disable(logging.WARNING)
             return trace()
     except ReinError:
         raise
@@ -322,6 +343,8 @@ def refused_as_one_sentence(trace: Callable[[], Any]) -> Any:
             f"PyTorch's exporter cannot write this model: {lines[0][:200]}",
             "A batch of 1 (--batch 1) is easier to write; of the backbones, plain transformers are.",
         ) from error
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 # --- proof -------------------------------------------------------------------------------------------------
