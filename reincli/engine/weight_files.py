@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from reincli.engine.archive import is_archive, read_archive
 from reincli.errors import ReinError
 
 
-def read_file(path: Path) -> Any:
+def read_file(path: Path, *, map_only: bool = False) -> Any:
     """Content of a `.pth`/`.pt` or `.safetensors` file. No code in it is ever run.
+
+    Args:
+        map_only: leave the numbers in the file until they are asked for, to look at names and shapes alone.
 
     Raises:
         ReinError: no such file, cut short, no weights at all, or a pickle that asks for more than tensors.
@@ -33,7 +37,8 @@ def read_file(path: Path) -> Any:
             return load_file(path)
         if is_archive(path):
             return read_archive(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        mapped = map_only and zipfile.is_zipfile(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise _refused(path, error) from None
     except PermissionError:
