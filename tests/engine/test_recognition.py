@@ -47,7 +47,7 @@ def test_families_of_one_shape_are_told_apart_by_the_backbone(tmp_path, monkeypa
         settings_for(frozen, None, notes=notes).name == "gta2citys-frozen"
     )  # its backbone is asked for next
     assert "it fits gta2citys-eva02_l-frozen too. --preset NAME takes another" in notes[0]
-    with pytest.raises(ReinError, match="gta2citys-frozen .*; gta2citys-eva02_l-frozen") as caught:
+    with pytest.raises(ReinError, match=r"gta2citys-frozen .*; gta2citys-eva02_l-frozen") as caught:
         settings_for(frozen, None, scored=[])
     assert caught.value.usage
     inside = originals("frozen_dinov2_l_512", Path("x.pth"), whole=True)
@@ -125,7 +125,7 @@ def test_scoring_asks_where_sizes_differ(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_file(tmp_path / "checkpoints" / RAW, FILES[RAW])
     read = originals("rein_dinov2_l_512", Path("x.pth"))
-    with pytest.raises(ReinError, match="cityscapes at 1024x512.*cityscapes at 2048x1024") as caught:
+    with pytest.raises(ReinError, match=r"cityscapes at 1024x512.*cityscapes at 2048x1024") as caught:
         settings_for(read, None, scored=["cityscapes:val"])
     assert caught.value.usage
     assert "--preset gta2citys" in caught.value.hint
