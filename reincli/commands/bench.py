@@ -46,7 +46,10 @@ def run(
     options = {"train.compile": compile_ or None, "test.compile": compile_ or None}
     options["test.cuda_graphs"] = cuda_graphs or None
     if checkpoint is not None and not (preset or config):
-        read = settings_for(read_checkpoint(checkpoint), None, backbone)
+        notes: list[str] = []
+        read = settings_for(read_checkpoint(checkpoint), None, backbone, notes=notes)
+        for text in notes:
+            console.note(text)
         settings = build_settings(read.model_dump(mode="json"), sets or (), options)
     else:
         chosen = preset if preset or config else DEFAULT

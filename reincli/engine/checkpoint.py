@@ -7,7 +7,7 @@ model trained here runs in the original, and the original's checkpoints are read
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,21 +102,28 @@ def original_content(model: Segmentor, classes: Classes, iteration: int) -> dict
     return {"meta": meta, "state_dict": state}
 
 
-def settings_for(checkpoint: Checkpoint, given: Settings | None, backbone: Path | None = None) -> Settings:
-    """Settings to use with a checkpoint: as given, its own, or those of the one preset that fits.
+def settings_for(
+    checkpoint: Checkpoint,
+    given: Settings | None,
+    backbone: Path | None = None,
+    *,
+    scored: Sequence[str] | None = None,
+    notes: list[str] | None = None,
+) -> Settings:
+    """Settings to use with a checkpoint: as given, its own, or those of the preset that fits.
 
     Args:
         checkpoint: read. given: chosen by the user, or None.
-        backbone: its file, if the user gave one; see `recognition.preset_of`.
+        backbone: its file, if the user gave one. scored, notes: see `recognition.preset_of`.
 
     Raises:
-        ReinError: an original checkpoint that several presets fit, or none, lists them.
+        ReinError: an original checkpoint that no preset fits, or several that score otherwise.
     """
     if given is not None:
         return given
     if checkpoint.settings is not None:
         return checkpoint.settings
-    return preset_of(checkpoint.state, checkpoint.path, backbone)
+    return preset_of(checkpoint.state, checkpoint.path, backbone, scored=scored, notes=notes)
 
 
 def load_trained(model: Segmentor, checkpoint: Checkpoint) -> None:

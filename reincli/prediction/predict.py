@@ -333,10 +333,10 @@ def load_model(checkpoint: Path, backbone: Path | None, settings: Settings | Non
         ReinError: as `load_segmentor`.
     """
     read = checkpoints.read_checkpoint(checkpoint)
-    settings = checkpoints.settings_for(read, settings, backbone)
+    notes: list[str] = []
+    settings = checkpoints.settings_for(read, settings, backbone, notes=notes)
     classes = read.classes or classes_of(settings.data)
     model = checkpoints.build_model(settings, len(classes))
-    notes = []
     if not holds_backbone(read.state):
         path = find_backbone(settings, backbone)
         if path is None:
