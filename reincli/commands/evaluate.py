@@ -26,7 +26,9 @@ from reincli.engine.ranks import Rank, this_rank
 from reincli.errors import ReinError
 from reincli.media.images import write_bytes, write_png
 from reincli.prediction.evaluate import Scored, evaluate
-from reincli.prediction.predict import Predictor, load_segmentor
+from reincli.prediction.exported import is_exported, open_session
+from reincli.prediction.opening import open_segmentor
+from reincli.prediction.predict import Predictor
 from reincli.prediction.results import Evaluation, image_matrices, report
 from reincli.settings_files import build_settings, load_settings, read_config
 
@@ -86,7 +88,7 @@ def run(
     sources = sources or ([SOURCE] if submit else list(settings.data.val))
     samples, left_out = find_all(sources, settings, allow_missing, submit)
     outputs = Outputs(out, json_file, report_file, _submission(submit, samples))
-    predictor = load_segmentor(
+    predictor = open_segmentor(
         checkpoint, backbone=backbone, settings=settings, device=rank.device(device), precision=precision
     )
     for text in predictor.notes:
@@ -128,6 +130,8 @@ def chosen_settings(
     options = {"data.root": str(data_root) if data_root else None}
     if preset or config:
         raw = load_settings(preset, config, sets, options).model_dump(mode="json")
+    elif is_exported(checkpoint):
+        raw = open_session(checkpoint, "cpu")[1].settings.model_dump(mode="json")
     else:
         notes: list[str] = []
         read = read_checkpoint(checkpoint)

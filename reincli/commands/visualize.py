@@ -114,10 +114,10 @@ def build_artist(chosen: Sequence[Choice], way: Way, device: str, precision: str
     """
     from reincli.media.paint import Look
     from reincli.prediction.artist import Artist
-    from reincli.prediction.predict import load_segmentor
+    from reincli.prediction.opening import open_segmentor
 
     predictors = [
-        load_segmentor(
+        open_segmentor(
             each.checkpoint,
             backbone=each.backbone,
             settings=each.settings,

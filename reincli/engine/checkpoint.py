@@ -17,13 +17,8 @@ from torch import Tensor
 
 from reincli.config import Settings
 from reincli.data.labels import Classes
-
-# find_backbone, load_backbone and write_file: for callers that take all about a model's files from here
-from reincli.engine.backbone_files import find_backbone as find_backbone
-from reincli.engine.backbone_files import load_backbone as load_backbone
 from reincli.engine.recognition import preset_of
 from reincli.engine.weight_files import read_file
-from reincli.engine.weight_files import write_file as write_file
 from reincli.errors import ReinError
 from reincli.model import foundation, weights
 from reincli.model.segmentor import Segmentor

@@ -21,6 +21,7 @@ from reincli.data.labels import Classes
 from reincli.data.sources import classes_of
 from reincli.data.transforms import resize_image
 from reincli.engine import checkpoint as checkpoints
+from reincli.engine.backbone_files import find_backbone, load_backbone
 from reincli.engine.device import DTYPES, autocast, full_fp32, kernel_notes, pick_device, pick_precision
 from reincli.engine.fusing import fused
 from reincli.errors import ReinError
@@ -337,11 +338,11 @@ def load_model(checkpoint: Path, backbone: Path | None, settings: Settings | Non
     classes = read.classes or classes_of(settings.data)
     model = checkpoints.build_model(settings, len(classes))
     if not holds_backbone(read.state):
-        path = checkpoints.find_backbone(settings, backbone)
+        path = find_backbone(settings, backbone)
         if path is None:
             raise ReinError(
                 f"'{checkpoint}' needs its backbone, and its settings name none.", "Give --backbone FILE."
             )
-        notes += checkpoints.load_backbone(model, path)
+        notes += load_backbone(model, path)
     checkpoints.load_trained(model, read)
     return LoadedModel(model, classes, settings, notes)

@@ -14,10 +14,12 @@ from reincli.config import Settings
 from reincli.data.labels import Classes
 from reincli.data.sources import classes_of
 from reincli.engine import checkpoint as checkpoints
+from reincli.engine.backbone_files import find_backbone, load_backbone
 from reincli.engine.device import DTYPES
 from reincli.engine.fusing import fused
 from reincli.engine.processes import share_gradients, share_statistics, slice_size, wait_for_all
 from reincli.engine.ranks import Rank
+from reincli.engine.weight_files import write_file
 from reincli.errors import ReinError
 from reincli.model.segmentor import Segmentor
 from reincli.model.weights import half_precision
@@ -82,9 +84,9 @@ def prepare_run(
     classes = classes_of(settings.data)
     torch.manual_seed(train.seed)
     model = checkpoints.build_model(settings, len(classes))
-    path = checkpoints.find_backbone(settings, backbone)
+    path = find_backbone(settings, backbone)
     if path is not None:
-        for remark in checkpoints.load_backbone(model, path):
+        for remark in load_backbone(model, path):
             note(remark)
     elif not model.backbone_trains:
         raise ReinError(
@@ -163,7 +165,7 @@ def save(run: Run) -> None:
     """Write `iter_N.pth`, point `last.pth` at it, and drop all but the newest few."""
     if run.rank.rank == 0:
         path = run.folder / f"iter_{run.iteration}.pth"
-        checkpoints.write_file(path, state_of_run(run))
+        write_file(path, state_of_run(run))
         run_folder.point_at(run.folder / "last.pth", path)
         run_folder.drop_old_checkpoints(run.folder, run.settings.train.keep_checkpoints)
     wait_for_all()
