@@ -121,6 +121,8 @@ class OwnDataset(Strict):
     """Stored value that is neither trained on nor scored."""
     map: dict[str, int] = {}
     """Stored value (as text, TOML keys are text) -> class index; empty: values are class indices already."""
+    ignore_colors: tuple[Rgb, ...] = ()
+    """Of labels that are painted in the classes' colours: colours that stand for `ignore`."""
     test_size: str = "native"
     splits: dict[str, SplitSettings]
 
@@ -264,6 +266,14 @@ class Settings(Strict):
             if stray:
                 raise ValueError(
                     f"data.own.{name}.map points at class {stray[0]}, but there are {len(own.classes)} classes"
+                )
+            named = [c.name for c in own.classes]
+            twice = sorted({each for each in named if named.count(each) > 1})
+            if twice:
+                raise ValueError(f"data.own.{name} has two classes called '{twice[0]}'; names must differ")
+            if own.ignore_colors and str(own.ignore) in own.map:
+                raise ValueError(
+                    f"data.own.{name}.ignore_colors need a value to ignore, but its map gives {own.ignore} a class"
                 )
             parse_size(own.test_size)
         for size in self.test.sizes.values():

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from reincli.config import AugmentSettings, Settings, parse_size, test_size
 from reincli.data import transforms
-from reincli.data.check import FileReport, inspect_all, is_turned
+from reincli.data.check import FileReport, inspect_all, is_turned, require_pixels
 from reincli.data.labels import IGNORE
 from reincli.data.loading import complaint, load_label, open_pair, value_hint
 from reincli.data.sampling import RareClasses
@@ -194,7 +194,7 @@ def check_labels(
     *,
     on_file: Callable[[], None] | None = None,
     threads: int = 4,
-) -> None:
+) -> dict[str, np.ndarray]:
     """Read all labels and raise for values that are not declared, sizes unlike the image's, unreadable files.
 
     Args:
@@ -203,17 +203,22 @@ def check_labels(
         on_file: called after every file, in this thread.
         threads: files read at a time (decoding runs outside of the interpreter's lock).
 
+    Returns:
+        (256,) int64 pixels by stored value, by dataset.
+
     Raises:
-        ReinError: naming the first files at fault.
+        ReinError: naming the first files at fault, or that there is no pixel of any class.
     """
     faults: list[str] = []
+    pixels = {sample.dataset: np.zeros(256, np.int64) for sample in samples}
     hint = ""
     reports = inspect_all(samples, tables, threads=threads)
     for report in reports:
         fault = _fault(report, tables[report.sample.dataset])
         if fault:
-            hint = hint or value_hint(report.sample)
+            hint = hint or _hint(report)
             faults.append(fault)
+        pixels[report.sample.dataset] += report.stored
         if on_file is not None:
             on_file()
         if len(faults) == CHECK_LIMIT:
@@ -221,6 +226,18 @@ def check_labels(
     reports.close()
     if faults:
         raise ReinError("; ".join(faults) + ".", hint)
+    for dataset, stored in pixels.items():
+        require_pixels(stored, tables[dataset], f"the {len(samples)} labels of '{dataset}'")
+    return pixels
+
+
+def _hint(report: FileReport) -> str:
+    """What to do about a pair at fault."""
+    if report.unreadable:
+        return report.hint
+    if report.undeclared:
+        return value_hint(report.sample)
+    return "Bring the label that belongs to the image, in its size, or take the pair out of both folders."
 
 
 def _fault(report: FileReport, table: np.ndarray) -> str | None:

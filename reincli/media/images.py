@@ -15,8 +15,9 @@ import numpy as np
 from reincli.errors import ReinError
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PALETTE = 3  # colour type of a palette PNG; 0 is grey
+_GREY, _PALETTE = 0, 3  # colour types of a PNG
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # marks that the size follows
+_JPEG_START = b"\xff\xd8\xff"
 _ORIENTATION = 0x0112  # number of the EXIF note
 _JPEG_PIXELS = (0xD9, 0xDA)  # end of the image, start of its pixels
 _SHRUNK = {
@@ -46,9 +47,9 @@ def read_bytes(path: Path, what: str) -> np.ndarray:
 
 def _decode(path: Path, flags: int, what: str, *, indices: bool = False) -> np.ndarray:
     data = read_bytes(path, what)
-    bits = _palette_bits(data) if indices else 0
+    bits, palette = _few_bits(data) if indices else (0, False)
     try:
-        array = cv2.imdecode(_palette_to_grey(data) if bits else data, flags) if data.size else None
+        array = cv2.imdecode(_palette_to_grey(data) if palette else data, flags) if data.size else None
     except (cv2.error, ValueError):
         array = None
     if array is not None and 0 < bits < 8:
@@ -61,10 +62,12 @@ def _decode(path: Path, flags: int, what: str, *, indices: bool = False) -> np.n
     return array
 
 
-def _palette_bits(data: np.ndarray) -> int:
-    """Bits an index of a palette PNG takes; 0 for every other file."""
+def _few_bits(data: np.ndarray) -> tuple[int, bool]:
+    """Bits that a value of a palette or grey PNG takes, and whether it has a palette; (0, False) for other files."""
     header = data[:26].tobytes()
-    return header[24] if header[:8] == _PNG_SIGNATURE and len(header) == 26 and header[25] == _PALETTE else 0
+    if header[:8] != _PNG_SIGNATURE or len(header) < 26 or header[25] not in (_GREY, _PALETTE):
+        return 0, False
+    return header[24], header[25] == _PALETTE
 
 
 def _palette_to_grey(data: np.ndarray) -> np.ndarray:
@@ -157,12 +160,19 @@ def jpeg_size(path: Path) -> tuple[int, int] | None:
 def read_stored(path: Path) -> np.ndarray:
     """A label file as stored: (H, W) or (H, W, channels), uint8 or uint16, channels in OpenCV's order.
 
-    Palette PNGs give their indices, not their colours.
+    Palette PNGs give their indices, not their colours; grey ones of 1, 2 or 4 bits the values as stored.
 
     Raises:
-        ReinError: no such file, no permission, or not decodable.
+        ReinError: no such file, no permission, not decodable, or a JPEG, whose values are not those written.
     """
-    return _decode(path, cv2.IMREAD_UNCHANGED, "label", indices=True)
+    stored = _decode(path, cv2.IMREAD_UNCHANGED, "label", indices=True)
+    with open(path, "rb") as file:
+        if file.read(3) == _JPEG_START:
+            raise ReinError(
+                f"The label '{path}' is a JPEG: its compression changes values at every edge.",
+                "Get the labels as PNG, from where they were painted; converting the JPEG does not bring them back.",
+            )
+    return stored
 
 
 def read_label(path: Path) -> np.ndarray:

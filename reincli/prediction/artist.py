@@ -14,9 +14,9 @@ import numpy as np
 from reincli.data.check import count_values, undeclared_values
 from reincli.data.labels import CITYSCAPES, IGNORE
 from reincli.data.sources import UNDECLARED, label_table
+from reincli.data.stored import colors_of, read_values
 from reincli.errors import ReinError
 from reincli.media import paint
-from reincli.media.images import read_label
 from reincli.prediction.predict import Predictor
 
 
@@ -91,13 +91,14 @@ class Artist:
             ReinError: unreadable, of another size, or with values that are no class.
         """
         predictor = self.predictors[0]
-        stored = read_label(path)
+        own = list(predictor.settings.data.own)
+        colors = colors_of(predictor.settings.data.own[own[0]]) if len(own) == 1 else None
+        stored = read_values(path, colors)
         if stored.shape != tuple(shape[:2]):
             raise ReinError(
                 f"The label '{path}' is {stored.shape[1]}x{stored.shape[0]}, its image {shape[1]}x{shape[0]}.",
                 "Labels have the size of their image.",
             )
-        own = list(predictor.settings.data.own)
         if len(own) == 1:
             table = label_table(own[0], predictor.settings.data)
         else:

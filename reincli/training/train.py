@@ -68,7 +68,7 @@ def train(run: Run, watch: Watch | None = None) -> None:
         ReinError: too many steps in a row without a finite gradient.
     """
     watch, settings, train = watch or Watch(), run.settings, run.settings.train
-    samples = train_samples(settings)
+    samples = train_samples(settings, watch.note)
     validation = val_samples(settings) if train.validate_every or train.validate_first else []
     begun, due = run.iteration, Due(run)
     memory = MemoryWatch(run.device, run.trained_bytes, run.slice_size)
