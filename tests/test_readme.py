@@ -24,6 +24,7 @@ PAGES = (
     "docs/evaluate.md",
     "docs/backbones.md",
     "docs/speed.md",
+    "docs/export.md",
     "docs/small-backbone.md",
     "docs/architecture.md",
     "CONTRIBUTING.md",
@@ -40,6 +41,7 @@ MODULES = (
     "compare",
     "visualize",
     "bench",
+    "export",
     "presets",
     "doctor",
 )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from terminal import told
 
 from reincli.commands import export
 from reincli.data.labels import CITYSCAPES
@@ -152,3 +153,15 @@ def test_the_example_of_the_documentation_needs_nothing_of_ours(files):
     assert "%" in done.stdout
     assert "reincli" not in code
     assert read_image(out).shape == (64, 64, 3)
+
+
+@pytest.mark.slow
+def test_a_file_is_measured_beside_pytorch(files):
+    needs_onnx()
+    target = export.run(files / "last.pth", what="scores")
+    output = told("bench", "--checkpoint", target, "--runs", "2", "--json", files / "speed.json")
+    assert "onnxruntime" in output
+    rows = json.loads((files / "speed.json").read_text())["rows"]
+    assert [row["runtime"] for row in rows][0] == "PyTorch"
+    assert rows[-1]["runtime"] == "onnxruntime"
+    assert all(row["least"] > 0 for row in rows)
