@@ -162,6 +162,6 @@ def test_a_file_is_measured_beside_pytorch(files):
     output = told("bench", "--checkpoint", target, "--runs", "2", "--json", files / "speed.json")
     assert "onnxruntime" in output
     rows = json.loads((files / "speed.json").read_text())["rows"]
-    assert [row["runtime"] for row in rows][0] == "PyTorch"
+    assert rows[0]["runtime"] == "PyTorch"
     assert rows[-1]["runtime"] == "onnxruntime"
     assert all(row["least"] > 0 for row in rows)
