@@ -42,7 +42,7 @@ def kind_of(path: Path) -> str:
     size = path.stat().st_size
     if not start:
         raise ReinError(
-            f"'{path}' is empty (0 bytes).", "Its download failed: fetch it again and compare its size."
+            f"'{path}' is empty (0 bytes).", "A download or a writing was cut off: fetch it again, or make it anew."
         )
     for first, name, hint in STARTS:
         if start.startswith(first):

@@ -40,7 +40,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935\
         (b"<!DOCTYPE html>\n<html><head>", "web page", "/resolve/"),
         (b"\n  <html>", "web page", "/resolve/"),
         (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code>', "web page", "address of the file"),
-        (gzip.compress(b"x"), "gzip", "Unpack"),
+        (gzip.compress(b"x", mtime=0), "gzip", "Unpack"),
         (b"7z\xbc\xaf\x27\x1c rest", "7z", "Unpack"),
         (b"\x89HDF\r\n\x1a\n", "HDF5", "PyTorch"),
         (b'{"hidden_size": 384}', "JSON", "index.json"),
