@@ -295,13 +295,18 @@ TEST_SIZES: dict[str, str] = {
 
 
 def parse_size(text: str) -> tuple[int, int] | None:
-    """'1024x512' -> (1024, 512) as (width, height); 'native' -> None. ValueError for anything else."""
+    """'1024x512' or '1024x512!' -> (1024, 512) as (width, height); 'native' -> None. ValueError for anything else."""
     if text == "native":
         return None
-    width, cross, height = text.lower().partition("x")
+    width, cross, height = text.lower().removesuffix("!").partition("x")
     if not (cross and width.isdigit() and height.isdigit() and int(width) and int(height)):
         raise ValueError(f"size '{text}' is neither 'native' nor WIDTHxHEIGHT, for example 1024x512")
     return int(width), int(height)
+
+
+def is_exact(text: str) -> bool:
+    """Whether a size is taken to the pixel ('1024x512!'); without the mark, images keep their ratio within it."""
+    return text.endswith("!")
 
 
 def test_size(settings: Settings, dataset: str) -> str:

@@ -74,7 +74,7 @@ def _not_toml(path: Path, message: str) -> ReinError:
     lines = _text(path.read_bytes()).splitlines()
     number = int(place[1]) if place else len(lines)
     line = lines[number - 1].strip() if 0 < number <= len(lines) else ""
-    where = f"'{path}' is not valid TOML at line {number}: {line!r}."
+    where = f"'{path}' is not valid TOML at line {number}: {line}"
     value = line.partition("=")[2].strip()
     if "\\" in line and '"' in line:
         plain = value.strip('"').replace("\\", "/")

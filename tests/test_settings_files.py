@@ -22,7 +22,7 @@ def test_every_encoding_that_windows_writes_is_read(tmp_path, encoding, line):
     ("text", "told", "hint"),
     [
         ('[data]\nroot = "C:\\Users\\me"\n', r"line 2", 'write "C:/Users/me"'),
-        ("[train]\ntensorboard = True\n", r"line 2: 'tensorboard = True'", "Write true."),
+        ("[train]\ntensorboard = True\n", r"line 2: tensorboard = True", "Write true."),
         ("[train]\nema_decay = None\n", "line 2", "leave the line out"),
         ("[data]\nroot = here\n", "line 2", '"here"'),
         ("[data]\n[data]\n", "line 2", "twice"),

@@ -69,6 +69,9 @@ def run(
     else:
         for each in found.missing:
             problem(f"There is no image, video or folder at '{each}'.")
+        if found.passed:
+            kinds = ", ".join(f"{number} {suffix}" for suffix, number in found.passed.most_common())
+            note(f"Passed over, as kinds that are not read in folders: {kinds}. Save them as PNG or JPEG.")
     todo = not_done(rank.share(found.files), request)
     tally = Tally()
     if todo or found.cameras:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from reincli.config import AugmentSettings, Settings, parse_size, test_size
+from reincli.config import AugmentSettings, Settings, is_exact, parse_size, test_size
 from reincli.data import transforms
 from reincli.data.check import FileReport, inspect_all, is_turned, require_pixels
 from reincli.data.labels import IGNORE
@@ -124,10 +124,12 @@ class TrainDataset(Dataset[dict[str, Any]]):
 
 
 def eval_size(height: int, width: int, size: str) -> tuple[int, int]:
-    """The (height, width) at which an image is predicted, `size` being 'WxH' (ratio kept) or 'native'."""
+    """The (height, width) at which an image is predicted: `size` is 'WxH' (ratio kept), 'WxH!' (exact) or 'native'."""
     target = parse_size(size)
     if target is None:
         return height, width
+    if is_exact(size):
+        return target[1], target[0]
     return transforms.keep_ratio_size(height, width, max(target), min(target))
 
 
@@ -170,6 +172,7 @@ class EvalDataset(Dataset[dict[str, Any]]):
             images: (3, H, W) uint8 RGB tensors, at each scale of the test size.
             label: (h, w) uint8 class indices (numpy) at the size of the label file, or None.
             original_size: (h, w) of the image file.
+            size: (h, w) at which it is predicted, at scale 1.
             sample: the sample.
         """
         sample = self.samples[index]
@@ -184,6 +187,7 @@ class EvalDataset(Dataset[dict[str, Any]]):
             "images": [to_tensor(transforms.resize_image(image, size)) for size in sizes],
             "label": label,
             "original_size": (height, width),
+            "size": whole,
             "sample": sample,
         }
 

@@ -48,6 +48,8 @@ def read_bytes(path: Path, what: str) -> np.ndarray:
 def _decode(path: Path, flags: int, what: str, *, indices: bool = False) -> np.ndarray:
     data = read_bytes(path, what)
     bits, palette = _few_bits(data) if indices else (0, False)
+    if data.size and picture_kind(path) == "HEIC":  # a decoder may give the first of its tiles alone
+        raise _why_not(path, data, what)
     try:
         array = cv2.imdecode(_palette_to_grey(data) if palette else data, flags) if data.size else None
     except (cv2.error, ValueError):
@@ -55,11 +57,68 @@ def _decode(path: Path, flags: int, what: str, *, indices: bool = False) -> np.n
     if array is not None and 0 < bits < 8:
         array = array // (255 // (2**bits - 1))  # OpenCV stretches grey of few bits to 0-255
     if array is None:
-        raise ReinError(
-            f"Cannot decode the {what} '{path}' ({data.size} bytes).",
-            "The file is damaged, cut short or no image: fetch it again or remove it.",
-        )
+        raise _why_not(path, data, what)
     return array
+
+
+HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+"""What an HEIF file says of itself; such photographs are often made of tiles."""
+
+
+def picture_kind(path: Path) -> str:
+    """'HEIC', 'AVIF' or 'GIF' by the first bytes of a file; '' for every other."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64)
+    except OSError:
+        return ""
+    if start.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    if start[4:8] == b"ftyp":
+        brands = {
+            start[8:12],
+            *(start[n : n + 4] for n in range(16, min(int.from_bytes(start[:4], "big"), 64), 4)),
+        }
+        if brands & {b"avif", b"avis"}:
+            return "AVIF"
+        if brands & set(HEIF_BRANDS):
+            return "HEIC"
+    return ""
+
+
+def _why_not(path: Path, data: np.ndarray, what: str) -> ReinError:
+    """Why a file cannot be decoded: what it is instead of a damaged image, where that can be told."""
+    kind, size = picture_kind(path), _png_size(data)
+    if kind == "HEIC":
+        return ReinError(
+            f"The {what} '{path}' is an HEIC photo, which is not read here.",
+            "Convert it to JPEG or PNG (any photo program, or: magick IN.heic OUT.jpg).",
+        )
+    if kind:
+        return ReinError(
+            f"The {what} '{path}' is a {kind} that OpenCV does not read.", "Save it as PNG or JPEG."
+        )
+    if size is not None and size[0] * size[1] > 1 << 30:
+        return ReinError(
+            f"The {what} '{path}' has {size[0]}x{size[1]} pixels, more than OpenCV reads (2^30).",
+            "Cut it into tiles, or raise the limit: set OPENCV_IO_MAX_IMAGE_PIXELS before the command.",
+        )
+    if data[:4].tobytes() in (b"II*\0", b"MM\0*"):
+        return ReinError(
+            f"Cannot decode the {what} '{path}', a TIFF: it is damaged, or of a kind that OpenCV does not read.",
+            "Save it anew with 8 or 16 bits a channel; samples of 32 bits are not read.",
+        )
+    return ReinError(
+        f"Cannot decode the {what} '{path}' ({data.size} bytes).",
+        "The file is damaged, cut short or no image: fetch it again.",
+    )
+
+
+def _png_size(data: np.ndarray) -> tuple[int, int] | None:
+    header = data[:24].tobytes()
+    if header[:8] != _PNG_SIGNATURE or len(header) < 24:
+        return None
+    return int.from_bytes(header[16:20], "big"), int.from_bytes(header[20:24], "big")
 
 
 def _few_bits(data: np.ndarray) -> tuple[int, bool]:
