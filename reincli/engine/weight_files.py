@@ -6,12 +6,14 @@ import contextlib
 import os
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 
 from reincli.engine.archive import is_archive, read_archive
+from reincli.engine.validation import check_content, check_file
 from reincli.errors import ReinError
+from reincli.media.images import replace_whole
 
 
 def read_file(path: Path) -> Any:
@@ -26,7 +28,14 @@ def read_file(path: Path) -> Any:
         )
     if not path.exists():
         raise ReinError(f"There is no weights file at '{path}'.", "Check the path.")
+    content = _load(path)
+    check_content(content, path)
+    return content
+
+
+def _load(path: Path) -> Any:
     try:
+        check_file(path)
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
@@ -34,11 +43,17 @@ def read_file(path: Path) -> Any:
         if is_archive(path):
             return read_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except ReinError:
+        raise
     except pickle.UnpicklingError as error:
         raise _refused(path, error) from None
     except PermissionError:
         raise ReinError(f"No permission to read '{path}'.", "Check its owner and mode.") from None
-    except Exception as error:  # every library names a damaged file in its own way
+    except MemoryError:
+        raise ReinError(
+            f"'{path}' does not fit into memory.", "It may be damaged: compare its size."
+        ) from None
+    except (Exception, RecursionError) as error:  # every library names a damaged file in its own way
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise ReinError(
             f"'{path}' ({path.stat().st_size:,} bytes) cannot be read as weights: {reason}.",
@@ -70,24 +85,42 @@ def write_file(path: Path, content: Any) -> None:
     Raises:
         ReinError: no space or no permission; what was there before is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            if path.suffix == ".safetensors":
-                from safetensors.torch import save
+    with replace_whole(path) as temporary, open(temporary, "wb") as file:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import save
 
-                file.write(save({name: tensor.contiguous() for name, tensor in content.items()}))
-            else:
-                torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
-            raise
-        reason = getattr(error, "strerror", None) or "the disk is full or not writable"
-        raise ReinError(f"Cannot write '{path}': {reason}.", "Check free space and permission.") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+            file.write(save({name: tensor.contiguous() for name, tensor in content.items()}))
+        else:
+            patient = _Patient(file)
+            torch.save(content, cast(BinaryIO, patient))
+            patient.close()
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class _Patient:
+    """A file that `torch.save` writes to: after a first failure it takes everything and keeps the failure for `close`.
+
+    PyTorch answers a full disk in other ways at other places, and some of them hide what was wrong.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """As a file does; never fails."""
+        if self.failure is None:
+            try:
+                self.file.write(data)
+            except OSError as error:
+                self.failure = error
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        """Left to `close`."""
+
+    def close(self) -> None:
+        """Raise what went wrong."""
+        if self.failure is not None:
+            raise self.failure
