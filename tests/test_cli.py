@@ -125,7 +125,7 @@ def test_python_dash_m():
             "convert_weights",
             {
                 **{"source": None, "target": None, "height": 1024, "width": None, "patch": 16, "kind": None},
-                **{"backbone": None, "force": False},
+                **{"backbone": None, "force": False, "any_backbone": False},
             },
         ),
         (
@@ -142,6 +142,7 @@ def test_python_dash_m():
                 "gpus": 1,
                 "precision": None,
                 "device": "auto",
+                "any_backbone": False,
             },
         ),
         (
@@ -174,6 +175,7 @@ def test_python_dash_m():
                 "out": None,
                 "json_file": None,
                 **{"report_file": None, "submit": None, "allow_missing": False, "own": None},
+                "any_backbone": False,
             },
         ),
         (
@@ -214,6 +216,7 @@ def test_python_dash_m():
                     "every": 1,
                 },
                 **{"compare": None, "compare_backbone": None, "compare_preset": None},
+                "any_backbone": False,
             },
         ),
         (["presets", "demo"], "presets", {"name": "demo"}),

@@ -62,6 +62,7 @@ class Plan:
         size: (width, height) of the image that is predicted by windows.
         runs: calls that are timed, at most. seconds: after which no further call of a row is begun.
         checkpoint, backbone: weights; None: random ones.
+        any_backbone: the two need not belong together.
         by_part: whether each row is run once more, cut into parts.
     """
 
@@ -75,6 +76,7 @@ class Plan:
     seconds: float
     checkpoint: Path | None = None
     backbone: Path | None = None
+    any_backbone: bool = False
     by_part: bool = True
 
     @property
@@ -269,7 +271,7 @@ class Training:
 def build(plan: Plan, settings: Settings) -> tuple[Segmentor, Classes]:
     """The model with its weights: from files where they were given, else random, made on the device."""
     if plan.checkpoint is not None:
-        loaded = load_model(plan.checkpoint, plan.backbone, settings)
+        loaded = load_model(plan.checkpoint, plan.backbone, settings, plan.any_backbone)
         return loaded.model, loaded.classes
     classes = classes_of(settings.data)
     torch.manual_seed(settings.train.seed)

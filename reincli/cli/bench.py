@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from reincli.cli.options import Backbone, Config, Device, Preset, Quiet, Sets, plain
+from reincli.cli.options import AnyBackbone, Backbone, Config, Device, Preset, Quiet, Sets, plain
 
 EXAMPLES = (
     "rein bench",
@@ -59,6 +59,7 @@ def command(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the figures as JSON.")
     ] = None,
+    any_backbone: AnyBackbone = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure speed and memory here: by work, batch size and precision, and by part of the model."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from reincli.cli.options import Backbone, Quiet, plain
+from reincli.cli.options import AnyBackbone, Backbone, Quiet, plain
 
 EXAMPLES = (
     "rein convert-weights",
@@ -53,6 +53,7 @@ def command(
     ] = None,
     backbone: Backbone = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the target.")] = False,
+    any_backbone: AnyBackbone = False,
     quiet: Quiet = False,
 ) -> None:
     """Fit raw foundation weights to a patch and image size. (Optional: raw files are taken everywhere.)"""

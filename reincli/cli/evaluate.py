@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from reincli.cli.options import (
+    AnyBackbone,
     Backbone,
     Config,
     DataRoot,
@@ -80,6 +81,7 @@ def command(
         Path | None,
         typer.Option("--own", metavar="FILE.toml", help="Score on own data described here instead."),
     ] = None,
+    any_backbone: AnyBackbone = False,
     quiet: Quiet = False,
 ) -> None:
     """Score a checkpoint: IoU of each class in each domain, and the means."""

@@ -69,6 +69,12 @@ Backbone = Annotated[
     Path | None,
     typer.Option("--backbone", metavar="FILE", help="Weights of the foundation model, raw or converted."),
 ]
+AnyBackbone = Annotated[
+    bool,
+    typer.Option(
+        "--any-backbone", help="Take another backbone than the checkpoint was trained with, knowingly."
+    ),
+]
 DataRoot = Annotated[
     Path | None,
     typer.Option(

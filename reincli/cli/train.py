@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from reincli.cli.options import Backbone, Config, DataRoot, Device, Precision, Preset, Quiet, Sets, plain
+from reincli.cli.options import (
+    AnyBackbone,
+    Backbone,
+    Config,
+    DataRoot,
+    Device,
+    Precision,
+    Preset,
+    Quiet,
+    Sets,
+    plain,
+)
 
 EXAMPLES = (
     "rein train --preset gta2citys",
@@ -40,6 +51,7 @@ def command(
         Precision | None, typer.Option("--precision", help="Arithmetic; else as the settings say.")
     ] = None,
     device: Device = "auto",
+    any_backbone: AnyBackbone = False,
     quiet: Quiet = False,
 ) -> None:
     """Train adapters and head. Give one of --preset, --config and --resume."""

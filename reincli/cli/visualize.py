@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from reincli.cli.options import (
+    AnyBackbone,
     Backbone,
     Config,
     Device,
@@ -99,6 +100,7 @@ def command(
     ] = None,
     precision: PrecisionOption = Precision.auto,
     device: Device = "auto",
+    any_backbone: AnyBackbone = False,
     quiet: Quiet = False,
 ) -> None:
     """Draw predictions on images, videos and what a camera sees."""

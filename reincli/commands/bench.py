@@ -15,10 +15,12 @@ from reincli.bench.measure import WORK, Plan, Row, measure
 from reincli.bench.speed import describe
 from reincli.commands import console
 from reincli.config import Settings, parse_size, test_size
+from reincli.engine.backbone_files import used_backbone
 from reincli.engine.checkpoint import read_checkpoint, settings_for
 from reincli.engine.device import pick_device, pick_precision
 from reincli.errors import ReinError, nearest
 from reincli.media.images import write_bytes
+from reincli.media.outputs import Outputs, mark
 from reincli.prediction.exported import is_exported
 from reincli.settings_files import build_settings, load_settings
 
@@ -47,6 +49,7 @@ def run(
     device: str = "auto",
     sets: list[str] | None = None,
     json_file: Path | None = None,
+    any_backbone: bool = False,
 ) -> None:
     """Measure, and print tables; what is done when Ctrl-C comes is printed and written too."""
     if checkpoint is not None and is_exported(checkpoint):
@@ -68,10 +71,13 @@ def run(
     plan = Plan(
         settings, place, works(what) if what else WORK, numbers(batch or BATCHES[place.type]),
         tuple(dict.fromkeys(pick_precision(name, place) for name in words(precision or usual, "--precision"))),
-        slide_size(settings, size), runs or RUNS[place.type], SECONDS[place.type], checkpoint, backbone,
+        slide_size(settings, size), runs or RUNS[place.type], SECONDS[place.type], checkpoint, backbone, any_backbone,
     )  # fmt: skip
     if cuda_graphs and place.type != "cuda":
         console.note("--cuda-graphs is for GPUs: without one, launches cost nothing worth recording.")
+    if json_file is not None:
+        used = used_backbone(settings, backbone)
+        Outputs("bench", [checkpoint, used, config]).claim(json_file, "--json")
     done: list[Row] = []
     try:
         with console.progress("measuring", plan.rows) as advance:
@@ -210,6 +216,7 @@ def as_json(plan: Plan, rows: Sequence[Row]) -> dict[str, Any]:
     """What `--json` writes."""
     settings = plan.settings
     return {
+        "made_by": mark("bench"),
         "preset": settings.name,
         "backbone": settings.model.backbone.name,
         "weights": str(plan.checkpoint or plan.backbone or "random"),

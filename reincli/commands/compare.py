@@ -15,6 +15,7 @@ from reincli.commands import console
 from reincli.commands.score_table import WIDE, mean_of, percent, protocol_line
 from reincli.errors import ReinError
 from reincli.media.images import write_bytes
+from reincli.media.outputs import Outputs, mark
 from reincli.ops.bootstrap import Difference, difference, iou, mean_iou, resampled
 from reincli.ops.image_counts import areas, unpack
 
@@ -55,6 +56,8 @@ def run(
         draws: bootstrap samples. level: of the intervals, percent. seed: of the draws.
         json_file: where the result is written too.
     """
+    if json_file is not None:
+        Outputs("compare", [first, second]).claim(json_file, "--json")
     a, b = read_scores(first), read_scores(second)
     if a.classes != b.classes:
         raise ReinError(
@@ -83,7 +86,7 @@ def run(
     _show(a, b, compared, mean, members, level)
     result = _plain(a, b, compared, mean, members, draws, level)
     if json_file is not None:
-        write_bytes(json_file, (json.dumps(result, indent=1) + "\n").encode())
+        write_bytes(json_file, (json.dumps({"made_by": mark("compare"), **result}, indent=1) + "\n").encode())
     return result
 
 

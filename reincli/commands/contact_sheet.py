@@ -11,10 +11,12 @@ import numpy as np
 
 from reincli.commands import html_page
 from reincli.commands.console import problem, progress
+from reincli.commands.visualize_request import MAKER
 from reincli.errors import ReinError
 from reincli.media.drawing import write_drawing
 from reincli.media.images import read_image, write_bytes
 from reincli.media.inputs import Input
+from reincli.media.outputs import Outputs, mark
 from reincli.media.sheet import contact, fit_width
 from reincli.media.video import Video
 from reincli.prediction.stream import batched, mapped
@@ -42,6 +44,7 @@ def write_sheets(drawn: list[Input], out: Path) -> list[Path]:
     while (out / f"{base}.png").resolve() in {each.target.resolve() for each in there}:
         base += "-"  # a picture of that name was drawn
     written = []
+    outputs = Outputs(MAKER, (each.source for each in there))
     with progress("contact sheet", len(there)) as advance:
         for page, group in enumerate(batched(there, COLUMNS * ROWS), start=1):
             small = []
@@ -50,7 +53,8 @@ def write_sheets(drawn: list[Input], out: Path) -> list[Path]:
                 advance()
             path = out / (f"{base}.png" if len(there) <= COLUMNS * ROWS else f"{base}-{page}.png")
             names = [each.target.relative_to(out).as_posix() for each in group]
-            write_drawing(path, contact(small, names, columns=COLUMNS, cell_width=CELL))
+            outputs.claim(path)
+            write_drawing(path, contact(small, names, columns=COLUMNS, cell_width=CELL), mark(MAKER))
             written.append(path)
     path = out / f"{base}.html"
     write_bytes(path, _page(there, out).encode())
@@ -74,16 +78,17 @@ def _page(drawn: list[Input], out: Path) -> str:
     figures = []
     for each in drawn:
         name = each.target.relative_to(out).as_posix()
-        link, shown = quote(name), escape(name)
+        link, shown = quote(os.fsencode(name)), escape(name)
         media = (
             f'<img loading="lazy" src="{link}" alt="{shown}">'
             if each.kind == "image"
             else f'<p>Video: <a href="{link}">{shown}</a></p>'
         )
-        original = quote(Path(os.path.relpath(each.source.absolute(), out.absolute())).as_posix())
+        path = Path(os.path.relpath(each.source.absolute(), out.absolute()))
+        original = quote(os.fsencode(path.as_posix()))
         figures.append(
             f'<figure><a href="{link}">{media}</a><figcaption>{shown} '
             f'(<a href="{original}">original</a>)</figcaption></figure>'
         )
     title = f"{len(drawn)} drawings"
-    return html_page.page(title, STYLE, f"<h1>{title}</h1><main>{''.join(figures)}</main>")
+    return html_page.page(title, STYLE, f"<h1>{title}</h1><main>{''.join(figures)}</main>", MAKER)

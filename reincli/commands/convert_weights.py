@@ -6,9 +6,15 @@ from pathlib import Path
 
 from reincli.commands import console
 from reincli.data.sources import classes_of
-from reincli.engine.backbone_files import CHECKPOINTS, find_backbone, load_backbone, shipped_path
+from reincli.engine.backbone_files import (
+    CHECKPOINTS,
+    find_backbone,
+    shipped_path,
+    used_backbone,
+)
 from reincli.engine.checkpoint import (
     build_model,
+    load_frozen,
     load_trained,
     original_content,
     read_checkpoint,
@@ -16,6 +22,7 @@ from reincli.engine.checkpoint import (
 )
 from reincli.engine.weight_files import read_file, write_file
 from reincli.errors import ReinError, nearest
+from reincli.media.outputs import Outputs
 from reincli.model import foundation, weights
 from reincli.model.families import FAMILIES
 
@@ -35,6 +42,7 @@ def run(
     kind: str | None = None,
     backbone: Path | None = None,
     force: bool = False,
+    any_backbone: bool = False,
 ) -> None:
     """Read, resample, write; with `kind` 'original' write a checkpoint of ours as the original's.
 
@@ -42,7 +50,7 @@ def run(
         ReinError: source missing or not what it should be, sizes that the patch does not divide, target there.
     """
     if kind == ORIGINAL:
-        write_original(source, target, backbone, force)
+        write_original(source, target, backbone, force, any_backbone)
         return
     if kind is not None and kind not in FAMILIES:
         raise ReinError(
@@ -86,26 +94,30 @@ def run(
     )
 
 
-def refuse_to_overwrite(source: Path, target: Path, force: bool) -> None:
-    """ReinError where the target is the source, or is there and may not be overwritten."""
+def refuse_to_overwrite(source: Path, target: Path, force: bool, *others: Path | None) -> None:
+    """ReinError where the target is the source, or is another file that is read, or is there for good."""
     if target.resolve() == source.resolve():
         raise ReinError(
             f"Source and target are the same file, '{source}'.", "Name another target.", usage=True
         )
-    if target.exists() and not force:
+    if target.exists() and not force and not target.is_dir():
         raise ReinError(
             f"'{target}' is there already.", "Overwrite it with --force, or name another.", usage=True
         )
+    Outputs("convert-weights", [source, *others]).claim(target, replace=force)
 
 
-def write_original(source: Path | None, target: Path | None, backbone: Path | None, force: bool) -> None:
+def write_original(
+    source: Path | None, target: Path | None, backbone: Path | None, force: bool, any_backbone: bool = False
+) -> None:
     """Write a checkpoint with exactly the tensors and names that the original expects for its setting."""
     if source is None or target is None:
         example = "rein convert-weights work_dirs/NAME/last.pth original.pth --kind original"
         raise ReinError("--kind original needs a checkpoint and a file to write.", example, usage=True)
-    refuse_to_overwrite(source, target, force)
+    refuse_to_overwrite(source, target, force, backbone)
     read = read_checkpoint(source)
     settings = settings_for(read, None)
+    refuse_to_overwrite(source, target, force, used_backbone(settings, backbone))
     classes = read.classes or classes_of(settings.data)
     model = build_model(settings, len(classes))
     if model.rein is None and not weights.holds_backbone(
@@ -114,7 +126,7 @@ def write_original(source: Path | None, target: Path | None, backbone: Path | No
         path = find_backbone(settings, backbone)
         if path is None:
             raise ReinError(f"'{source}' needs its backbone to be written whole.", "Give --backbone FILE.")
-        load_backbone(model, path)
+        load_frozen(model, path, read, knowingly=any_backbone)
     load_trained(model, read)
     content = original_content(model, classes, read.iteration)
     write_file(target, content)

@@ -18,6 +18,7 @@ from reincli.data.sources import Sample, label_table
 from reincli.errors import ReinError
 from reincli.generated.streets import write_scenes
 from reincli.media.images import read_image, read_label, write_png
+from reincli.media.outputs import Outputs, mark
 from reincli.media.paint import colourise, legend, overlay, present, sheet, text_height
 from reincli.prediction.evaluate import val_samples
 from reincli.prepare.prepare import prepare
@@ -119,7 +120,8 @@ def train_or_go_on(out: Path, folder: Path, iterations: int | None, sets: list[s
         train.run(resume=folder, device="cpu", precision="fp32")
         return
     if folder.exists():  # stopped before its first checkpoint: nothing to go on from
-        (folder / "settings.toml").unlink(missing_ok=True)
+        for name in ("settings.toml", "log.jsonl"):
+            (folder / name).unlink(missing_ok=True)
     sets = [*(sets or []), *([f"train.iterations={iterations}"] if iterations else [])]
     train.run(preset="demo", sets=sets, backbone=backbone_file(out), work_dir=folder, data_root=out / "data",
               device="cpu", precision="fp32")  # fmt: skip
@@ -150,7 +152,8 @@ def contact_sheet(
     height = text_height((CELL // 2, CELL))
     footer = legend(sorted(seen), CITYSCAPES.names, palette, len(names) * CELL, height)
     picture = sheet(rows, names, [sample.domain for sample in samples], footer=footer, cell_width=CELL)
-    write_png(file, picture)
+    Outputs("demo", []).claim(file)
+    write_png(file, picture, mark=mark("demo"))
 
 
 def closing(out: Path, folder: Path, seconds: float) -> None:

@@ -21,17 +21,21 @@ from reincli.config import Settings, parse_size, test_size
 from reincli.data.labels import CITYSCAPES
 from reincli.data.sources import Sample, find_samples, scorable_samples
 from reincli.data.submission import SOURCE, Submission
+from reincli.engine.backbone_files import used_backbone
 from reincli.engine.checkpoint import read_checkpoint, settings_for
 from reincli.engine.ranks import Rank, this_rank
 from reincli.errors import ReinError
 from reincli.media.images import write_bytes, write_png
-from reincli.prediction.evaluate import Scored, evaluate
+from reincli.media.outputs import Outputs, mark
+from reincli.prediction.evaluate import Scored, domain_names, evaluate
 from reincli.prediction.exported import is_exported, open_session
 from reincli.prediction.opening import open_segmentor
 from reincli.prediction.predict import Predictor
 from reincli.prediction.results import Evaluation, image_matrices, report
 from reincli.settings_files import build_settings, load_settings, read_config
 
+MAKER = "eval"
+"""How files that this command writes are marked."""
 WRITERS = 4
 """Threads that write label maps."""
 QUEUED = 16
@@ -39,7 +43,7 @@ QUEUED = 16
 
 
 @dataclass(frozen=True)
-class Outputs:
+class Wanted:
     """What is to be written, None where it is not."""
 
     out: Path | None = None
@@ -69,6 +73,7 @@ def run(
     submit: Path | None = None,
     allow_missing: bool = False,
     own: Path | None = None,
+    any_backbone: bool = False,
 ) -> dict[str, Any]:
     """Score a checkpoint; what is returned is what `--json` writes, without the matrices of single images.
 
@@ -87,9 +92,15 @@ def run(
     sources = [each for source in data or [] for each in corrupted_sources(source)]
     sources = sources or ([SOURCE] if submit else list(settings.data.val))
     samples, left_out = find_all(sources, settings, allow_missing, submit)
-    outputs = Outputs(out, json_file, report_file, _submission(submit, samples))
+    outputs = Wanted(out, json_file, report_file, _submission(submit, samples))
+    require_free(outputs, samples, [checkpoint, used_backbone(settings, backbone), config, own])
     predictor = open_segmentor(
-        checkpoint, backbone=backbone, settings=settings, device=rank.device(device), precision=precision
+        checkpoint,
+        backbone=backbone,
+        settings=settings,
+        device=rank.device(device),
+        precision=precision,
+        any_backbone=any_backbone,
     )
     for text in predictor.notes:
         console.note(text)
@@ -109,6 +120,28 @@ def run(
     if not rank.rank:
         _deliver(result, evaluation, predictor, outputs, extremes)
     return result
+
+
+def require_free(wanted: Wanted, samples: Sequence[Sample], reads: Sequence[Path | None]) -> None:
+    """ReinError where an output would be written over a file that is read, or over somebody else's."""
+    labels = [sample.label for sample in samples]
+    outputs = Outputs(MAKER, [*reads, *(sample.image for sample in samples), *labels])
+    if wanted.json_file is not None:
+        outputs.claim(wanted.json_file, "--json")
+    if wanted.report_file is not None:
+        outputs.claim(wanted.report_file, "--report")
+    if wanted.submission is not None:
+        outputs.claim(wanted.submission.path, "--submit")
+    if wanted.out is not None:
+        names = domain_names([sample for sample in samples if sample.label is not None])
+        for sample in samples:
+            domain = names.get((sample.dataset, sample.domain), sample.domain)
+            outputs.claim(map_of(wanted.out, domain, sample), "--out")
+
+
+def map_of(out: Path, domain: str, sample: Sample) -> Path:
+    """Where the label map of an image goes."""
+    return out / domain / PurePosixPath(sample.name).with_suffix(".png")
 
 
 def check_size(size: str) -> None:
@@ -225,7 +258,7 @@ def _evaluate(
     samples: list[Sample],
     evaluation: Evaluation,
     protocol: tuple[str | None, str | None, bool | None],
-    outputs: Outputs,
+    outputs: Wanted,
     rank: Rank,
 ) -> None:
     size, mode, tta = protocol
@@ -235,8 +268,7 @@ def _evaluate(
         def on_image(scored: Scored) -> None:
             sample = scored.sample
             if outputs.out is not None:
-                path = outputs.out / scored.domain / PurePosixPath(sample.name).with_suffix(".png")
-                write(write_png, path, scored.prediction)
+                write(_write_map, map_of(outputs.out, scored.domain, sample), scored.prediction)
             if outputs.submission is not None and sample.label is None:
                 write(outputs.submission.add, sample, scored.prediction)
             if outputs.report_file is not None:
@@ -246,6 +278,10 @@ def _evaluate(
         evaluate(
             predictor, samples, size=size, mode=mode, tta=tta, on_image=on_image, into=evaluation, rank=rank
         )
+
+
+def _write_map(path: Path, prediction: np.ndarray) -> None:
+    write_png(path, prediction, mark=mark(MAKER))
 
 
 @contextmanager
@@ -270,7 +306,7 @@ def _told_if_stopped(
     evaluation: Evaluation,
     checkpoint: Path,
     sources: Sequence[str],
-    outputs: Outputs,
+    outputs: Wanted,
     rank: Rank,
     total: int,
 ) -> Iterator[None]:
@@ -295,7 +331,7 @@ def _deliver(
     result: dict[str, Any],
     evaluation: Evaluation,
     predictor: Predictor,
-    outputs: Outputs,
+    outputs: Wanted,
     extremes: Sequence[Extremes],
 ) -> None:
     """Print and write what a finished evaluation has."""
@@ -316,5 +352,5 @@ def _deliver(
 
 def _write_json(result: dict[str, Any], evaluation: Evaluation, path: Path | None) -> None:
     if path is not None:
-        content = {**result, "per_image": image_matrices(evaluation)}
+        content = {"made_by": mark(MAKER), **result, "per_image": image_matrices(evaluation)}
         write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())

@@ -8,24 +8,29 @@ from html import escape
 import cv2
 import numpy as np
 
+from reincli.media.outputs import mark
 from reincli.media.sheet import fit_width
 
 QUALITY = 85
 """Of the pages' JPEGs."""
 
 
-def page(title: str, style: str, body: str) -> str:
+def page(title: str, style: str, body: str, maker: str) -> str:
     """A whole document.
 
     Args:
         title: plain text.
         style: CSS.
         body: HTML; what comes from outside is escaped in it already.
+        maker: name of the command, for its mark (`media.outputs`).
     """
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{style}</style></head><body>{body}</body></html>\n'
+    text = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="generator" content="{mark(maker)}"><title>{escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{style}</style></head>'
+        f"<body>{body}</body></html>\n"
     )
+    return text.encode("utf-8", "replace").decode()  # names of files need not be UTF-8
 
 
 def image(data: bytes, kind: str, text: str = "") -> str:

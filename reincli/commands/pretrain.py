@@ -10,6 +10,7 @@ from reincli.commands import console
 from reincli.config import PretrainSettings
 from reincli.engine.device import pick_device, pick_precision
 from reincli.errors import ReinError
+from reincli.media.outputs import Outputs
 from reincli.training.pretrain import Pretraining, PretrainLog, pretrain, unfinished_of
 
 
@@ -40,6 +41,10 @@ def run(
         raise ReinError(f"'{target}' must end in .safetensors or .pth.", usage=True)
     if target.exists() and not force:
         raise ReinError(f"'{target}' is there already.", "Give another name, or --force.", usage=True)
+    outputs = Outputs("pretrain", [])
+    outputs.claim(target, replace=force)
+    outputs.protect(target)  # an unfinished run that is a link to it
+    outputs.claim(unfinished_of(target), replace=True)
     given = {"steps": steps, "tokens": tokens, "lights": lights, "seed": seed}
     chosen = {name: value for name, value in given.items() if value is not None}
     settings = PretrainSettings(**chosen)  # type: ignore[arg-type]

@@ -128,7 +128,7 @@ def report_page(folder: Path, settings: Settings, entries: list[dict[str, Any]],
     if shown:
         body.append(f'<h2>Samples over time</h2><div class="samples"><table>{shown}</table></div>')
     body.append(f"<h2>Settings</h2><pre>{escape(to_toml(settings))}</pre>")
-    return html_page.page(settings.name, STYLE, "".join(body))
+    return html_page.page(settings.name, STYLE, "".join(body), "train")
 
 
 def facts(settings: Settings, entries: list[dict[str, Any]]) -> str:

@@ -85,7 +85,7 @@ def page(
             if examples:
                 parts.append(f"<h3>{escape(domain)}: {title}</h3>")
                 parts += [_figure(example, classes, data) for example in examples]
-    return html_page.page(f"Scores of {result['checkpoint']}", STYLE, "\n".join(parts))
+    return html_page.page(f"Scores of {result['checkpoint']}", STYLE, "\n".join(parts), "eval")
 
 
 def _head(result: Mapping[str, Any]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def run(
     gpus: int = 1,
     precision: str | None = None,
     device: str = "auto",
+    any_backbone: bool = False,
 ) -> Path:
     """Train, or go on with a run; returns the run's folder.
 
@@ -48,7 +50,7 @@ def run(
             "--preset": preset, "--config": config, "--resume": resume, "--backbone": backbone,
             "--work-dir": work_dir, "--data-root": data_root, "--precision": precision, "--device": device,
         }  # fmt: skip
-        launch(gpus, device, words, sets or [])
+        launch(gpus, device, words, sets or [], ["--any-backbone"] * any_backbone)
     rank = this_rank()
     if rank.rank > 0:
         console.configure(quiet=True)
@@ -75,6 +77,7 @@ def run(
     with joined(rank, place):
         prepared = prepare_run(
             settings, folder, device=place, precision=arithmetic, rank=rank, resume=resume is not None,
+            any_backbone=any_backbone,
             note=console.note,
         )  # fmt: skip
         if resume is None and rank.rank == 0:
@@ -84,7 +87,7 @@ def run(
     return folder
 
 
-def launch(gpus: int, device: str, words: dict[str, Any], sets: list[str]) -> None:
+def launch(gpus: int, device: str, words: dict[str, Any], sets: list[str], flags: Sequence[str] = ()) -> None:
     """Become `torchrun` with this command in every process. ReinError where there are fewer GPUs."""
     if device != "cpu":
         import torch
@@ -98,7 +101,8 @@ def launch(gpus: int, device: str, words: dict[str, Any], sets: list[str]) -> No
             )
     given = [text for name, value in words.items() if value is not None for text in (name, str(value))]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}",
-               "-m", "reincli", "train", *given, *(text for pair in sets for text in ("--set", pair))]  # fmt: skip
+               "-m", "reincli", "train",
+               *given, *flags, *(text for pair in sets for text in ("--set", pair))]  # fmt: skip
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // gpus)))
     sys.stdout.flush()
     os.execv(sys.executable, command)

@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING
 
 from reincli.commands.console import configure, note, problem, result
 from reincli.commands.visualize_pictures import Tally, draw_pictures
-from reincli.commands.visualize_request import Request, count, not_done, require_sense, span
-from reincli.commands.visualize_video import CutShortError, NoVideoError, draw_video, record, stamp
+from reincli.commands.visualize_request import (
+    Request,
+    count,
+    not_done,
+    require_free,
+    require_sense,
+    span,
+    stamp,
+)
+from reincli.commands.visualize_video import CutShortError, NoVideoError, draw_video, record
 from reincli.config import Settings
+from reincli.engine.backbone_files import used_backbone
 from reincli.engine.ranks import this_rank
 from reincli.errors import ReinError
-from reincli.media.inputs import Input, Inputs, find_inputs
+from reincli.media.inputs import Input, Inputs, find_inputs, lists_of
 from reincli.settings_files import load_settings
 
 if TYPE_CHECKING:
@@ -52,6 +61,7 @@ def run(
     device: str = "auto",
     suffix: str | None = None,
     match: str | None = None,
+    any_backbone: bool = False,
 ) -> None:
     """Predict and draw every input; see `rein visualize --help` for the options.
 
@@ -60,7 +70,6 @@ def run(
         KeyboardInterrupt: stopped by the user; says how far it came.
     """
     require_sense(size, style, compare, truth)
-    request = Request(out, labels, force, truth, *span(start, end), every)
     settings = load_settings(preset, config) if preset or config else None
     found = find_inputs(inputs, out, suffix=suffix, match=match, every=every)
     rank = this_rank()
@@ -72,16 +81,21 @@ def run(
         if found.passed:
             kinds = ", ".join(f"{number} {suffix}" for suffix, number in found.passed.most_common())
             note(f"Passed over, as kinds that are not read in folders: {kinds}. Save them as PNG or JPEG.")
+    checkpoint = checkpoint or (default_checkpoint() if found.files or found.cameras else None)
+    way = Way(style, alpha, legend, confidence, size, mode)
+    used = [path for path in (checkpoint, compare, backbone, compare_backbone, config) if path is not None]
+    identity = {"files": [stamp(path) for path in used], "preset": [preset, compare_preset], **asdict(way)}
+    request = Request(out, labels, force, truth, *span(start, end), every, identity)
+    usual = used_backbone(settings, backbone) if settings is not None else backbone
+    require_free(found.files, request, [*used, usual, *lists_of(inputs)], sheet)
     todo = not_done(rank.share(found.files), request)
     tally = Tally()
-    if todo or found.cameras:
-        chosen = [Choice(checkpoint or default_checkpoint(), backbone, settings)]
+    if checkpoint is not None and (todo or found.cameras):
+        chosen = [Choice(checkpoint, backbone, settings)]
         if compare is not None:
             chosen.append(Choice(compare, compare_backbone or backbone, compare_preset))
-        way = Way(style, alpha, legend, confidence, size, mode)
-        artist = build_artist(chosen, way, rank.device(device), precision)
-        identity = {"checkpoints": [stamp(each.checkpoint) for each in chosen], **asdict(way)}
-        _draw_everything(todo, found.cameras if not rank.rank else [], artist, request, tally, identity)
+        artist = build_artist(chosen, way, rank.device(device), precision, any_backbone)
+        _draw_everything(todo, found.cameras if not rank.rank else [], artist, request, tally)
     parts = rank.gather((tally.written, tally.failed))
     if not rank.rank:
         failed = [name for part in parts for name in part[1]]
@@ -109,7 +123,9 @@ class Way:
     mode: str | None
 
 
-def build_artist(chosen: Sequence[Choice], way: Way, device: str, precision: str) -> Artist:
+def build_artist(
+    chosen: Sequence[Choice], way: Way, device: str, precision: str, any_backbone: bool = False
+) -> Artist:
     """Load one model, or two to compare, and say what there is to say of them.
 
     Raises:
@@ -126,6 +142,7 @@ def build_artist(chosen: Sequence[Choice], way: Way, device: str, precision: str
             settings=each.settings,
             device=device,
             precision=precision,
+            any_backbone=any_backbone,
         )
         for each in chosen
     ]
@@ -191,7 +208,6 @@ def _draw_everything(
     artist: Artist,
     request: Request,
     tally: Tally,
-    identity: dict[str, object],
 ) -> None:
     """Images first, then videos one by one, then cameras."""
     pictures = [each for each in todo if each.kind == "image"]
@@ -200,7 +216,7 @@ def _draw_everything(
     for each in todo:
         if each.kind == "video":
             try:
-                draw_video(each, artist, request, identity)
+                draw_video(each, artist, request)
                 tally.done()
             except CutShortError as error:  # it is written as far as it could be read
                 tally.done()

@@ -6,11 +6,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reincli.commands.console import note, problem, progress
-from reincli.commands.visualize_request import Request, count
+from reincli.commands.visualize_request import Request, count, label_of
 from reincli.errors import ReinError
 from reincli.media.drawing import write_drawing
 from reincli.media.images import read_image, write_png
@@ -80,10 +79,11 @@ def draw_pictures(pictures: list[Input], artist: Artist, request: Request, tally
 
     def draw(job: _Job) -> _Job:
         if job.seen is not None and job.error is None:
+            made = request.mark_of(job.picture)
             if request.labels:
-                write_png(job.picture.label, job.seen.labels[0])
+                write_png(job.picture.label, job.seen.labels[0], mark=made)
             # last, since it stands for the whole being done
-            write_drawing(job.picture.target, artist.draw(job.seen, job.truth))
+            write_drawing(job.picture.target, artist.draw(job.seen, job.truth), made)
             tally.done()
         return job
 
@@ -115,28 +115,3 @@ def _see(jobs: list[_Job], artist: Artist) -> None:
         return
     for job, each in zip(jobs, found, strict=True):
         job.seen = each
-
-
-def label_of(picture: Input, truth: Path) -> Path:
-    """The file of right labels of a picture: `truth` itself, or in that folder the one of the same name.
-
-    Names of the known datasets are turned as they turn theirs (`_leftImg8bit` -> `_gtFine_labelTrainIds`).
-
-    Raises:
-        ReinError: there is none.
-    """
-    if truth.is_file():
-        return truth
-    stem = picture.source.stem
-    stems = [stem, f"{stem}_labelTrainIds"]
-    for ending, label in (("_leftImg8bit", "_gtFine_labelTrainIds"), ("_rgb_anon", "_gt_labelTrainIds")):
-        if stem.endswith(ending):
-            stems.append(stem.removesuffix(ending) + label)
-    folders = dict.fromkeys((truth / picture.name.parent, truth))
-    for path in (folder / f"{each}.png" for folder in folders for each in stems):
-        if path.is_file():
-            return path
-    raise ReinError(
-        f"'{picture.source}' has no label under '{truth}'.",
-        f"Expected '{truth / picture.name.parent / stem}.png' or '..._labelTrainIds.png'.",
-    )

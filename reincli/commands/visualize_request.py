@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from reincli.commands.console import note
 from reincli.config import parse_size
 from reincli.errors import ReinError
 from reincli.media.inputs import Input
+from reincli.media.outputs import Outputs, mark, mark_of
+
+MAKER = "visualize"
+"""How drawings are marked."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +25,7 @@ class Request:
 
     Attributes:
         labels: also write class indices. truth: file or folder of right labels.
+        identity: model and style: what decides all drawings.
         start, end: of a video, in seconds. every: take one image or frame of so many.
     """
 
@@ -27,6 +36,53 @@ class Request:
     start: float | None = None
     end: float | None = None
     every: int = 1
+    identity: Mapping[str, object] = field(default_factory=dict)
+
+    def mark_of(self, each: Input) -> str:
+        """The mark of an input's drawing: another one where model, style, options or the file itself are others."""
+        facts: dict[str, object] = {**self.identity, "source": stamp(each.source)}
+        if each.kind == "video":
+            facts["span"] = [self.start, self.end, self.every]
+        elif self.truth is not None:
+            with contextlib.suppress(ReinError):
+                facts["truth"] = stamp(label_of(each, self.truth))
+        text = json.dumps(facts, sort_keys=True, default=str)
+        return mark(MAKER, hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:20])
+
+    def is_done(self, each: Input) -> bool:
+        """Whether what is there is what would be drawn."""
+        wanted = self.mark_of(each)
+        outputs = [each.target, *([each.label] if self.labels and each.kind == "image" else [])]
+        return (not self.labels or each.label.exists()) and all(
+            mark(*(mark_of(path) or " ").split(" ", 1)) == wanted for path in outputs
+        )
+
+
+def stamp(path: Path) -> list[object]:
+    """What tells a file from its successor: name, size and time of the last change."""
+    try:
+        state = path.stat()
+    except OSError:
+        return [str(path)]
+    return [str(path.resolve()), state.st_size, state.st_mtime_ns]
+
+
+def require_free(inputs: list[Input], request: Request, reads: Sequence[Path | None], sheet: bool) -> None:
+    """ReinError where a drawing would be written over a file that is read, or over somebody else's."""
+    outputs = Outputs(MAKER, [*reads, *(each.source for each in inputs)])
+    for each in inputs:
+        if request.truth is not None:
+            with contextlib.suppress(ReinError):
+                outputs.protect(label_of(each, request.truth))
+    for each in inputs:
+        outputs.claim(each.target, "The drawing")
+        if request.labels and each.kind == "image":
+            outputs.claim(each.label, "The label map")
+        elif request.labels:
+            for path in each.label.glob("*.png"):
+                outputs.claim(path, "The label map")
+    if sheet:
+        outputs.claim(request.out / "contact-sheet.html")
 
 
 def require_sense(size: str, style: str, compare: Path | None, truth: Path | None) -> None:
@@ -86,10 +142,10 @@ def not_done(inputs: list[Input], request: Request) -> list[Input]:
     """Those that are still to be drawn; the user is told of the others."""
     if request.force:
         return inputs
-    todo = [
-        each for each in inputs
-        if not each.target.exists() or (request.labels and not each.label.exists())
-    ]  # fmt: skip
+    todo = [each for each in inputs if not request.is_done(each)]
+    old = sum(each.target.exists() for each in todo)
+    if old:
+        note(f"{count(old)} there are of another model, style or version of the file: drawn anew.")
     if len(todo) < len(inputs):
         note(f"{count(len(inputs) - len(todo))} already drawn are kept; --force draws them again.")
     return todo
@@ -98,3 +154,28 @@ def not_done(inputs: list[Input], request: Request) -> list[Input]:
 def count(number: int) -> str:
     """'1 picture', '2 pictures'."""
     return f"{number} picture" + ("" if number == 1 else "s")
+
+
+def label_of(picture: Input, truth: Path) -> Path:
+    """The file of right labels of a picture: `truth` itself, or in that folder the one of the same name.
+
+    Names of the known datasets are turned as they turn theirs (`_leftImg8bit` -> `_gtFine_labelTrainIds`).
+
+    Raises:
+        ReinError: there is none.
+    """
+    if truth.is_file():
+        return truth
+    stem = picture.source.stem
+    stems = [stem, f"{stem}_labelTrainIds"]
+    for ending, label in (("_leftImg8bit", "_gtFine_labelTrainIds"), ("_rgb_anon", "_gt_labelTrainIds")):
+        if stem.endswith(ending):
+            stems.append(stem.removesuffix(ending) + label)
+    folders = dict.fromkeys((truth / picture.name.parent, truth))
+    for path in (folder / f"{each}.png" for folder in folders for each in stems):
+        if path.is_file():
+            return path
+    raise ReinError(
+        f"'{picture.source}' has no label under '{truth}'.",
+        f"Expected '{truth / picture.name.parent / stem}.png' or '..._labelTrainIds.png'.",
+    )

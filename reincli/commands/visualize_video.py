@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reincli.commands.console import duration, note, progress, result
-from reincli.commands.visualize_request import Request
+from reincli.commands.visualize_request import MAKER, Request, stamp
 from reincli.errors import ReinError
 from reincli.media.images import write_png
+from reincli.media.outputs import mark
 from reincli.media.video import Camera, Video, VideoParts
 from reincli.prediction.stream import ahead, batched, mapped
 
@@ -37,13 +38,7 @@ class NoVideoError(ReinError):
     """A video that gave no frame, or that this style cannot draw; others may be better."""
 
 
-def stamp(path: Path) -> list[object]:
-    """What tells a file from its successor: name, size and time of the last change."""
-    state = path.stat()
-    return [str(path.resolve()), state.st_size, state.st_mtime_ns]
-
-
-def draw_video(each: Input, artist: Artist, request: Request, identity: dict[str, object]) -> None:
+def draw_video(each: Input, artist: Artist, request: Request) -> None:
     """Draw one video; goes on where an earlier run of the same command was stopped.
 
     Raises:
@@ -65,7 +60,7 @@ def draw_video(each: Input, artist: Artist, request: Request, identity: dict[str
         raise NoVideoError(
             f"'{each.source}' has no frame from --start on: it lasts {video.frames / video.rate:.1f} s."
         )
-    plan = {**identity, "video": stamp(each.source), "span": [span.start, span.stop, span.step],
+    plan = {**request.identity, "video": stamp(each.source), "span": [span.start, span.stop, span.step],
             "labels": request.labels}  # fmt: skip
     parts = VideoParts(each.target, video.rate / request.every, plan)
     if request.force:
@@ -73,16 +68,18 @@ def draw_video(each: Input, artist: Artist, request: Request, identity: dict[str
         parts = VideoParts(each.target, video.rate / request.every, plan)
     if parts.done:
         note(f"{each.source.name}: {parts.done} frames are there from an earlier run; going on from them.")
-    name = each.source.name
+    name, made = each.source.name, request.mark_of(each)
     try:
         with progress(name, len(span) - parts.done if video.frames else 0) as advance:
-            for _ in _written(video, span[parts.done :], artist, parts, each if request.labels else None):
+            for _ in _written(
+                video, span[parts.done :], artist, parts, each if request.labels else None, made
+            ):
                 advance()
         read = parts.done + parts.count * (parts.writer is not None)
         if not read:
             parts.discard()
             raise NoVideoError(f"'{each.source}' gives no frame: it is damaged.", "Fetch it again.")
-        parts.finish()
+        parts.finish(made)
     except KeyboardInterrupt:
         parts.close()
         raise KeyboardInterrupt(
@@ -96,7 +93,12 @@ def draw_video(each: Input, artist: Artist, request: Request, identity: dict[str
 
 
 def _written(
-    video: Video, span: range, artist: Artist, parts: VideoParts, labelled: Input | None
+    video: Video,
+    span: range,
+    artist: Artist,
+    parts: VideoParts,
+    labelled: Input | None,
+    made: str,
 ) -> Iterator[None]:
     """Decode, predict, draw and encode the frames of a span, all at the same time; yields after each frame."""
 
@@ -112,7 +114,7 @@ def _written(
     def draw(job: tuple[int, Seen]) -> np.ndarray:
         number, each = job
         if labelled is not None:
-            write_png(labelled.label / f"{number:06d}.png", each.labels[0])
+            write_png(labelled.label / f"{number:06d}.png", each.labels[0], mark=made)
         return artist.draw(each, every_class=True)
 
     yield from mapped(
@@ -160,6 +162,6 @@ def record(number: int, artist: Artist, request: Request) -> Path:
         raise ReinError(
             f"Camera {number} gives no picture.", "Is it covered by a switch, or in use elsewhere?"
         )
-    parts.finish()
+    parts.finish(mark(MAKER))
     result(f"'{parts.target}': {duration(frames / camera.rate)}, {seen} frames predicted.")
     return parts.target

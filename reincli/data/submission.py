@@ -17,6 +17,7 @@ from reincli.data.labels import CITYSCAPES
 from reincli.data.sources import Sample
 from reincli.errors import ReinError
 from reincli.media.images import read_label, replace_whole, write_png
+from reincli.media.outputs import mark
 
 SOURCE = "acdc:test"
 SIZE = (1080, 1920)
@@ -91,6 +92,7 @@ class Submission:
             replace_whole(self.path) as temporary,
             zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
         ):
+            archive.comment = mark("eval").encode()
             for name in there:  # PNGs are compressed already
                 archive.write(self.parts / name, name)
         self.discard()

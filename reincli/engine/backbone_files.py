@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from reincli.config import BackboneSettings, Settings
+from reincli.engine.validation import require_finite
 from reincli.engine.weight_files import read_file
 from reincli.errors import ReinError
 from reincli.model import foundation, weights
@@ -57,6 +59,13 @@ def find_backbone(settings: Settings, given: Path | None) -> Path | None:
     return found
 
 
+def used_backbone(settings: Settings, given: Path | None) -> Path | None:
+    """What `find_backbone` gives, and None where it finds none: for callers that only want to spare the file."""
+    with contextlib.suppress(ReinError):
+        return find_backbone(settings, given)
+    return None
+
+
 def shipped_path(family: Family) -> Path:
     """Where the weights lie of a backbone that comes with this package."""
     return Path(__file__).parent.parent / "weights" / family.shipped
@@ -87,4 +96,5 @@ def load_backbone(model: Segmentor, path: Path) -> list[str]:
         state = foundation.fit(state, facts, backbone, str(path), notes)
         hint = "Convert it again from the raw file: rein convert-weights"
     weights.load_strict(backbone, backbone.layout.to_ours(state), f"The backbone '{path}'", hint)
+    require_finite(backbone.state_dict(), f"The backbone '{path}'")
     return notes

@@ -17,7 +17,10 @@ from torch import Tensor
 
 from reincli.config import Settings
 from reincli.data.labels import Classes
+from reincli.engine.backbone_files import load_backbone
+from reincli.engine.fingerprint import Fingerprint, fingerprint_of, read_fingerprint, require_same
 from reincli.engine.recognition import preset_of
+from reincli.engine.validation import damaged, iteration_of, own_fields, require_finite
 from reincli.engine.weight_files import read_file
 from reincli.errors import ReinError
 from reincli.model import foundation, weights
@@ -33,6 +36,7 @@ class Checkpoint:
         path: where it was read. state: what was trained, in our names.
         settings: of the run, or None for one of the original's. classes: names and colours, or None.
         training: state of the run for resuming, or None. iteration: how far it was trained, 0 if unknown.
+        backbone: fingerprint of the backbone that it was trained with, or None.
     """
 
     path: Path
@@ -41,6 +45,7 @@ class Checkpoint:
     classes: Classes | None
     training: dict[str, Any] | None
     iteration: int = 0
+    backbone: Fingerprint | None = None
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -48,22 +53,31 @@ def read_checkpoint(path: Path) -> Checkpoint:
     content = read_file(path)
     state = weights.from_original(foundation.unwrap(content))
     weights.recognise_head(state, str(path))
-    own = content.get("rein") if isinstance(content, Mapping) else None
-    settings = build_settings(own["settings"]) if own else None
-    classes = None
-    if own:
-        classes = Classes(
-            tuple(own["classes"]["names"]),
-            tuple((int(r), int(g), int(b)) for r, g, b in own["classes"]["colors"]),
-        )
-    training = content.get("training") if isinstance(content, Mapping) else None
-    meta = content.get("meta") if isinstance(content, Mapping) else None
-    iteration = meta.get("iter", 0) if isinstance(meta, Mapping) else 0
-    return Checkpoint(path, state, settings, classes, training, int(iteration))
+    fields = content if isinstance(content, Mapping) else {}
+    settings, classes, backbone = None, None, None
+    own = fields.get("rein")
+    if own is not None:
+        raw, classes = own_fields(own, path)
+        try:
+            settings = build_settings(dict(raw))
+        except ReinError as error:
+            raise damaged(path, f"its settings cannot be used ({error.message.rstrip('.')})") from None
+        backbone = read_fingerprint(own.get("backbone"))
+    training = fields.get("training")
+    if training is not None and not isinstance(training, Mapping):
+        raise damaged(path, "its field 'training' is no table")
+    iteration = iteration_of(fields.get("meta"), path)
+    state_of_training = None if training is None else dict(training)
+    return Checkpoint(path, state, settings, classes, state_of_training, iteration, backbone)
 
 
 def checkpoint_content(
-    model: Segmentor, settings: Settings, classes: Classes, iteration: int, training: Mapping[str, Any] | None
+    model: Segmentor,
+    settings: Settings,
+    classes: Classes,
+    iteration: int,
+    training: Mapping[str, Any] | None,
+    backbone: Fingerprint | None = None,
 ) -> dict[str, Any]:
     """What a checkpoint file holds; see the top of this file."""
     trained = weights.to_original(model.trained_state(), model.backbone.layout)
@@ -74,6 +88,8 @@ def checkpoint_content(
         "state_dict": state,
         "rein": {"settings": settings.model_dump(mode="json"), "classes": {"names": names, "colors": colors}},
     }
+    if backbone is not None:
+        content["rein"]["backbone"] = backbone.as_content()
     if training is not None:
         content["training"] = dict(training)
     return content
@@ -126,6 +142,31 @@ def settings_for(
     return preset_of(checkpoint.state, checkpoint.path, backbone, scored=scored, notes=notes)
 
 
+def load_frozen(
+    model: Segmentor, path: Path, checkpoint: Checkpoint | None = None, *, knowingly: bool = False
+) -> tuple[Fingerprint | None, list[str]]:
+    """Load the backbone's file into a model, for a checkpoint where one is given.
+
+    Args:
+        model: gets it. path: raw or converted.
+        checkpoint: that will be loaded over it.
+        knowingly: another backbone than the checkpoint was trained with is a remark, no error.
+
+    Returns:
+        Its fingerprint, None where the backbone is trained (checkpoints hold it then), and remarks.
+
+    Raises:
+        ReinError: it does not fit, or is not the one that the checkpoint was trained with.
+    """
+    notes = load_backbone(model, path)
+    if model.backbone_trains:
+        return None, notes
+    loaded = fingerprint_of(model.backbone, str(path))
+    if checkpoint is not None:
+        notes += require_same(checkpoint.backbone, loaded, str(checkpoint.path), knowingly=knowingly)
+    return loaded, notes
+
+
 def load_trained(model: Segmentor, checkpoint: Checkpoint) -> None:
     """Load adapters and head, and the backbone where the checkpoint brings it, strictly.
 
@@ -152,6 +193,7 @@ def load_trained(model: Segmentor, checkpoint: Checkpoint) -> None:
         state = weights.backbone_to_ours(state, model.backbone.layout)
     expected = torch.nn.ModuleDict(parts)
     weights.load_strict(expected, state, f"The checkpoint '{path}'", hint)
+    require_finite(state, f"The checkpoint '{path}'")
 
 
 def build_model(settings: Settings, classes: int) -> Segmentor:

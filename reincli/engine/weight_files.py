@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -15,7 +14,9 @@ from torch import Tensor
 from reincli.engine.archive import is_archive, read_archive
 from reincli.engine.file_kinds import INDEX, SAFETENSORS, ZIP, kind_of
 from reincli.engine.tensor_pickle import ForbiddenError, read_tensors
+from reincli.engine.validation import check_content, check_file
 from reincli.errors import ReinError
+from reincli.media.images import replace_whole
 
 FOLDER = (
     "model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin",
@@ -37,7 +38,14 @@ def read_file(path: Path, *, map_only: bool = False) -> Any:
     path = _in_folder(path) if path.is_dir() else path
     if not path.exists():
         raise ReinError(f"There is no weights file at '{path}'.", "Check the path.")
+    content = _load(path, map_only)
+    check_content(content, path)
+    return content
+
+
+def _load(path: Path, map_only: bool) -> Any:
     try:
+        check_file(path)
         return _read(path, kind_of(path), map_only)
     except ReinError:
         raise
@@ -48,7 +56,11 @@ def read_file(path: Path, *, map_only: bool = False) -> Any:
         ) from None
     except PermissionError:
         raise ReinError(f"No permission to read '{path}'.", "Check its owner and mode.") from None
-    except Exception as error:  # every library names a damaged file in its own way
+    except MemoryError:
+        raise ReinError(
+            f"'{path}' does not fit into memory.", "It may be damaged: compare its size."
+        ) from None
+    except (Exception, RecursionError) as error:  # every library names a damaged file in its own way
         reason = _sentence(str(error)) or type(error).__name__
         raise ReinError(
             f"'{path}' ({path.stat().st_size:,} bytes) cannot be read as weights: {reason}.",
@@ -123,24 +135,42 @@ def write_file(path: Path, content: Any) -> None:
     Raises:
         ReinError: no space or no permission; what was there before is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            if path.suffix == ".safetensors":
-                from safetensors.torch import save
+    with replace_whole(path) as temporary, open(temporary, "wb") as file:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import save
 
-                file.write(save({name: tensor.contiguous() for name, tensor in content.items()}))
-            else:
-                torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
-            raise
-        reason = getattr(error, "strerror", None) or "the disk is full or not writable"
-        raise ReinError(f"Cannot write '{path}': {reason}.", "Check free space and permission.") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+            file.write(save({name: tensor.contiguous() for name, tensor in content.items()}))
+        else:
+            patient = _Patient(file)
+            torch.save(content, cast(BinaryIO, patient))
+            patient.close()
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class _Patient:
+    """A file that `torch.save` writes to: after a first failure it takes everything and keeps the failure for `close`.
+
+    PyTorch answers a full disk in other ways at other places, and some of them hide what was wrong.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """As a file does; never fails."""
+        if self.failure is None:
+            try:
+                self.file.write(data)
+            except OSError as error:
+                self.failure = error
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        """Left to `close`."""
+
+    def close(self) -> None:
+        """Raise what went wrong."""
+        if self.failure is not None:
+            raise self.failure

@@ -7,14 +7,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from reincli.media.images import write_bytes
+from reincli.media.images import with_comment, write_bytes
 
 
-def write_drawing(path: Path, drawing: np.ndarray) -> None:
+def write_drawing(path: Path, drawing: np.ndarray, mark: str = "") -> None:
     """Write (H, W, 3) uint8 RGB as PNG, whole or not at all.
 
     Encoded in half the time of `images.write_png`, and no larger, since drawings are photographs for the most part:
     differences to the left neighbour, run lengths and a Huffman code, without a search for repeats.
+    `mark` is kept as the comment, see `outputs.mark`.
 
     Raises:
         ReinError: no permission or no space; nothing half-written is left.
@@ -26,4 +27,4 @@ def write_drawing(path: Path, drawing: np.ndarray) -> None:
     ok, encoded = cv2.imencode(".png", cv2.cvtColor(drawing, cv2.COLOR_RGB2BGR), options)
     if not ok:
         raise ValueError(f"cannot encode an array of shape {drawing.shape}, {drawing.dtype} as PNG")
-    write_bytes(path, encoded.tobytes())
+    write_bytes(path, with_comment(encoded.tobytes(), mark))

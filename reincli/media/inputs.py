@@ -113,6 +113,11 @@ def find_inputs(
     return result
 
 
+def lists_of(named: Sequence[str]) -> list[Path]:
+    """The lists of paths among what the user named."""
+    return [Path(text) for text in named if Path(text).suffix.lower() in LIST_SUFFIXES]
+
+
 def kind_of(path: Path) -> Kind:
     """Image or video: by the suffix, else by looking into the file."""
     suffix = path.suffix.lower()

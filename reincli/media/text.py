@@ -16,6 +16,7 @@ WEIGHT = 420
 
 def measure(text: str, height: int) -> int:
     """Width in pixels of a line of text whose letters fill `height` pixels from ascender to descender."""
+    text = _drawable(text)
     if _font() is None:
         scale, weight = _hershey(height)
         return cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, weight)[0][0]
@@ -27,6 +28,7 @@ def write(
     picture: np.ndarray, text: str, left: int, middle: int, height: int, colour: tuple[int, int, int]
 ) -> None:
     """Write one line into the picture, centred on the row `middle`; anti-aliased."""
+    text = _drawable(text)
     baseline = middle + round(height * 0.3)
     if _font() is None:
         scale, weight = _hershey(height)
@@ -35,6 +37,11 @@ def write(
         )
     else:
         cv2.putText(picture, text, (left, baseline), colour, _font(), _pixels(height), WEIGHT)
+
+
+def _drawable(text: str) -> str:
+    """The text with '?' for what no encoding knows (names of files are any bytes): OpenCV breaks down over it."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _font() -> Any:

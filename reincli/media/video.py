@@ -24,6 +24,7 @@ import numpy as np
 
 from reincli.errors import ReinError
 from reincli.media.mp4 import Track, join, read_track
+from reincli.media.outputs import mark_video
 
 USUAL_RATE = 25.0
 """Frames a second where a file or camera does not tell."""
@@ -257,8 +258,8 @@ class VideoParts:
         self.parts.append(read_track(path))
         self.done += self.count
 
-    def finish(self) -> None:
-        """Join the parts into the target, and remove them.
+    def finish(self, mark: str = "") -> None:
+        """Join the parts into the target, and remove them; `mark` (`outputs.mark`) is kept at its end.
 
         Raises:
             ReinError: no frame was written, or the disk is full; the parts are kept.
@@ -271,13 +272,14 @@ class VideoParts:
         with _disk(self.target):
             if len(self.parts) == 1:
                 os.replace(self.parts[0].path, whole)
-                os.replace(whole, self.target)
             else:
                 with open(whole, "wb") as file:
                     join(self.parts, file)
                     file.flush()
                     os.fsync(file.fileno())
-                os.replace(whole, self.target)
+            if mark:
+                mark_video(whole, mark)
+            os.replace(whole, os.path.realpath(self.target))
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def discard(self) -> None:

@@ -153,9 +153,19 @@ def load_strict(module: nn.Module, state: State, what: str, hint: str) -> None:
         for name, value in expected.items()
         if name in state and state[name].shape != value.shape
     ]
+    kinds = [
+        f"{name} {str(state[name].dtype).removeprefix('torch.')}"
+        for name, value in expected.items()
+        if name in state and state[name].is_floating_point() != value.is_floating_point()
+    ]
     complaints = [
         f"{len(names)} {label}: {_some(names)}"
-        for names, label in ((missing, "missing"), (extra, "left over"), (wrong, "of the wrong shape"))
+        for names, label in (
+            (missing, "missing"),
+            (extra, "left over"),
+            (wrong, "of the wrong shape"),
+            (kinds, "of the wrong type"),
+        )
         if names
     ]
     if complaints:
@@ -210,6 +220,16 @@ def recognise_head(state: State, path: str) -> HeadFacts:
             f"'{path}' holds no segmentation head ({kind}).",
             "A checkpoint of adapters and head is needed, for example checkpoints/dinov2_rein_and_head.pth.",
         )
+    try:
+        return _head_facts(state)
+    except (KeyError, IndexError) as error:
+        raise ReinError(
+            f"'{path}' holds no whole segmentation head: what stands at {error} is missing or has another form.",
+            "It is damaged, or of another program: fetch it again.",
+        ) from None
+
+
+def _head_facts(state: State) -> HeadFacts:
     banks = [state[name] for name in _bank_names(state)]
     queries = banks[0] if banks else state["mask_decoder.query_positions"]
     low_rank = any(name.endswith("tokens_a") for name in _bank_names(state))

@@ -18,6 +18,7 @@ def open_segmentor(
     settings: Settings | str | None = None,
     device: str = "auto",
     precision: str = "auto",
+    any_backbone: bool = False,
 ) -> Predictor:
     """As `predict.load_segmentor`, and files of `rein export` (`.onnx`, `.xml`), which need no backbone.
 
@@ -28,7 +29,14 @@ def open_segmentor(
     """
     path = Path(checkpoint)
     if not is_exported(path):
-        return load_segmentor(path, backbone=backbone, settings=settings, device=device, precision=precision)
+        return load_segmentor(
+            path,
+            backbone=backbone,
+            settings=settings,
+            device=device,
+            precision=precision,
+            any_backbone=any_backbone,
+        )
     if isinstance(settings, str):
         settings = load_settings(settings, None)
     predictor = ExportedPredictor(path, settings, device)

@@ -21,7 +21,7 @@ from reincli.data.labels import Classes
 from reincli.data.sources import classes_of
 from reincli.data.transforms import resize_image
 from reincli.engine import checkpoint as checkpoints
-from reincli.engine.backbone_files import find_backbone, load_backbone
+from reincli.engine.backbone_files import find_backbone
 from reincli.engine.device import DTYPES, autocast, full_fp32, kernel_notes, pick_device, pick_precision
 from reincli.engine.fusing import fused
 from reincli.errors import ReinError
@@ -292,6 +292,7 @@ def load_segmentor(
     settings: Settings | str | None = None,
     device: str = "auto",
     precision: str = "auto",
+    any_backbone: bool = False,
 ) -> Predictor:
     """A model ready to predict, from a checkpoint of adapters and head and, beside it, the backbone's file.
 
@@ -304,6 +305,7 @@ def load_segmentor(
         backbone: raw or converted; None: where it usually lies. Not needed if the checkpoint holds it.
         settings: or the name of a preset; only where the checkpoint does not carry its own.
         device: 'auto', 'cpu', 'cuda', 'cuda:1'. precision: 'auto', 'fp32', 'bf16', 'fp16'.
+        any_backbone: take another backbone than the one that the checkpoint was trained with, knowingly.
 
     Raises:
         ReinError: a file is missing, damaged, or does not fit, each said in its own words.
@@ -312,7 +314,7 @@ def load_segmentor(
         settings = load_settings(settings, None)
     place = pick_device(device)
     arithmetic = pick_precision(precision, place)
-    loaded = load_model(Path(checkpoint), Path(backbone) if backbone else None, settings)
+    loaded = load_model(Path(checkpoint), Path(backbone) if backbone else None, settings, any_backbone)
     return Predictor(loaded.model, loaded.classes, loaded.settings, place, arithmetic, loaded.notes)
 
 
@@ -326,7 +328,9 @@ class LoadedModel:
     notes: list[str]
 
 
-def load_model(checkpoint: Path, backbone: Path | None, settings: Settings | None) -> LoadedModel:
+def load_model(
+    checkpoint: Path, backbone: Path | None, settings: Settings | None, any_backbone: bool = False
+) -> LoadedModel:
     """Adapters and head from a checkpoint and, unless it holds it, the backbone from its file.
 
     Raises:
@@ -343,6 +347,6 @@ def load_model(checkpoint: Path, backbone: Path | None, settings: Settings | Non
             raise ReinError(
                 f"'{checkpoint}' needs its backbone, and its settings name none.", "Give --backbone FILE."
             )
-        notes += load_backbone(model, path)
+        notes += checkpoints.load_frozen(model, path, read, knowingly=any_backbone)[1]
     checkpoints.load_trained(model, read)
     return LoadedModel(model, classes, settings, notes)

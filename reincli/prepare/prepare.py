@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,14 +18,13 @@ from reincli.data.layouts import DATASETS, Folders, split_folders
 from reincli.data.missing import hint, missing_folder, no_image
 from reincli.data.sources import Pairs, find_pairs, some
 from reincli.errors import ReinError
-from reincli.media.images import write_bytes
+from reincli.media.images import clear_dead, write_bytes
+from reincli.media.outputs import keep_apart
 from reincli.media.workers import processes
 from reincli.prepare.convert import convert
 from reincli.prepare.corruption import write_corrupted
 from reincli.prepare.planning import Job, plan
 
-LEFTOVER_AGE = 60.0
-"""Seconds after which an unfinished file is nobody's any more."""
 WORTH_PROCESSES = 200
 """Polygon files from which on new processes are worth their start of a second or two."""
 _PNG_END, _JPEG_END = b"IEND\xae\x42\x60\x82", b"\xff\xd9"
@@ -71,25 +69,6 @@ def is_whole(path: Path | str) -> bool:
     return end == _PNG_END or end.endswith(_JPEG_END)
 
 
-def clear_leftovers(jobs: Sequence[Job]) -> int:
-    """Remove unfinished files that a killed run left where the jobs write; how many there were.
-
-    Writing one takes moments: those of the last minute may belong to another run and are left alone.
-    """
-    removed = 0
-    for folder in {os.path.dirname(job.writes) for job in jobs}:
-        if not os.path.isdir(folder):
-            continue
-        with os.scandir(folder) as entries:
-            old = [e for e in entries if e.name.startswith(".") and e.name.endswith(".tmp")]
-        for entry in old:
-            with contextlib.suppress(OSError):
-                if time.time() - entry.stat().st_mtime > LEFTOVER_AGE:
-                    os.unlink(entry.path)
-                    removed += 1
-    return removed
-
-
 def run_jobs(jobs: Sequence[Job], *, workers: int = 1, force: bool = False) -> Iterator[Outcome]:
     """Do the jobs, yielding what became of each in their order; a damaged raw file does not stop the rest.
 
@@ -101,7 +80,9 @@ def run_jobs(jobs: Sequence[Job], *, workers: int = 1, force: bool = False) -> I
     Raises:
         ReinError: a file cannot be written (no space, no permission).
     """
-    clear_leftovers(jobs)
+    keep_apart((job.reads for job in jobs), (job.writes for job in jobs))
+    for folder in {os.path.dirname(job.writes) for job in jobs}:
+        clear_dead(Path(folder))
     todo = []
     for job in jobs:
         if not force and is_whole(job.writes):

@@ -14,8 +14,9 @@ from reincli.config import Settings
 from reincli.data.labels import Classes
 from reincli.data.sources import classes_of
 from reincli.engine import checkpoint as checkpoints
-from reincli.engine.backbone_files import find_backbone, load_backbone
+from reincli.engine.backbone_files import find_backbone
 from reincli.engine.device import DTYPES
+from reincli.engine.fingerprint import Fingerprint
 from reincli.engine.fusing import fused
 from reincli.engine.processes import share_gradients, share_statistics, slice_size, wait_for_all
 from reincli.engine.ranks import Rank
@@ -36,6 +37,7 @@ class Run:
     Attributes:
         network: the model as training calls it: compiled, its gradients shared among processes.
         slice_size: images that this process computes at a time.
+        backbone: fingerprint of the frozen backbone.
     """
 
     settings: Settings
@@ -51,6 +53,7 @@ class Run:
     rank: Rank = field(default_factory=Rank)
     ema: Ema | None = None
     iteration: int = 0
+    backbone: Fingerprint | None = None
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -71,6 +74,7 @@ def prepare_run(
     precision: str,
     rank: Rank | None = None,
     backbone: Path | None = None,
+    any_backbone: bool = False,
     resume: bool = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> Run:
@@ -85,8 +89,12 @@ def prepare_run(
     torch.manual_seed(train.seed)
     model = checkpoints.build_model(settings, len(classes))
     path = find_backbone(settings, backbone)
+    begun_from = folder / "last.pth" if resume else Path(train.start_from) if train.start_from else None
+    read = checkpoints.read_checkpoint(begun_from) if begun_from and begun_from.exists() else None
+    fingerprint = None
     if path is not None:
-        for remark in load_backbone(model, path):
+        fingerprint, remarks = checkpoints.load_frozen(model, path, read, knowingly=any_backbone)
+        for remark in remarks:
             note(remark)
     elif not model.backbone_trains:
         raise ReinError(
@@ -95,10 +103,11 @@ def prepare_run(
             usage=True,
         )
     if train.start_from and not resume:
-        checkpoints.load_trained(model, checkpoints.read_checkpoint(Path(train.start_from)))
+        checkpoints.load_trained(model, read or checkpoints.read_checkpoint(Path(train.start_from)))
     run = new_run(settings, folder, model, classes, device=device, precision=precision, rank=rank, note=note)
+    run.backbone = fingerprint
     if resume:
-        restore(run, folder / "last.pth")
+        restore(run, folder / "last.pth", read)
     run.network = share_gradients(run.network, rank, device)
     copies = 4 if run.ema else 3  # weights and the optimiser's two moments
     run_folder.check_space(folder, copies * run.trained_bytes, train.keep_checkpoints)
@@ -151,11 +160,13 @@ def state_of_run(run: Run) -> dict[str, Any]:
         "scaler": run.scaler.state_dict(),
     }
     if run.ema is None:
-        return checkpoints.checkpoint_content(run.model, run.settings, run.classes, run.iteration, training)
+        return checkpoints.checkpoint_content(
+            run.model, run.settings, run.classes, run.iteration, training, run.backbone
+        )
     training["weights"] = {name: value.detach().cpu().clone() for name, value in run.ema.parameters.items()}
     with run.ema.applied():
         content = checkpoints.checkpoint_content(
-            run.model, run.settings, run.classes, run.iteration, training
+            run.model, run.settings, run.classes, run.iteration, training, run.backbone
         )
         content["state_dict"] = {name: value.clone() for name, value in content["state_dict"].items()}
     return content
@@ -171,13 +182,13 @@ def save(run: Run) -> None:
     wait_for_all()
 
 
-def restore(run: Run, path: Path) -> None:
+def restore(run: Run, path: Path, read: checkpoints.Checkpoint | None = None) -> None:
     """Go back to a checkpoint: weights, moving average, optimiser, scaler, iteration, log."""
-    if not path.exists():
+    if read is None and not path.exists():
         raise ReinError(
             f"'{path.parent}' has no checkpoint yet.", "Start it anew: remove the folder, then train."
         )
-    read = checkpoints.read_checkpoint(path)
+    read = read or checkpoints.read_checkpoint(path)
     checkpoints.load_trained(run.model, read)
     if read.training is None:
         raise ReinError(

@@ -18,7 +18,7 @@ from typing import Any
 
 from reincli.config import Settings
 from reincli.errors import ReinError
-from reincli.media.images import write_bytes
+from reincli.media.images import temporary_beside, write_bytes
 from reincli.settings_files import build_settings, read_toml, to_toml
 
 
@@ -28,6 +28,19 @@ def refuse_existing(folder: Path) -> None:
         raise ReinError(
             f"There is a run in '{folder}' already.",
             f"Go on with it: rein train --resume {folder}   or choose another folder: --work-dir DIR",
+            usage=True,
+        )
+    _refuse_other_files(folder)
+
+
+def _refuse_other_files(folder: Path) -> None:
+    """ReinError where a folder without a run holds files that the run would write."""
+    names = ("log.jsonl", "*.pth", "best.json", "report.html", "curves.png", "samples")
+    found = next((path for name in names for path in sorted(folder.glob(name))), None)
+    if found is not None:
+        raise ReinError(
+            f"'{found}' is in the way: the run would write there, and '{folder}' holds no run.",
+            "Choose another folder: --work-dir DIR, or move the file away.",
             usage=True,
         )
 
@@ -64,7 +77,7 @@ def check_space(folder: Path, checkpoint_bytes: int, keep: int) -> None:
 
 def point_at(pointer: Path, target: Path) -> None:
     """Make `pointer` the same file as `target`; it stays whole when the target is deleted later."""
-    temporary = pointer.with_name(f".{pointer.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(pointer)
     with contextlib.suppress(FileNotFoundError):
         temporary.unlink()
     try:

@@ -349,7 +349,7 @@ def test_a_full_disk_stops_and_is_said(monkeypatch):
     for index in range(4):
         picture(f"drive/{index}.png")
 
-    def full(path, array):
+    def full(path, array, mark):
         raise ReinError(f"Cannot write '{path}': No space left on device.")
 
     monkeypatch.setattr(visualize_pictures, "write_drawing", full)

@@ -27,7 +27,7 @@ from reincli.media.images import read_image_like, with_turn, write_png
 from reincli.prepare.convert import half_size
 from reincli.prepare.corruption import choose
 from reincli.prepare.planning import plan
-from reincli.prepare.prepare import clear_leftovers, is_whole, run_jobs
+from reincli.prepare.prepare import is_whole, run_jobs
 
 
 def gta(root: Path, count: int, side: int = 8) -> None:
@@ -135,15 +135,14 @@ def test_a_stopped_run_leaves_whole_files_and_goes_on(tmp_path: Path, dataset: s
             np.testing.assert_array_equal(load_label(sample, label_table(dataset, DataSettings())), wanted)
 
 
-def test_unfinished_files_of_a_killed_run_are_removed_but_not_young_ones(tmp_path: Path) -> None:
+def test_a_label_that_is_a_link_to_its_raw_file_is_no_label(tmp_path: Path) -> None:
     gta(tmp_path, 1)
-    old, young = tmp_path / "labels/.a.png.1.tmp", tmp_path / "labels/.b.png.2.tmp"
-    old.touch()
-    young.touch()
-    os.utime(old, (1e9, 1e9))
-    assert clear_leftovers(plan("gta", tmp_path)) == 1
-    assert not old.exists()
-    assert young.exists()
+    jobs = plan("gta", tmp_path)
+    Path(jobs[0].writes).symlink_to(jobs[0].reads)
+    raw = Path(jobs[0].reads).read_bytes()
+    with pytest.raises(ReinError, match="the same file"):
+        list(run_jobs(jobs, force=True))
+    assert Path(jobs[0].reads).read_bytes() == raw
 
 
 @pytest.mark.slow
