@@ -53,6 +53,23 @@ class AdapterSettings(Strict):
     a larger one."""
 
 
+class MinorSettings(Strict):
+    """Where minor directions are tuned inside the blocks of a plain transformer (SoMA, RecycleLoRA)."""
+
+    rank: Positive | None = None
+    """Of what is taken out of each weight; None: 16, or the 32 last columns of RecycleLoRA."""
+    sub_rank: Positive = 4
+    """Of RecycleLoRA's second pair, the first columns (2 from real images to real images)."""
+    first_block: Annotated[int, Field(ge=0)] | None = None
+    """Counted from 0; None: block 8 of 24, 4 of 12; all for RecycleLoRA."""
+    layers: Annotated[tuple[Literal["q", "k", "v", "proj", "fc1", "fc2"], ...], Field(min_length=1)] = (
+        "q", "k", "v", "proj", "fc1", "fc2",
+    )  # fmt: skip
+    """`fc1`: all inputs of the MLP, of a SwiGLU two."""
+    biases: bool | None = None
+    """Train the biases of these layers too; None: with SoMA."""
+
+
 class HeadSettings(Strict):
     """The Mask2Former head. `queries` is used where no adapter gives the queries."""
 
@@ -67,14 +84,38 @@ class HeadSettings(Strict):
 
 
 class ModelSettings(Strict):
-    """What is built. `tune`: `rein` trains adapters and head, `frozen` the head alone, `full` everything."""
+    """What is built. `tune`: `rein` trains adapters and head, `frozen` the head alone, `full` everything.
 
-    tune: Literal["rein", "frozen", "full"] = "rein"
+    `soma` and `recycle` train the head and minor directions of the backbone's weights; `rein+soma` both.
+    """
+
+    tune: Literal["rein", "frozen", "full", "soma", "recycle", "rein+soma"] = "rein"
     train_backbone: bool = False
     """With `rein`: train the backbone too (for tiny backbones without learnt features)."""
     backbone: BackboneSettings = BackboneSettings()
     adapter: AdapterSettings = AdapterSettings()
+    minor: MinorSettings = MinorSettings()
     head: HeadSettings = HeadSettings()
+
+    @property
+    def refines(self) -> bool:
+        """Whether Rein's adapters stand behind the blocks."""
+        return self.tune in ("rein", "rein+soma")
+
+    @property
+    def minor_kind(self) -> Literal["soma", "recycle"] | None:
+        """How minor directions are tuned in the blocks, if they are."""
+        if self.tune == "recycle":
+            return "recycle"
+        return "soma" if self.tune in ("soma", "rein+soma") else None
+
+    @model_validator(mode="after")
+    def _trains_once(self) -> ModelSettings:
+        if self.train_backbone and self.minor_kind:
+            raise ValueError(
+                f"model.train_backbone trains whole weights, and model.tune = '{self.tune}' directions of frozen ones"
+            )
+        return self
 
 
 class AugmentSettings(Strict):
@@ -147,6 +188,18 @@ class DataSettings(Strict):
     """Loader processes; never more than the machine has cores."""
 
 
+class FactorSettings(Strict):
+    """Factors of the learning rate, by part."""
+
+    backbone: Annotated[float, Field(gt=0)] = 1.0
+    """Of its weights, or of minor directions of them."""
+    sub: Annotated[float, Field(gt=0)] = 1.0
+    """Of the second pair of RecycleLoRA."""
+    rein: Annotated[float, Field(gt=0)] = 1.0
+    neck: Annotated[float, Field(gt=0)] = 1.0
+    head: Annotated[float, Field(gt=0)] = 1.0
+
+
 class OptimSettings(Strict):
     """AdamW, and the poly schedule with an optional linear warm-up."""
 
@@ -154,6 +207,9 @@ class OptimSettings(Strict):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    weight_decay_end: Annotated[float, Field(ge=0)] | None = None
+    """Where the weight decay of every part goes, by half a cosine over the training (1e-5); None: it stays."""
+    factors: FactorSettings = FactorSettings()
     power: float = 0.9
     warmup_iterations: Annotated[int, Field(ge=0)] = 0
     warmup_factor: float = 1e-6
@@ -187,12 +243,23 @@ class TrainSettings(Strict):
     """Scale gradients down to this Euclidean norm; None: leave them."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Keep an exponential moving average of the weights, validate and save that (0.999); None: none."""
+    ema_from: Annotated[int, Field(ge=0)] | None = None
+    """First iteration (from 0) that enters the average, which is the weights until then; None: all do, with a decay
+    that grows from 0.1."""
     stop_after_skipped: Positive = 20
     """Steps in a row whose gradient is not finite (they change no weight) before training gives up."""
     seed: Annotated[int, Field(ge=0)] = 42
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     start_from: str | None = None
-    """Checkpoint whose adapters and head this run starts from."""
+    """Checkpoint whose adapters, minor directions and head this run starts from."""
+
+    @model_validator(mode="after")
+    def _averages(self) -> TrainSettings:
+        if self.ema_from is not None and self.ema_decay is None:
+            raise ValueError(
+                "train.ema_from says when averaging begins, but train.ema_decay is not set (0.9998)"
+            )
+        return self
 
 
 class TestSettings(Strict):
@@ -245,7 +312,7 @@ class Settings(Strict):
     name: str = ""
     description: str = ""
     published: dict[str, float] = {}
-    """mIoU in percent by domain, as published for this setting."""
+    """mIoU in percent by domain, or `mean` of all of them, as published for this setting at its own test sizes."""
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
     optim: OptimSettings = OptimSettings()

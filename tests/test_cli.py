@@ -125,7 +125,7 @@ def test_python_dash_m():
             "convert_weights",
             {
                 **{"source": None, "target": None, "height": 1024, "width": None, "patch": 16, "kind": None},
-                **{"backbone": None, "force": False, "any_backbone": False},
+                **{"backbone": None, "force": False, "any_backbone": False, "merge": False},
             },
         ),
         (

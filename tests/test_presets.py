@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from reincli.config import Settings
+from reincli.config import Settings, test_size
 from reincli.model.families import family_of
 from reincli.settings_files import build_settings, load_settings, preset_names, presets_folder, read_preset
 
@@ -29,15 +31,22 @@ MAIN = [
     "citys2acdc",
     "citys2acdc-512",
     "citys2citysc",
+    "citys2bdd_mapillary",
 ]
 FROZEN = {"clip_l", "sam_h", "eva02_l", "dinov3_l"}
 BASELINES = ["gta2citys-frozen", "gta2citys-full", *(f"gta2citys-{b}-frozen" for b in sorted(FROZEN))]
 ACDC = [f"citys2acdc-dinov3_{size}" for size in "sbl"]
+MINOR = [
+    "gta2citys-soma", "gta2citys-dinov3_l-soma", "gta_synthia2citys-soma", "gta_synthia_urbansyn2citys-soma-512",
+    "gta_synthia_urbansyn2citys-soma", "citys16th2citys-soma", "citys2acdc-soma", "citys2acdc-dinov3_l-soma",
+    "citys2acdc-soma-512", "citys2bdd_mapillary-soma", "gta2citys-recycle", "citys2bdd_mapillary-recycle",
+]  # fmt: skip
 RECIPE_1024 = ["gta_synthia_urbansyn2citys", "citys2acdc", "citys2citysc", *ACDC]
 RECIPE_512 = [
     "gta2citys",
     "gta_synthia2citys",
     "citys2acdc-512",
+    "citys2bdd_mapillary",
     *BASELINES,
     *(f"gta2citys-{b}" for b in BACKBONES),
 ]
@@ -57,6 +66,17 @@ PUBLISHED = {
     "gta2citys-clip_l": {"cityscapes": 58.1},
     "gta2citys-sam_h": {"cityscapes": 59.2},
     "gta2citys-eva02_l": {"cityscapes": 67.8},
+    "gta2citys-soma": {"cityscapes": 71.8, "bdd100k": 61.3, "mapillary": 71.7},
+    "gta_synthia2citys-soma": {"mean": 69.26},
+    "gta_synthia_urbansyn2citys-soma-512": {"mean": 71.68},
+    "gta_synthia_urbansyn2citys-soma": {"mean": 73.12},
+    "citys16th2citys-soma": {"mean": 75.50},
+    "citys2acdc-soma": {"acdc:test": 78.75},
+    "citys2acdc-soma-512": {"acdc:val": 71.7, "acdc:test": 74.4},
+    "citys2bdd_mapillary": {"bdd100k": 63.5, "mapillary": 74.0},
+    "citys2bdd_mapillary-soma": {"bdd100k": 67.0, "mapillary": 76.5},
+    "gta2citys-recycle": {"cityscapes": 73.0, "bdd100k": 61.8, "mapillary": 72.1},
+    "citys2bdd_mapillary-recycle": {"bdd100k": 66.7, "mapillary": 77.5},
 }
 
 
@@ -66,9 +86,9 @@ def preset(request) -> Settings:
 
 
 def test_all_are_there():
-    expected = {*MAIN, *BASELINES, *ACDC, *(f"gta2citys-{b}" for b in BACKBONES), "demo"}
+    expected = {*MAIN, *BASELINES, *ACDC, *MINOR, *(f"gta2citys-{b}" for b in BACKBONES), "demo"}
     assert set(preset_names()) == expected
-    assert len(list(presets_folder().glob("*.toml"))) == 28
+    assert len(list(presets_folder().glob("*.toml"))) == 41
 
 
 def test_each_states_what_it_is_about(preset):
@@ -163,3 +183,58 @@ def test_every_backbone_of_a_preset_is_known(name):
 @pytest.mark.parametrize("name", MAIN)
 def test_a_preset_without_a_backbone_in_its_name_is_dinov2_l(name):
     assert load_settings(preset=name).model.backbone.name == "dinov2_l"
+
+
+SOMA_FILES = {
+    "gta2citys-soma": "sora_dinov2-L_mask2former.py",
+    "gta_synthia2citys-soma": "sora_dinov2-L_mask2former_gs2cbm.py",
+    "gta_synthia_urbansyn2citys-soma-512": "sora_dinov2-L_mask2former_gsu2cbm.py",
+    "gta_synthia_urbansyn2citys-soma": "sora_dinov2-L_mask2former_gsu2cbm_1024x1024.py",
+    "citys16th2citys-soma": "sora_dinov2-L_mask2former_gsuc16_2cbm_1024x1024.py",
+    "citys2acdc-soma": "sora_dinov2_mask2former_ACDC_1024x1024_bs4x2.py",
+    "citys2acdc-soma-512": "sora_dinov2_mask2former_ACDC_512x512_bs4x2.py",
+    "citys2bdd_mapillary-soma": "sora_dinov2_mask2former_c2bm.py",
+}
+ON_FOUR_TIMES_TWO = ("citys2acdc-soma", "citys2acdc-soma-512")
+
+
+@pytest.mark.parametrize("name", SOMA_FILES)
+def test_soma_is_trained_as_published(oracle, name):
+    told = json.loads((oracle / "more" / "ext" / "soma_settings.json").read_text())[SOMA_FILES[name]]
+    preset = load_settings(preset=name)
+    optim, train = preset.optim, preset.train
+    assert preset.model.tune == "soma"
+    assert sorted([optim.lr * optim.factors.backbone, optim.lr]) == pytest.approx(told["lrs"])
+    (decay,) = [each for each in told["schedulers"] if each.get("param_name") == "weight_decay"]
+    assert optim.weight_decay_end == decay["eta_min"]
+    assert train.iterations == told["max_iters"] == decay["end"]
+    assert train.validate_every == told["val_interval"]
+    warm = [each for each in told["schedulers"] if each["type"] == "LinearLR"]
+    assert optim.warmup_iterations == (warm[0]["end"] if warm else 0)
+    if warm:
+        assert optim.warmup_factor == warm[0]["start_factor"]
+    assert train.ema_from == (told["ema"][0]["begin_iter"] if told["ema"] else None)
+    assert train.ema_decay == (1 - 0.0002 if told["ema"] else None)
+    assert train.batch_size == told["batch_size"] * (4 if name in ON_FOUR_TIMES_TWO else 1)
+    assert preset.data.augment.crop == told["crop"][0][0] == preset.test.window == told["img_size"]
+    assert preset.test.stride == told["crop"][1]["stride"][0]
+
+
+def test_every_preset_after_the_paper_states_its_own_test_sizes():
+    for name in MINOR:
+        settings = load_settings(preset=name)
+        datasets = {source.split(":")[0] for source in settings.data.val}
+        assert set(settings.test.sizes) == datasets, name
+    sizes = load_settings(preset="gta2citys-soma").test.sizes
+    assert sizes == {"cityscapes": "2048x1024", "mapillary": "2048x1024", "bdd100k": "1280x720"}
+    assert test_size(load_settings(preset="gta2citys"), "cityscapes") == "1024x512"
+    assert test_size(load_settings(preset="citys2bdd_mapillary"), "mapillary") == "1024x512"
+
+
+def test_recycle_has_its_own_rates():
+    for name in ("gta2citys-recycle", "citys2bdd_mapillary-recycle"):
+        preset = load_settings(preset=name)
+        assert (preset.model.tune, preset.optim.lr, preset.optim.factors.sub) == ("recycle", 1e-4, 0.5)
+        assert preset.train.ema_decay is None
+    assert load_settings(preset="citys2bdd_mapillary-recycle").model.minor.sub_rank == 2
+    assert load_settings(preset="gta2citys-recycle").model.minor.sub_rank == 4

@@ -23,6 +23,7 @@ PAGES = (
     "docs/own-data.md",
     "docs/evaluate.md",
     "docs/backbones.md",
+    "docs/minor-directions.md",
     "docs/speed.md",
     "docs/export.md",
     "docs/small-backbone.md",

@@ -15,6 +15,7 @@ EXAMPLES = (
     "rein convert-weights dinov2_vits14_pretrain.pth checkpoints/dinov2_s_converted.safetensors",
     "rein convert-weights --kind sam_h --height 1024",
     "rein convert-weights work_dirs/mine/last.pth original.pth --kind original",
+    "rein convert-weights work_dirs/mine/last.pth --merge",
 )
 
 
@@ -51,6 +52,12 @@ def command(
             help="Backbone family, such as clip_l; or `original`: write a checkpoint back in the original's form.",
         ),
     ] = None,
+    merge: Annotated[
+        bool,
+        typer.Option(
+            "--merge", help="SOURCE is a checkpoint: write its backbone, minor directions worked in."
+        ),
+    ] = False,
     backbone: Backbone = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the target.")] = False,
     any_backbone: AnyBackbone = False,

@@ -26,7 +26,8 @@ def command(
     ladder: Annotated[
         bool,
         typer.Option(
-            "--ladder", help="Train in full, frozen and with Rein, and compare. An hour and a half a seed."
+            "--ladder",
+            help="Train in full, frozen, with Rein, SoMA, RecycleLoRA, and compare. Two and a half hours a seed.",
         ),
     ] = False,
     seeds: Annotated[

@@ -25,6 +25,8 @@ from reincli.errors import ReinError, nearest
 from reincli.media.outputs import Outputs
 from reincli.model import foundation, weights
 from reincli.model.families import FAMILIES
+from reincli.model.minor_files import written_for_soma
+from reincli.prediction.predict import load_model
 
 DEFAULT = "dinov2_l"
 """The family whose raw file is read where neither a file nor a kind is named."""
@@ -43,12 +45,24 @@ def run(
     backbone: Path | None = None,
     force: bool = False,
     any_backbone: bool = False,
+    merge: bool = False,
 ) -> None:
     """Read, resample, write; with `kind` 'original' write a checkpoint of ours as the original's.
+
+    With `merge` write the backbone of a checkpoint with its minor directions worked in.
 
     Raises:
         ReinError: source missing or not what it should be, sizes that the patch does not divide, target there.
     """
+    if merge:
+        if kind is not None or height or width or patch != 16:
+            raise ReinError(
+                "--merge writes the backbone as the checkpoint has it; --kind, --height, --width, --patch do not fit.",
+                "rein convert-weights CHECKPOINT --merge",
+                usage=True,
+            )
+        write_merged(source, target, backbone, force, any_backbone)
+        return
     if kind == ORIGINAL:
         write_original(source, target, backbone, force, any_backbone)
         return
@@ -122,15 +136,48 @@ def write_original(
     model = build_model(settings, len(classes))
     if model.rein is None and not weights.holds_backbone(
         read.state
-    ):  # there the original keeps the backbone too
+    ):  # there parts of the backbone are kept too
         path = find_backbone(settings, backbone)
         if path is None:
             raise ReinError(f"'{source}' needs its backbone to be written whole.", "Give --backbone FILE.")
         load_frozen(model, path, read, knowingly=any_backbone)
-    load_trained(model, read)
+    for remark in load_trained(model, read):
+        console.note(remark)
     content = original_content(model, classes, read.iteration)
     write_file(target, content)
     console.result(f"{target}: {len(content['state_dict'])} tensors in the original's names")
+    if model.minor is not None:
+        rank = written_for_soma(model)[1]
+        console.note(
+            f"A and B belong beside the whole backbone there: set r = {rank} and lora_alpha = {rank}."
+        )
+
+
+def write_merged(
+    source: Path | None, target: Path | None, backbone: Path | None, force: bool, any_backbone: bool
+) -> None:
+    """Write a checkpoint's backbone with its minor directions worked into the weights, in the original's names."""
+    if source is None:
+        raise ReinError("--merge needs a checkpoint.", "rein convert-weights CHECKPOINT --merge", usage=True)
+    target = target or source.with_name(f"{source.stem}_backbone.pth")
+    refuse_to_overwrite(source, target, force, backbone)
+    read = read_checkpoint(source)
+    settings = settings_for(read, None, backbone)
+    refuse_to_overwrite(source, target, force, used_backbone(settings, backbone))
+    if settings.model.minor_kind is None:
+        raise ReinError(
+            f"'{source}' (model.tune = '{settings.model.tune}') has no minor directions: nothing is to be merged.",
+            "--merge is for model.tune = soma, recycle and rein+soma.",
+        )
+    loaded = load_model(source, backbone, settings, any_backbone)
+    for remark in loaded.notes:
+        console.note(remark)
+    loaded.model.merge_minor()
+    view = loaded.model.backbone
+    write_file(target, view.layout.to_original(view.state_dict()) | view.unread())
+    console.result(
+        f"{target}: {settings.model.backbone.name} with the minor directions of '{source}' worked in"
+    )
 
 
 def default_name(kind: str, height: int, width: int) -> str:

@@ -1,7 +1,7 @@
-"""`rein demo --ladder`: the same small backbone trained in full, frozen, and with Rein, side by side.
+"""`rein demo --ladder`: the same small backbone trained in five ways, side by side.
 
 The rows of the method's own comparison (arXiv 2312.04265, table 2) in miniature: one recipe, one head, clear streets to
-train on; scored on clear streets and on what none of the three has seen.
+train on; scored on clear streets and on what none of the models has seen.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from reincli.prediction.evaluate import val_samples
 from reincli.settings_files import build_settings
 from reincli.training.batches import train_samples
 
-TUNES = ("full", "frozen", "rein")
-"""What trains: everything; the head alone; adapters and head."""
+TUNES = ("full", "frozen", "rein", "soma", "recycle")
+"""What trains: all; the head alone; adapters and head; minor directions of the backbone, in two ways, and head."""
 STREETS = {"train": 600, "val": 60, "targets": 40}
 """More than the demo's, so that the spread of three seeds is not the spread of a few images."""
 ITERATIONS = 3000
@@ -58,7 +58,7 @@ class Scored:
 
 
 def run(*, out: Path, iterations: int | None = None, seeds: int = 1, own: Path | None = None) -> list[Scored]:
-    """Train three models a seed, score them, print the table, draw what they see; what is done is not done again.
+    """Train a model of each kind a seed, score them, print the table, draw what they see; done work is not done again.
 
     Args:
         out: folder of the streets, the runs and the table. iterations: of each training.
@@ -141,7 +141,7 @@ def one(out: Path, tune: str, seed: int, iterations: int, own: Path | None) -> S
 
 
 def draw(out: Path, settings: Settings) -> None:
-    """A street of each domain as the three models of the first seed see it."""
+    """A street of each domain as the models of the first seed see it."""
     chosen = run_report.first_of_each_domain(val_samples(settings))
     seed = settings.train.seed
     columns = {tune: folder_of(out, tune, seed) / "predictions" for tune in TUNES}

@@ -25,5 +25,7 @@ def run(name: str | None = None) -> None:
 
 
 def published(settings: Settings) -> str:
-    """Published scores in one line: 'cityscapes 66.7, bdd100k 60.0'; empty where there are none."""
-    return ", ".join(f"{domain} {score:.1f}" for domain, score in settings.published.items())
+    """Published scores in one line, to the digit published: "cityscapes 66.7, bdd100k 60.0"; empty without any."""
+    return ", ".join(
+        f"{domain} {f'{score:.2f}'.removesuffix('0')}" for domain, score in settings.published.items()
+    )

@@ -116,7 +116,7 @@ def introduce(prepared: Run) -> None:
         name: sum(p.numel() for p in module.parameters()) for name, module in model.trained_modules().items()
     }
     head = parts["pixel_decoder"] + parts["mask_decoder"]
-    shown = [f"{parts[name]:,} {name}" for name in ("rein", "neck", "backbone") if name in parts]
+    shown = [f"{parts[name]:,} {name}" for name in ("rein", "minor", "neck", "backbone") if name in parts]
     processes = f"{prepared.rank.world} x " if prepared.rank.world > 1 else ""
     console.note(
         f"{settings.name}: {settings.model.backbone.name}, training {' + '.join([*shown, f'{head:,} head'])} "

@@ -8,7 +8,7 @@ model trained here runs in the original, and the original's checkpoints are read
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,13 @@ from reincli.engine.recognition import preset_of
 from reincli.engine.validation import damaged, iteration_of, own_fields, require_finite
 from reincli.engine.weight_files import read_file
 from reincli.errors import ReinError
-from reincli.model import foundation, weights
+from reincli.model import foundation, minor_files, weights
+from reincli.model.minor import RESIDUAL, WHOLE
 from reincli.model.segmentor import Segmentor
 from reincli.settings_files import build_settings
+
+NEAR_CHANCE = 5
+"""How many times the share by chance still is no sign that A started from the backbone's own minor directions."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Checkpoint:
         settings: of the run, or None for one of the original's. classes: names and colours, or None.
         training: state of the run for resuming, or None. iteration: how far it was trained, 0 if unknown.
         backbone: fingerprint of the backbone that it was trained with, or None.
+        form: what stands beside minor directions, see `minor`; None where there are none.
+        biases: frozen ones that it holds, for comparison with the backbone.
     """
 
     path: Path
@@ -46,12 +52,18 @@ class Checkpoint:
     training: dict[str, Any] | None
     iteration: int = 0
     backbone: Fingerprint | None = None
+    form: str | None = None
+    biases: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read one of our checkpoints or of the original's. ReinError where it is neither."""
     content = read_file(path)
-    state = weights.from_original(foundation.unwrap(content))
+    state, form, biases = foundation.unwrap(content), None, dict[str, Tensor]()
+    if minor_files.is_somas(state):
+        state, biases = minor_files.read_from_soma(state)
+        form = WHOLE
+    state = weights.from_original(state)
     weights.recognise_head(state, str(path))
     fields = content if isinstance(content, Mapping) else {}
     settings, classes, backbone = None, None, None
@@ -63,12 +75,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
         except ReinError as error:
             raise damaged(path, f"its settings cannot be used ({error.message.rstrip('.')})") from None
         backbone = read_fingerprint(own.get("backbone"))
+        form = form or own.get("minor")
+    if form not in (RESIDUAL, WHOLE) and any(name.startswith("minor.") for name in state):
+        raise damaged(path, "it does not say which weights stand beside its minor directions (rein.minor)")
     training = fields.get("training")
     if training is not None and not isinstance(training, Mapping):
         raise damaged(path, "its field 'training' is no table")
     iteration = iteration_of(fields.get("meta"), path)
     state_of_training = None if training is None else dict(training)
-    return Checkpoint(path, state, settings, classes, state_of_training, iteration, backbone)
+    return Checkpoint(path, state, settings, classes, state_of_training, iteration, backbone, form, biases)
 
 
 def checkpoint_content(
@@ -88,6 +103,8 @@ def checkpoint_content(
         "state_dict": state,
         "rein": {"settings": settings.model_dump(mode="json"), "classes": {"names": names, "colors": colors}},
     }
+    if model.minor is not None:
+        content["rein"]["minor"] = model.minor.form
     if backbone is not None:
         content["rein"]["backbone"] = backbone.as_content()
     if training is not None:
@@ -99,8 +116,12 @@ def original_state(model: Segmentor) -> dict[str, Tensor]:
     """Exactly the tensors that the original saves for this setting, in its names.
 
     With adapters that is what was trained; without them the backbone is there too, and tensors that nothing
-    reads: a mask token, rotary tables, CLIP's scale branches.
+    reads: a mask token, rotary tables, CLIP's scale branches. Of minor directions it is what SoMA's files hold.
     """
+    if model.minor is not None:
+        token = {f"{minor_files.PREFIX}mask_token": torch.zeros(1, model.backbone.width)}
+        frozen = {f"{minor_files.PREFIX}{n}": v for n, v in minor_files.frozen_biases(model).items()}
+        return token | frozen | minor_files.written_for_soma(model)[0]
     state = model.trained_state()
     if model.rein is not None:
         return weights.to_original(state, model.backbone.layout)
@@ -149,7 +170,7 @@ def load_frozen(
 
     Args:
         model: gets it. path: raw or converted.
-        checkpoint: that will be loaded over it.
+        checkpoint: that will be loaded over it; without one, minor directions begin with this backbone's.
         knowingly: another backbone than the checkpoint was trained with is a remark, no error.
 
     Returns:
@@ -162,13 +183,20 @@ def load_frozen(
     if model.backbone_trains:
         return None, notes
     loaded = fingerprint_of(model.backbone, str(path))
+    if model.minor is not None and checkpoint is None:
+        model.minor.begin()
     if checkpoint is not None:
         notes += require_same(checkpoint.backbone, loaded, str(checkpoint.path), knowingly=knowingly)
     return loaded, notes
 
 
-def load_trained(model: Segmentor, checkpoint: Checkpoint) -> None:
-    """Load adapters and head, and the backbone where the checkpoint brings it, strictly.
+def load_trained(model: Segmentor, checkpoint: Checkpoint) -> list[str]:
+    """Load adapters, minor directions and head, and the backbone where the checkpoint brings it, strictly.
+
+    The backbone's weights become those that stand beside the minor directions.
+
+    Returns:
+        Remarks worth showing.
 
     Raises:
         ReinError: another number of classes, another backbone, or tensors that do not fit.
@@ -194,6 +222,58 @@ def load_trained(model: Segmentor, checkpoint: Checkpoint) -> None:
     expected = torch.nn.ModuleDict(parts)
     weights.load_strict(expected, state, f"The checkpoint '{path}'", hint)
     require_finite(state, f"The checkpoint '{path}'")
+    return [] if model.minor is None else _stand_beside(model, checkpoint)
+
+
+def _stand_beside(model: Segmentor, checkpoint: Checkpoint) -> list[str]:
+    """Bring the weights of the backbone into the form that a checkpoint's minor directions belong to.
+
+    Raises:
+        ReinError: its frozen biases are those of another backbone, or its form is not what its tensors say.
+    """
+    assert model.minor is not None
+    assert checkpoint.form is not None
+    path = str(checkpoint.path)
+    own = minor_files.frozen_biases(model) if checkpoint.biases else {}
+    other = [n for n, value in checkpoint.biases.items() if not same_bias(value, own.get(n))]
+    if other:
+        raise ReinError(
+            f"'{path}' was trained on another backbone: of {len(checkpoint.biases)} frozen biases that it holds, "
+            f"{len(other)} are not those of the backbone given ({other[0]}).",
+            "Give the one that it was trained with: --backbone FILE",
+        )
+    model.minor.require_form(checkpoint.form, path)
+    remarks = [released_form(model, path)] if checkpoint.biases else []
+    model.minor.take_out()
+    return remarks
+
+
+def same_bias(first: Tensor, second: Tensor | None) -> bool:
+    """Whether two biases are the same but for being stored in another precision."""
+    return (
+        second is not None
+        and first.shape == second.shape
+        and torch.allclose(first.float(), second.float().to(first.device), rtol=2**-7, atol=1e-6)
+    )
+
+
+def released_form(model: Segmentor, path: str) -> str:
+    """How a released file of SoMA's is read, and what its own numbers say to that."""
+    assert model.minor is not None
+    found = model.minor.overlap()
+    told = (
+        f"'{path}' is a released file of SoMA's: its A and B are added to the WHOLE weights of the backbone"
+    )
+    if found is None:
+        return f"{told}."
+    share, chance = found
+    verdict = (
+        "as it should be" if share < NEAR_CHANCE * chance else "far above, which speaks against that reading"
+    )
+    return (
+        f"{told}. Test: of lora_A of the first fc1, {share:.1%} lies in the minor directions of the backbone's own "
+        f"weight; by chance it is {chance:.1%}, {verdict}."
+    )
 
 
 def build_model(settings: Settings, classes: int) -> Segmentor:

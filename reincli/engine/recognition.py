@@ -14,6 +14,8 @@ from reincli.engine.weight_files import read_file
 from reincli.errors import ReinError
 from reincli.model import foundation, weights
 from reincli.model.families import FAMILIES, family_of
+from reincli.model.linear_layers import first_block
+from reincli.model.minor import RANKS
 from reincli.settings_files import build_settings, preset_names, read_preset
 
 MAIN = ("gta2citys", "citys2acdc")
@@ -114,7 +116,7 @@ def _model_facts(settings: Settings) -> str:
     """What decides how a checkpoint is used, but for the test sizes; how it was trained does not."""
     model, crop = settings.model, settings.data.augment.crop
     test = settings.test.model_copy(update={"sizes": {}})
-    return f"{model.backbone!r} {model.adapter!r} {model.head!r} {crop} {test!r}"
+    return f"{model.backbone!r} {model.minor_kind} {model.minor!r} {model.adapter!r} {model.head!r} {crop} {test!r}"
 
 
 def _backbones_beside(
@@ -165,7 +167,8 @@ def _fits(settings: Settings, facts: weights.HeadFacts, kind: str | None) -> boo
     model, family = settings.model, family_of(settings.model.backbone)
     if family is None or not family.released or kind not in (None, model.backbone.name):
         return False
-    rein = model.tune == "rein"
+    rein, minor = model.refines, model.minor_kind
+    first = first_block(model.minor, minor, family.blocks) if minor else 0
     neck = ("branches" if rein else "levels") if family.kind == "clip" else None
     return (
         model.tune in ((facts.tune, "frozen") if facts.tune == "full" else (facts.tune,))
@@ -174,5 +177,8 @@ def _fits(settings: Settings, facts: weights.HeadFacts, kind: str | None) -> boo
         and facts.neck == neck
         and (not rein or (family.banks == facts.banks and model.adapter.rank == facts.rank))
         and (not rein or model.adapter.link_features == facts.link_features)
+        and (
+            not minor or ((model.minor.rank or RANKS[minor]), first) == (facts.minor_rank, facts.first_block)
+        )
         and model.head.channels == facts.channels
     )

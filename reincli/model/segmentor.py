@@ -6,6 +6,7 @@ Shapes: B images, (H, W) input, Q queries, K classes, C backbone width, D decode
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from reincli.config import ModelSettings
 from reincli.model.backbones import build_backbone
 from reincli.model.mask_decoder import MaskDecoder, Predictions
+from reincli.model.minor import MinorDirections
 from reincli.model.necks import MultiLevelNeck, ScaleBranches
 from reincli.model.pixel_decoder import PixelDecoder
 from reincli.model.rein import Adapter, Folded, adapter_for
@@ -24,6 +26,30 @@ STD = (58.395, 57.12, 57.375)
 """ImageNet mean and standard deviation, RGB 0-255, for every backbone."""
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d, nn.SyncBatchNorm)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One parameter that trains.
+
+    Attributes:
+        name, parameter: in the model.
+        part: 'backbone' (its weights, or directions of them), 'sub' (the second pair of RecycleLoRA), 'rein', 'neck',
+            'head': what a factor of the learning rate is given for.
+        decays: whether weight decay acts. pinned: whether its weight decay stays 0 whatever the schedule.
+    """
+
+    name: str
+    parameter: nn.Parameter
+    part: str
+    decays: bool
+    pinned: bool
+
+
+def _part_of(path: str) -> str:
+    """The part of the model that a module belongs to, for factors of the learning rate."""
+    part = path.split(".")[0]
+    return {"minor": "backbone", "pixel_decoder": "head", "mask_decoder": "head"}.get(part, part)
 
 
 class Segmentor(nn.Module):
@@ -55,7 +81,7 @@ class Segmentor(nn.Module):
         self.backbone = build_backbone(settings.backbone, grid)
         head, adapter = settings.head, settings.adapter
         self.rein: Adapter | None = None
-        if settings.tune == "rein":
+        if settings.refines:
             self.rein = adapter_for(
                 self.backbone.banks,
                 self.backbone.widths,
@@ -65,9 +91,12 @@ class Segmentor(nn.Module):
                 patch_size=settings.backbone.patch_size,
                 query_width=head.channels,
             )
+        self.minor: MinorDirections | None = None
+        if settings.minor_kind is not None:
+            self.minor = MinorDirections(self.backbone, settings.minor, settings.minor_kind)
         self.neck: nn.Module | None = None
         if self.backbone.layout.kind == "clip":  # alone has layers that train between backbone and head
-            self.neck = (ScaleBranches if settings.tune == "rein" else MultiLevelNeck)(self.backbone.width)
+            self.neck = (ScaleBranches if settings.refines else MultiLevelNeck)(self.backbone.width)
         self.pixel_decoder = PixelDecoder(
             self.backbone.widths,
             head.channels,
@@ -100,6 +129,8 @@ class Segmentor(nn.Module):
         parts: dict[str, nn.Module] = {"pixel_decoder": self.pixel_decoder, "mask_decoder": self.mask_decoder}
         if self.rein is not None:
             parts["rein"] = self.rein
+        if self.minor is not None:
+            parts["minor"] = self.minor
         if self.neck is not None:
             parts["neck"] = self.neck
         if self.backbone_trains:
@@ -128,20 +159,29 @@ class Segmentor(nn.Module):
             for name, value in module.state_dict().items()
         }
 
-    def decays(self) -> Iterator[tuple[str, nn.Parameter, bool]]:
-        """(name, parameter, whether weight decay acts) of everything that trains.
+    def trained(self) -> Iterator[Trained]:
+        """Everything that trains, each parameter once, with what an optimiser has to know of it.
 
         Norms do not decay, nor what a module names in its `undecayed`. As in the original, a head that learns
-        its own query features spares them under a frozen backbone without adapters alone.
+        its own query features spares them under a frozen backbone without adapters alone, or with minor directions.
         """
         for path, module in self.named_modules():
+            if self.minor is not None and path.startswith("backbone."):
+                continue  # what trains there is the minor part's; it shares biases
             undecayed = set(getattr(module, "undecayed", ()))
-            if module is self.mask_decoder and self.settings.tune == "frozen":
+            if module is self.mask_decoder and self.settings.tune in ("frozen", "soma", "recycle"):
                 undecayed.add("query_features")
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.requires_grad:
                     decays = not isinstance(module, NORMS) and name not in undecayed
-                    yield f"{path}.{name}", parameter, decays
+                    pinned = name in getattr(module, "pinned", ())
+                    part = "sub" if getattr(module, "sub", None) is True else _part_of(path)
+                    yield Trained(f"{path}.{name}", parameter, part, decays, pinned)
+
+    def decays(self) -> Iterator[tuple[str, nn.Parameter, bool]]:
+        """(name, parameter, whether weight decay acts) of everything that trains."""
+        for each in self.trained():
+            yield each.name, each.parameter, each.decays
 
     # --- forward -------------------------------------------------------------------------------------------
 
@@ -188,9 +228,19 @@ class Segmentor(nn.Module):
         return self.mask_decoder(self.pixel_decoder(maps, sizes, recompute=recompute), link, rounds)
 
     def merge_gains(self) -> None:
-        """Work constants of the backbone into its weights, in place: for models that will not be trained or saved."""
+        """Work constants of the backbone into its weights, in place: for models that will not be trained or saved.
+
+        Minor directions come first: they are added to the weights that the gains then multiply.
+        """
+        self.merge_minor()
         if isinstance(self.backbone, ViT):
             self.backbone.merge_gains()
+
+    def merge_minor(self) -> None:
+        """Add trained minor directions to the weights: the graph is that of the frozen model, nothing else changes."""
+        if self.minor is not None:
+            self.minor.merge()
+            self.minor = None
 
     def fold(self, dtype: torch.dtype = torch.float32) -> Folded | None:
         """Constants of the adapters for inference; None where there are no adapters."""

@@ -6,7 +6,7 @@ are in `layouts`, files of backbones in `foundation`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +32,7 @@ _ADAPTER = {
 NAMES: dict[str, str] = {
     **{f"rein.{ours}": f"backbone.reins.{original}" for ours, original in _ADAPTER.items()},
     **{f"rein.stages.#.{ours}": f"backbone.reins.#.{original}" for ours, original in _ADAPTER.items()},
+    "minor.": "minor.",  # no name there: `minor_files` writes it in theirs
     "neck.up4.": "backbone.fpn1.",
     "neck.up2.": "backbone.fpn2.",
     "neck.same.": "backbone.fpn3.",
@@ -191,10 +192,11 @@ class HeadFacts:
     """What a checkpoint of adapters and head was trained as, read from names and shapes (ours).
 
     Attributes:
-        tune: 'rein', 'frozen' (head alone) or 'full' (with the backbone, trained or not).
+        tune: as `model.tune`: 'frozen' for the head alone, 'full' with the backbone, trained or not.
         classes: K. widths: of the four maps it needs, fine to coarse. banks: adapted blocks of each adapter.
         tokens, rank: of the adapters. link_features: whether they give query features.
         neck: 'branches', 'levels' or None, see `necks`.
+        minor_rank, first_block: of minor directions, 0 where there are none.
         channels: of the decoder. pixel_layers, decoder_layers: depths.
     """
 
@@ -209,6 +211,8 @@ class HeadFacts:
     channels: int
     pixel_layers: int
     decoder_layers: int
+    minor_rank: int = 0
+    first_block: int = 0
 
 
 def recognise_head(state: State, path: str) -> HeadFacts:
@@ -239,7 +243,7 @@ def _head_facts(state: State) -> HeadFacts:
     if any(name.startswith("neck.") for name in state):
         neck = "levels" if "neck.lateral.0.weight" in state else "branches"
     return HeadFacts(
-        tune="rein" if banks else "full" if holds_backbone(state) else "frozen",
+        tune=_tune_of(state, bool(banks)),
         classes=state["mask_decoder.class_head.weight"].shape[0] - 1,
         widths=tuple(kernel.shape[1] for kernel in (lateral, *inputs)),
         banks=tuple(bank.shape[0] for bank in banks),
@@ -250,7 +254,16 @@ def _head_facts(state: State) -> HeadFacts:
         channels=lateral.shape[0],
         pixel_layers=_count(state, "pixel_decoder.layers."),
         decoder_layers=_count(state, "mask_decoder.layers."),
+        minor_rank=next((v.shape[1] for n, v in state.items() if n.endswith(".main.a")), 0),
+        first_block=min((int(n.split(".")[2]) for n in state if n.startswith("minor.")), default=0),
     )
+
+
+def _tune_of(state: State, refined: bool) -> str:
+    if any(name.startswith("minor.") for name in state):
+        kind = "recycle" if any(".sub." in name for name in state) else "soma"
+        return f"rein+{kind}" if refined else kind
+    return "rein" if refined else "full" if holds_backbone(state) else "frozen"
 
 
 def _bank_names(state: State) -> list[str]:
@@ -264,8 +277,14 @@ def _count(state: State, prefix: str) -> int:
     return len(numbers)
 
 
-def half_precision(module: nn.Module, dtype: torch.dtype) -> None:
-    """Keep the matrices of a frozen part in the compute type; norms, gains and positions stay in fp32."""
+def half_precision(module: nn.Module, dtype: torch.dtype, spared: Iterable[nn.Parameter] = ()) -> None:
+    """Keep the matrices of a frozen part in the compute type; norms, gains and positions stay in fp32.
+
+    `spared` parameters stay too: biases of frozen weights that train.
+    """
+    kept = {id(parameter) for parameter in spared}
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
-            layer.to(dtype)
+            for parameter in layer.parameters(recurse=False):
+                if id(parameter) not in kept:
+                    parameter.data = parameter.data.to(dtype)

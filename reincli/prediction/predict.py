@@ -348,5 +348,5 @@ def load_model(
                 f"'{checkpoint}' needs its backbone, and its settings name none.", "Give --backbone FILE."
             )
         notes += checkpoints.load_frozen(model, path, read, knowingly=any_backbone)[1]
-    checkpoints.load_trained(model, read)
+    notes += checkpoints.load_trained(model, read)
     return LoadedModel(model, classes, settings, notes)

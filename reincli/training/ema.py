@@ -12,21 +12,26 @@ from torch import Tensor, nn
 class Ema:
     """A slow copy of parameters: after each step, copy = decay * copy + (1 - decay) * parameter.
 
-    The decay starts low, min(decay, (1 + t) / (10 + t)) at step t, so that the random start is soon forgotten.
+    The decay starts low, min(decay, (1 + t) / (10 + t)) at step t, so that the random start is soon forgotten; or,
+    with `begin`, the copy is the parameters until that step, and the decay is the same from then on, as in SoMA.
 
     Args:
-        parameters: by name. decay: 0 to 1, for example 0.999.
+        parameters: by name. decay: 0 to 1, for example 0.999. begin: first step that is averaged, or None.
     """
 
-    def __init__(self, parameters: dict[str, nn.Parameter], decay: float) -> None:
-        self.parameters, self.decay = parameters, decay
+    def __init__(self, parameters: dict[str, nn.Parameter], decay: float, begin: int | None = None) -> None:
+        self.parameters, self.decay, self.begin = parameters, decay, begin
         self.average = {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the parameters as they are after a step, counted from 0."""
-        share = 1 - min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), share)
+        now: list[Tensor] = list(self.parameters.values())
+        if self.begin is not None and step < max(self.begin, 1):  # nothing is there to average before
+            torch._foreach_copy_(list(self.average.values()), now)
+            return
+        warm = (1 + step) / (10 + step) if self.begin is None else 1.0
+        torch._foreach_lerp_(list(self.average.values()), now, 1 - min(self.decay, warm))
 
     @contextmanager
     def applied(self) -> Iterator[None]:

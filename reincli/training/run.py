@@ -102,12 +102,14 @@ def prepare_run(
             "Give --backbone FILE, or train it too: --set model.train_backbone=true",
             usage=True,
         )
-    if train.start_from and not resume:
-        checkpoints.load_trained(model, read or checkpoints.read_checkpoint(Path(train.start_from)))
+    if begun_from is not None:  # before the backbone takes its compute type: directions are taken out in fp32
+        for remark in checkpoints.load_trained(model, read or read_begun(begun_from)):
+            note(remark)
     run = new_run(settings, folder, model, classes, device=device, precision=precision, rank=rank, note=note)
     run.backbone = fingerprint
     if resume:
-        restore(run, folder / "last.pth", read)
+        assert read is not None
+        restore(run, read)
     run.network = share_gradients(run.network, rank, device)
     copies = 4 if run.ema else 3  # weights and the optimiser's two moments
     run_folder.check_space(folder, copies * run.trained_bytes, train.keep_checkpoints)
@@ -137,9 +139,11 @@ def new_run(
     model.to(device)
     model.recompute = train.checkpoint_activations
     if not model.backbone_trains:
-        model.merge_gains()
+        if model.minor is None:  # gains do not commute with what is trained beside the weights
+            model.merge_gains()
         if precision != "fp32":
-            half_precision(model.backbone, DTYPES[precision])
+            spared = () if model.minor is None else model.minor.parameters()
+            half_precision(model.backbone, DTYPES[precision], spared)
     network: nn.Module = fused(model) if train.compile else model
     if can_record(train, device, rank):
         network = Recorded(model, precision, note)
@@ -148,7 +152,7 @@ def new_run(
     run = Run(settings, folder, model, network, classes, optimizer, scaler, device, precision, images, rank)
     if train.ema_decay is not None:
         trained = {name: parameter for name, parameter, _ in model.decays()}
-        run.ema = Ema(trained, train.ema_decay)
+        run.ema = Ema(trained, train.ema_decay, train.ema_from)
     return run
 
 
@@ -182,17 +186,24 @@ def save(run: Run) -> None:
     wait_for_all()
 
 
-def restore(run: Run, path: Path, read: checkpoints.Checkpoint | None = None) -> None:
-    """Go back to a checkpoint: weights, moving average, optimiser, scaler, iteration, log."""
-    if read is None and not path.exists():
+def read_begun(path: Path) -> checkpoints.Checkpoint:
+    """The checkpoint that a run goes on or starts from. ReinError where a run has none yet."""
+    if path.name == "last.pth" and not path.exists() and (path.parent / "settings.toml").exists():
         raise ReinError(
             f"'{path.parent}' has no checkpoint yet.", "Start it anew: remove the folder, then train."
         )
-    read = read or checkpoints.read_checkpoint(path)
-    checkpoints.load_trained(run.model, read)
+    return checkpoints.read_checkpoint(path)
+
+
+def restore(run: Run, read: checkpoints.Checkpoint) -> None:
+    """Go on where a checkpoint stopped, whose weights the model has: average, optimiser, scaler, iteration, log.
+
+    Raises:
+        ReinError: it holds no state of training, or one of other parts or factors.
+    """
     if read.training is None:
         raise ReinError(
-            f"'{path}' holds weights but no state of training.", "Use it as train.start_from instead."
+            f"'{read.path}' holds weights but no state of training.", "Use it as train.start_from instead."
         )
     raw = read.training.get("weights")
     if run.ema is not None:
@@ -201,8 +212,17 @@ def restore(run: Run, path: Path, read: checkpoints.Checkpoint | None = None) ->
         with torch.no_grad():
             for name, parameter, _ in run.model.decays():
                 parameter.copy_(raw[name])
-    run.optimizer.load_state_dict(read.training["optimizer"])
+    kept = [{name: group[name] for name in ("factor", "start")} for group in run.optimizer.param_groups]
+    try:
+        run.optimizer.load_state_dict(read.training["optimizer"])
+    except ValueError:
+        raise ReinError(
+            f"The optimiser's state in '{read.path}' has other groups than the settings ask for.",
+            "Go on with the factors of the learning rate (optim.factors) that the run was started with.",
+        ) from None
+    for group, own in zip(run.optimizer.param_groups, kept, strict=True):
+        group.update(own)  # a run of before they were kept has none
     run.scaler.load_state_dict(read.training["scaler"])
     run.iteration = int(read.training["iteration"])
     if run.rank.rank == 0:
-        run_folder.rewind_log(path.parent, run.iteration)
+        run_folder.rewind_log(read.path.parent, run.iteration)

@@ -31,7 +31,7 @@ from reincli.prediction.results import report
 from reincli.training import run_folder
 from reincli.training.batches import load_batches, train_samples
 from reincli.training.meter import Guard, MemoryWatch, Meter, StepLog
-from reincli.training.optim import learning_rate, set_learning_rate
+from reincli.training.optim import set_schedules
 from reincli.training.run import Run, save, state_of_run
 from reincli.training.signals import StopRequest, stop_requests
 
@@ -80,8 +80,7 @@ def train(run: Run, watch: Watch | None = None) -> None:
             validate(run, validation, watch, stop)
         for slices in load_batches(samples, run):
             meter.data_here()
-            lr = learning_rate(settings.optim, run.iteration, train.iterations)
-            set_learning_rate(run.optimizer, lr)
+            lr = set_schedules(run.optimizer, settings.optim, run.iteration, train.iterations)
             with full_fp32(run.device):
                 values = train_step(run, slices)
             run.iteration += 1

@@ -1,4 +1,4 @@
-"""`rein demo --ladder`: three trainings a seed from the same weights, and a table of them."""
+"""`rein demo --ladder`: trainings of each kind a seed from the same weights, and a table of them."""
 
 from __future__ import annotations
 
@@ -101,14 +101,14 @@ def test_the_whole_ladder_and_a_second_run(tmp_path, monkeypatch):
     own.write_text(described(tmp_path / "mine" / "data" / "cityscapes"))
     words = ("demo", "--ladder", "--out", tmp_path / "out", "--iters", 2, "--seeds", 1, "--own", own)
     text = told(*words)
-    for word in ("full", "frozen", "rein", "mean of four", "again"):
+    for word in ("full", "frozen", "rein", "soma", "recycle", "mean of four", "again"):
         assert word in text
     found = json.loads((tmp_path / "out" / "ladder.json").read_text())
-    assert [run["tune"] for run in found["runs"]] == ["full", "frozen", "rein"]
+    assert [run["tune"] for run in found["runs"]] == ["full", "frozen", "rein", "soma", "recycle"]
     for run in found["runs"]:
         assert run["again"] == pytest.approx(run["cityscapes"])  # the same streets under another name
     shown_there = cv2.imread(str(tmp_path / "out" / "ladder.png"))
-    assert shown_there.shape[1] > 5 * 400  # image, label, and what each of the three sees
+    assert shown_there.shape[1] > 7 * 400  # image, label, and what each model sees
     before = (tmp_path / "out" / "ladder" / "work_dirs" / "rein-42" / "last.pth").read_bytes()
     assert "Nothing left to do" in told(*words)
     assert (tmp_path / "out" / "ladder" / "work_dirs" / "rein-42" / "last.pth").read_bytes() == before
