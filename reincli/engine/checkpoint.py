@@ -43,6 +43,7 @@ class Checkpoint:
         backbone: fingerprint of the backbone that it was trained with, or None.
         form: what stands beside minor directions, see `minor`; None where there are none.
         biases: frozen ones that it holds, for comparison with the backbone.
+        says_form: whether it says so itself, as all that is written here does; released files do not.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class Checkpoint:
     backbone: Fingerprint | None = None
     form: str | None = None
     biases: Mapping[str, Tensor] = field(default_factory=dict)
+    says_form: bool = True
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -66,6 +68,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     state = weights.from_original(state)
     weights.recognise_head(state, str(path))
     fields = content if isinstance(content, Mapping) else {}
+    meta = fields.get("meta")
+    says_form = not biases or (isinstance(meta, Mapping) and meta.get("minor") == WHOLE)
     settings, classes, backbone = None, None, None
     own = fields.get("rein")
     if own is not None:
@@ -81,9 +85,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     training = fields.get("training")
     if training is not None and not isinstance(training, Mapping):
         raise damaged(path, "its field 'training' is no table")
-    iteration = iteration_of(fields.get("meta"), path)
+    iteration = iteration_of(meta, path)
     state_of_training = None if training is None else dict(training)
-    return Checkpoint(path, state, settings, classes, state_of_training, iteration, backbone, form, biases)
+    return Checkpoint(
+        path, state, settings, classes, state_of_training, iteration, backbone, form, biases, says_form
+    )
 
 
 def checkpoint_content(
@@ -135,7 +141,13 @@ def original_content(model: Segmentor, classes: Classes, iteration: int) -> dict
     state = {name: value.detach().cpu() for name, value in original_state(model).items()}
     state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     colors = [list(color) for color in classes.colors]
-    meta = {"iter": iteration, "dataset_meta": {"classes": list(classes.names), "palette": colors}}
+    meta: dict[str, Any] = {
+        "iter": iteration,
+        "dataset_meta": {"classes": list(classes.names), "palette": colors},
+    }
+    if model.minor is not None:
+        # A may hold what was taken out too, which would mislead the test of files that do not say their form
+        meta["minor"] = WHOLE
     return {"meta": meta, "state_dict": state}
 
 
@@ -243,7 +255,7 @@ def _stand_beside(model: Segmentor, checkpoint: Checkpoint) -> list[str]:
             "Give the one that it was trained with: --backbone FILE",
         )
     model.minor.require_form(checkpoint.form, path)
-    remarks = [released_form(model, path)] if checkpoint.biases else []
+    remarks = [] if checkpoint.says_form else [released_form(model, path)]
     model.minor.take_out()
     return remarks
 

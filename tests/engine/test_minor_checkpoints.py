@@ -151,7 +151,14 @@ def test_another_backbone_is_refused(files, name, sets):
 
 
 def test_a_line_tells_how_a_released_file_was_read(files):
-    found = load_model(files / "released.pth", files / "backbone.pth", tiny.settings(*SETS, RANK_4))
+    settings = tiny.settings(*SETS, RANK_4)
+    assert (
+        load_model(files / "released.pth", files / "backbone.pth", settings).notes == []
+    )  # it says so itself
+    content = torch.load(files / "released.pth", weights_only=True)
+    assert content["meta"].pop("minor") == WHOLE  # as the authors' do not
+    write_file(files / "released.pth", content)
+    found = load_model(files / "released.pth", files / "backbone.pth", settings)
     (note,) = [note for note in found.notes if "released file" in note]
     assert "WHOLE" in note
     assert "by chance it is 12.5%" in note
