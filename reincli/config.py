@@ -159,6 +159,9 @@ class OptimSettings(Strict):
     warmup_factor: float = 1e-6
 
 
+TrackerName = Literal["tensorboard", "wandb", "mlflow"]
+
+
 class TrainSettings(Strict):
     """The loop. `batch_size` is the whole batch of one step, over all processes and slices."""
 
@@ -179,8 +182,10 @@ class TrainSettings(Strict):
     checkpoint_every: Positive = 4_000
     keep_checkpoints: Positive = 3
     log_every: Positive = 50
+    log_to: tuple[TrackerName, ...] = ()
+    """Trackers that are told what is logged, beside the run's folder; each is an extra of the same name."""
     tensorboard: bool = False
-    """Write what is logged for TensorBoard too (extra `tensorboard`)."""
+    """The same as `tensorboard` in `log_to`."""
     points: Positive = 12_544
     """Points on which a mask is matched and trained (112 x 112)."""
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = None
@@ -193,6 +198,12 @@ class TrainSettings(Strict):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     start_from: str | None = None
     """Checkpoint whose adapters and head this run starts from."""
+
+    @property
+    def trackers(self) -> tuple[TrackerName, ...]:
+        """Each tracker once, in the order of `log_to`."""
+        also: tuple[TrackerName, ...] = ("tensorboard",) if self.tensorboard else ()
+        return tuple(dict.fromkeys((*self.log_to, *also)))
 
 
 class TestSettings(Strict):

@@ -12,6 +12,8 @@ import numpy as np
 
 from reincli.commands import console, run_report
 from reincli.commands.evaluate import show
+from reincli.commands.trackers import Subject, check_installed
+from reincli.commands.tracking import tracking
 from reincli.config import Settings
 from reincli.data.sources import Sample, find_samples
 from reincli.engine.device import kernel_notes, pick_device, pick_precision
@@ -68,6 +70,7 @@ def run(
     else:
         settings = load_settings(preset, config, sets or [], options)
         folder = work_dir or Path("work_dirs") / settings.name
+    check_installed(settings)
     place = pick_device(rank.device(device))
     arithmetic = pick_precision(settings.train.precision, place)
     for source in (*settings.data.train, *settings.data.val):
@@ -137,12 +140,11 @@ def watched_training(prepared: Run) -> None:
         return
     validates = settings.train.validate_every or settings.train.validate_first
     shown = run_report.first_of_each_domain(val_samples(settings)) if validates else []
-    board = run_report.Board(folder) if settings.train.tensorboard and first else None
+    trackers = settings.train.trackers if first else ()
 
     def on_step(log: StepLog) -> None:
         console.note(step_line(log, settings))
-        if board is not None:
-            board.step(log)
+        told.step(log)
 
     def on_prediction(iteration: int, sample: Sample, prediction: np.ndarray) -> None:
         if sample in shown:
@@ -152,10 +154,10 @@ def watched_training(prepared: Run) -> None:
         if first:
             show(result, title=f"Iteration {iteration}")
             run_report.write(folder, settings)
-            if board is not None:
-                board.validation(iteration, result)
+            told.validation(iteration, result, folder / run_report.SAMPLES / str(iteration))
 
-    with console.progress("Training", total=left) as advance:
+    subject = Subject(folder, settings, prepared.iteration)
+    with tracking(trackers, subject) as told, console.progress("Training", total=left) as advance:
         watch = Watch(note=console.note, step=on_step, tick=lambda iteration: advance(1), predicted=on_prediction,
                       validated=on_validation)  # fmt: skip
         train_run(prepared, watch)
