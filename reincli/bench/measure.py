@@ -36,6 +36,8 @@ from reincli.engine.device import (
     is_out_of_memory,
     memory_in_use,
     peak_memory,
+    release_cache,
+    wait_for,
 )
 from reincli.model.segmentor import Segmentor
 from reincli.ops.parts import heard_by
@@ -48,7 +50,7 @@ from reincli.training.train import train_step
 WORK = ("inference", "slide", "training")
 BLOCK = 16
 """Side in pixels of the patches of one class in random labels."""
-WARM_UP, INSTRUMENTED = {"cuda": 4, "cpu": 1}, {"cuda": 3, "cpu": 1}
+WARM_UP, INSTRUMENTED = {"cuda": 4, "mps": 4, "cpu": 1}, {"cuda": 3, "mps": 3, "cpu": 1}
 """Calls before the clock runs (counting FLOPs is one more), and calls by part. A graph is recorded in the second."""
 
 
@@ -163,7 +165,7 @@ def _measured(plan: Plan, row: Row, base: int) -> Row:
             flops = count_flops(work.call)
         begun = time.perf_counter()
         work.call()
-        _wait(plan.device)
+        wait_for(plan.device)
         first = time.perf_counter() - begun
         for _ in range(WARM_UP[plan.device.type] - 1):
             work.call()
@@ -330,15 +332,9 @@ def _p90(seconds: list[float]) -> float:
     return ordered[-(-9 * len(ordered) // 10) - 1]
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def _give_back(plan: Plan) -> None:
     """Free what the last row took, compiled code included."""
     if plan.compiled:
         torch.compiler.reset()
     gc.collect()
-    if plan.device.type == "cuda":
-        torch.cuda.empty_cache()
+    release_cache(plan.device)

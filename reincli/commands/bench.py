@@ -26,10 +26,10 @@ from reincli.settings_files import build_settings, load_settings
 
 DEFAULT = "gta2citys"
 """Preset where neither it nor a file is given: the recipe of the paper."""
-BATCHES = {"cpu": "1", "cuda": "1,4,16"}
+BATCHES = {"cpu": "1", "mps": "1,4", "cuda": "1,4,16"}
 EXPORTED_RUNS, EXPORTED_SECONDS = 20, 20.0
 """As the next, for an exported file and each runtime beside it."""
-RUNS, SECONDS = {"cpu": 5, "cuda": 50}, {"cpu": 10.0, "cuda": 10.0}
+RUNS, SECONDS = {"cpu": 5, "mps": 20, "cuda": 50}, 10.0
 """Calls of a row that are timed, and the time after which none is begun."""
 
 
@@ -71,7 +71,7 @@ def run(
     plan = Plan(
         settings, place, works(what) if what else WORK, numbers(batch or BATCHES[place.type]),
         tuple(dict.fromkeys(pick_precision(name, place) for name in words(precision or usual, "--precision"))),
-        slide_size(settings, size), runs or RUNS[place.type], SECONDS[place.type], checkpoint, backbone, any_backbone,
+        slide_size(settings, size), runs or RUNS[place.type], SECONDS, checkpoint, backbone, any_backbone,
     )  # fmt: skip
     if cuda_graphs and place.type != "cuda":
         console.note("--cuda-graphs is for GPUs: without one, launches cost nothing worth recording.")

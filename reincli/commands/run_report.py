@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def keep_sample(
 ) -> None:
     """Write one prediction over its image into the run's folder."""
     drawn = overlay(read_image(sample.image), prediction, classes.palette())
-    name = sample.domain.replace("/", "_")
+    name = re.sub(r'[<>:"/\\|?*]', "_", sample.domain)  # which no file's name has on every system
     path = folder / SAMPLES / str(iteration) / f"{name}.jpg"
     write_bytes(path, html_page.jpeg(drawn, SAMPLE_WIDTH))
 

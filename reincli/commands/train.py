@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,7 +92,10 @@ def run(
 
 
 def launch(gpus: int, device: str, words: dict[str, Any], sets: list[str], flags: Sequence[str] = ()) -> None:
-    """Become `torchrun` with this command in every process. ReinError where there are fewer GPUs."""
+    """Become `torchrun` with this command in every process. ReinError where there are fewer GPUs.
+
+    On Windows, where no program becomes another, it is started and waited for.
+    """
     if device != "cpu":
         import torch
 
@@ -108,6 +112,8 @@ def launch(gpus: int, device: str, words: dict[str, Any], sets: list[str], flags
                *given, *flags, *(text for pair in sets for text in ("--set", pair))]  # fmt: skip
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // gpus)))
     sys.stdout.flush()
+    if os.name == "nt":
+        raise SystemExit(subprocess.call(command))
     os.execv(sys.executable, command)
 
 

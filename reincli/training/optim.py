@@ -7,12 +7,19 @@ import torch
 from reincli.config import OptimSettings
 from reincli.model.segmentor import Segmentor
 
+FUSED = ("cpu", "cuda")
+"""Types of devices on which all parameters are updated in one step."""
+
 
 def build_optimizer(model: Segmentor, settings: OptimSettings) -> torch.optim.AdamW:
-    """AdamW over what the model declares as trained, in two groups: with and without weight decay."""
+    """AdamW over what the model declares as trained, in two groups: with and without weight decay.
+
+    One fused step on the CPU and on CUDA; a plain one elsewhere, where not every PyTorch of the range has the other.
+    """
     groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
     for _, parameter, decays in model.decays():
         groups[decays].append(parameter)
+    fused = all(p.device.type in FUSED for group in groups.values() for p in group)
     return torch.optim.AdamW(
         [
             {"params": groups[True], "weight_decay": settings.weight_decay},
@@ -21,7 +28,7 @@ def build_optimizer(model: Segmentor, settings: OptimSettings) -> torch.optim.Ad
         lr=settings.lr,
         betas=settings.betas,
         eps=settings.eps,
-        fused=True,
+        fused=fused,
     )
 
 

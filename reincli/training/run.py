@@ -201,7 +201,10 @@ def restore(run: Run, path: Path, read: checkpoints.Checkpoint | None = None) ->
         with torch.no_grad():
             for name, parameter, _ in run.model.decays():
                 parameter.copy_(raw[name])
-    run.optimizer.load_state_dict(read.training["optimizer"])
+    fused = run.optimizer.param_groups[0]["fused"]
+    state = read.training["optimizer"]  # kept as the device took it where the run was before
+    groups = [{**group, "fused": fused} for group in state["param_groups"]]
+    run.optimizer.load_state_dict({**state, "param_groups": groups})
     run.scaler.load_state_dict(read.training["scaler"])
     run.iteration = int(read.training["iteration"])
     if run.rank.rank == 0:
