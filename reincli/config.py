@@ -37,6 +37,9 @@ class BackboneSettings(Strict):
     """Blocks whose outputs the head reads; None: at 1/3, 1/2, 2/3 and the end, or what the family is known for."""
     output_stride: Literal[8, 16, 32] | None = None
     """Of a ResNet: 8 (the released form, None) keeps stages 3 and 4 at stride 8 by dilation; 32 dilates nothing."""
+    attention: Literal["auto", "sdpa", "xformers"] = "auto"
+    """How a plain transformer's blocks attend: `auto` as timm and PyTorch choose, `sdpa` always by PyTorch's fused
+    attention, `xformers` by its memory-efficient one (CUDA, extra `xformers`). The same numbers up to rounding."""
     weights: str | None = None
     """Backbone file, raw or converted; None: the family's usual names under `checkpoints/`. 'random': none."""
 

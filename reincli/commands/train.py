@@ -17,10 +17,11 @@ from reincli.commands.trackers import Subject, check_installed
 from reincli.commands.tracking import tracking
 from reincli.config import Settings
 from reincli.data.sources import Sample, find_samples
-from reincli.engine.device import kernel_notes, pick_device, pick_precision
+from reincli.engine.device import DTYPES, kernel_notes, pick_device, pick_precision
 from reincli.engine.processes import joined
 from reincli.engine.ranks import launched, this_rank
 from reincli.errors import ReinError
+from reincli.model.attention import require_attention
 from reincli.prediction.evaluate import val_samples
 from reincli.settings_files import build_settings, load_settings
 from reincli.training.meter import StepLog
@@ -74,6 +75,7 @@ def run(
     check_installed(settings)
     place = pick_device(rank.device(device))
     arithmetic = pick_precision(settings.train.precision, place)
+    require_attention(settings.model.backbone.attention, place, DTYPES[arithmetic])
     for source in (*settings.data.train, *settings.data.val):
         find_samples(source, settings.data)  # what is missing is said before anything is built
     if resume is None:

@@ -22,6 +22,7 @@ from reincli.engine.processes import share_gradients, share_statistics, slice_si
 from reincli.engine.ranks import Rank
 from reincli.engine.weight_files import write_file
 from reincli.errors import ReinError
+from reincli.model.attention import head_width, require_attention
 from reincli.model.segmentor import Segmentor
 from reincli.model.weights import half_precision
 from reincli.training import run_folder
@@ -128,9 +129,12 @@ def new_run(
     """A run at its first step, of a model that has its weights; nothing is written or read.
 
     Raises:
-        ReinError: the batch does not divide.
+        ReinError: the batch does not divide, or the backbone cannot attend here as the settings say.
     """
     train, rank = settings.train, rank or Rank()
+    require_attention(
+        model.backbone.settings.attention, device, DTYPES[precision], head_width(model.backbone.body)
+    )
     images = slice_size(train.batch_size, rank, train.accumulate)
     if model.neck is not None:
         model.neck = share_statistics(model.neck, rank, device)
