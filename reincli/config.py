@@ -37,6 +37,9 @@ class BackboneSettings(Strict):
     """Blocks whose outputs the head reads; None: at 1/3, 1/2, 2/3 and the end, or what the family is known for."""
     output_stride: Literal[8, 16, 32] | None = None
     """Of a ResNet: 8 (the released form, None) keeps stages 3 and 4 at stride 8 by dilation; 32 dilates nothing."""
+    attention: Literal["auto", "sdpa", "xformers"] = "auto"
+    """How a plain transformer's blocks attend: `auto` as timm and PyTorch choose, `sdpa` always by PyTorch's fused
+    attention, `xformers` by its memory-efficient one (CUDA, extra `xformers`). The same numbers up to rounding."""
     weights: str | None = None
     """Backbone file, raw or converted; None: the family's usual names under `checkpoints/`. 'random': none."""
 
@@ -215,6 +218,9 @@ class OptimSettings(Strict):
     warmup_factor: float = 1e-6
 
 
+TrackerName = Literal["tensorboard", "wandb", "mlflow"]
+
+
 class TrainSettings(Strict):
     """The loop. `batch_size` is the whole batch of one step, over all processes and slices."""
 
@@ -235,8 +241,10 @@ class TrainSettings(Strict):
     checkpoint_every: Positive = 4_000
     keep_checkpoints: Positive = 3
     log_every: Positive = 50
+    log_to: tuple[TrackerName, ...] = ()
+    """Trackers that are told what is logged, beside the run's folder; each is an extra of the same name."""
     tensorboard: bool = False
-    """Write what is logged for TensorBoard too (extra `tensorboard`)."""
+    """The same as `tensorboard` in `log_to`."""
     points: Positive = 12_544
     """Points on which a mask is matched and trained (112 x 112)."""
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = None
@@ -260,6 +268,12 @@ class TrainSettings(Strict):
                 "train.ema_from says when averaging begins, but train.ema_decay is not set (0.9998)"
             )
         return self
+
+    @property
+    def trackers(self) -> tuple[TrackerName, ...]:
+        """Each tracker once, in the order of `log_to`."""
+        also: tuple[TrackerName, ...] = ("tensorboard",) if self.tensorboard else ()
+        return tuple(dict.fromkeys((*self.log_to, *also)))
 
 
 class TestSettings(Strict):

@@ -41,7 +41,7 @@ OWN_LEAVES: dict[str, set[str]] = {
     "ops": set(),
 }
 """The leaves that a leaf or a bare room may import; every other room may import them all."""
-NUMERICAL = {"numpy", "cv2", "scipy", "torch", "triton"}
+NUMERICAL = {"numpy", "cv2", "scipy", "torch", "triton", "xformers"}
 TERMINAL = {"rich", "typer"}
 
 MODULES = {

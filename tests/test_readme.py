@@ -28,6 +28,7 @@ PAGES = (
     "docs/export.md",
     "docs/small-backbone.md",
     "docs/architecture.md",
+    "docs/cluster.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
 )

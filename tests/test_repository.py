@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.metadata
 import importlib.util
 import re
 from pathlib import Path
@@ -88,6 +89,17 @@ def test_the_newest_changes_are_those_of_this_version():
     versions = re.findall(r"^## (\S+)", (SOURCE / "CHANGELOG.md").read_text("utf-8"), re.M)
     assert versions[0] in (reincli.__version__, "Unreleased")
     assert reincli.__version__ in versions
+
+
+def test_the_tested_versions_can_be_installed_together():
+    """PyTorch's CUDA build for Linux names one version of Triton, and pip takes no other; the CPU build names none."""
+    pinned = dict(line.split("==") for line in (SOURCE / "constraints.txt").read_text("utf-8").split())
+    if importlib.metadata.version("torch").partition("+")[0] != pinned["torch"]:
+        pytest.skip("another PyTorch is installed")
+    needs = [line for line in importlib.metadata.requires("torch") or [] if re.match(r"triton\s*==", line)]
+    if not needs:
+        pytest.skip("this build of PyTorch names no Triton")
+    assert re.match(r"triton\s*==\s*([\d.]+)", needs[0])[1] == pinned["triton"]
 
 
 # --- checks ------------------------------------------------------------------------------------------------

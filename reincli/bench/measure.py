@@ -17,7 +17,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ from reincli.engine.device import (
     is_out_of_memory,
     memory_in_use,
     peak_memory,
+    release_cache,
+    wait_for,
 )
 from reincli.model.segmentor import Segmentor
 from reincli.ops.parts import heard_by
@@ -48,7 +50,7 @@ from reincli.training.train import train_step
 WORK = ("inference", "slide", "training")
 BLOCK = 16
 """Side in pixels of the patches of one class in random labels."""
-WARM_UP, INSTRUMENTED = {"cuda": 4, "cpu": 1}, {"cuda": 3, "cpu": 1}
+WARM_UP, INSTRUMENTED = {"cuda": 4, "mps": 4, "cpu": 1}, {"cuda": 3, "mps": 3, "cpu": 1}
 """Calls before the clock runs (counting FLOPs is one more), and calls by part. A graph is recorded in the second."""
 
 
@@ -63,6 +65,7 @@ class Plan:
         runs: calls that are timed, at most. seconds: after which no further call of a row is begun.
         checkpoint, backbone: weights; None: random ones.
         any_backbone: the two need not belong together.
+        attentions: of `model.backbone.attention`, one after another; none: as the settings say.
         by_part: whether each row is run once more, cut into parts.
     """
 
@@ -77,6 +80,7 @@ class Plan:
     checkpoint: Path | None = None
     backbone: Path | None = None
     any_backbone: bool = False
+    attentions: tuple[str, ...] = ()
     by_part: bool = True
 
     @property
@@ -87,7 +91,7 @@ class Plan:
     @property
     def rows(self) -> int:
         """How many there will be."""
-        return len(self.what) * len(self.batches) * len(self.precisions)
+        return len(self.what) * len(self.batches) * len(self.precisions) * max(len(self.attentions), 1)
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ class Row:
         flops: of a call. rate: FLOP/s of a large matrix product. share: of that rate, 0 to 1.
         first: seconds of the first call: with compilation, where that was asked for.
         parts: seconds by part of an instrumented call (uncompiled); they sum to that whole call.
-        note: what is to be known. failure: why there are no numbers.
+        note: what is to be known. failure: why there are no numbers. attention: of the backbone's blocks.
     """
 
     what: str
@@ -123,6 +127,7 @@ class Row:
     parts: dict[str, float] = field(default_factory=dict)
     note: str = ""
     failure: str = ""
+    attention: str = "auto"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; units in the names."""
@@ -139,8 +144,20 @@ def measure(plan: Plan) -> Iterator[Row]:
         rate = matrix_rate(precision, plan.device)
         for what in plan.what:
             for batch in plan.batches:
-                empty = Row(what, batch, precision, _size_text(plan, what), rate=rate)
-                yield _row(plan, empty, base)
+                for chosen in _by_attention(plan):
+                    empty = Row(what, batch, precision, _size_text(plan, what), rate=rate)
+                    attention = chosen.settings.model.backbone.attention
+                    yield replace(_row(chosen, empty, base), attention=attention)
+
+
+def _by_attention(plan: Plan) -> Iterator[Plan]:
+    """The plan for each attention in turn: rows to compare stand beside each other, and heat is shared alike."""
+    if not plan.attentions:
+        yield plan
+    for attention in plan.attentions:
+        options = {"model.backbone.attention": attention}
+        settings = build_settings(plan.settings.model_dump(mode="json"), (), options)
+        yield replace(plan, settings=settings)
 
 
 def _row(plan: Plan, row: Row, base: int) -> Row:
@@ -163,7 +180,7 @@ def _measured(plan: Plan, row: Row, base: int) -> Row:
             flops = count_flops(work.call)
         begun = time.perf_counter()
         work.call()
-        _wait(plan.device)
+        wait_for(plan.device)
         first = time.perf_counter() - begun
         for _ in range(WARM_UP[plan.device.type] - 1):
             work.call()
@@ -330,15 +347,9 @@ def _p90(seconds: list[float]) -> float:
     return ordered[-(-9 * len(ordered) // 10) - 1]
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def _give_back(plan: Plan) -> None:
     """Free what the last row took, compiled code included."""
     if plan.compiled:
         torch.compiler.reset()
     gc.collect()
-    if plan.device.type == "cuda":
-        torch.cuda.empty_cache()
+    release_cache(plan.device)

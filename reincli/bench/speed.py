@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from reincli.engine.device import DTYPES, full_fp32
+from reincli.engine.device import DTYPES, full_fp32, wait_for
 
-SIDE, PRODUCTS = {"cuda": 8192, "cpu": 1024}, {"cuda": 20, "cpu": 5}
+SIDE, PRODUCTS = {"cuda": 8192, "mps": 4096, "cpu": 1024}, {"cuda": 20, "mps": 10, "cpu": 5}
 """Side of the matrices whose product is the rate, and how often it is taken."""
 
 
@@ -31,8 +31,10 @@ def timings(call: Callable[[], object], device: torch.device, runs: int, seconds
             stop.synchronize()
             found.append(start.elapsed_time(stop) / 1000)
         else:
+            wait_for(device)
             start_s = time.perf_counter()
             call()
+            wait_for(device)
             found.append(time.perf_counter() - start_s)
     return found
 
@@ -76,6 +78,9 @@ def _counter() -> FlopCounterMode:
     own: dict[Any, Any] = {aten.addmm_: nothing, aten.sparse_sampled_addmm: nothing}
     own[aten._scaled_dot_product_flash_attention_for_cpu] = forward
     own[aten._scaled_dot_product_flash_attention_for_cpu_backward] = backward
+    apple = getattr(aten, "_scaled_dot_product_attention_math_for_mps", None)
+    if apple is not None:
+        own[apple] = forward
     return FlopCounterMode(display=False, custom_mapping=own)
 
 
@@ -83,6 +88,8 @@ def describe(device: torch.device) -> dict[str, str]:
     """What runs here: device, torch, CUDA."""
     if device.type == "cuda":
         name = torch.cuda.get_device_properties(device).name
+    elif device.type == "mps":
+        name = f"Apple GPU ({_processor()})"
     else:
         count = torch.get_num_threads()
         name = f"{_processor()}, {count} thread{'s'[: count > 1]}"
@@ -91,7 +98,7 @@ def describe(device: torch.device) -> dict[str, str]:
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         lines = []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,6 +1,7 @@
 """Time by part of the program, without making the host wait for the device while it runs.
 
-A line of time is cut wherever a part begins or ends, by device events on a GPU and by the clock elsewhere. In the
+A line of time is cut wherever a part begins or ends, by device events on CUDA and by the clock elsewhere (Apple's GPUs
+are waited for at each cut). In the
 backward pass the parts come back in reverse: the gradient of a part's output is ready when all behind it is done, so a
 hook on it cuts the line there. What no part claims is 'other'; all together they are the whole.
 """
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reincli.engine.device import wait_for
 from reincli.model.rein import Folded
 from reincli.model.segmentor import Segmentor
 
@@ -63,13 +65,13 @@ class Stopwatch:
             stamp: Any = torch.cuda.Event(enable_timing=True)
             stamp.record()
         else:
+            wait_for(self.device)
             stamp = time.perf_counter()
         self.cuts.append((self.stack[-1], stamp))
 
     def seconds(self) -> dict[str, float]:
         """Seconds of each part, from the first cut to the last; waits for the device."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        wait_for(self.device)
         total: dict[str, float] = {}
         for (name, start), (_, stop) in zip(self.cuts, self.cuts[1:], strict=False):
             passed = start.elapsed_time(stop) / 1000 if self.device.type == "cuda" else stop - start

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import functools
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -91,7 +93,7 @@ def _errors_told(quiet: bool) -> Iterator[None]:
 def _disk_sentence(error: OSError) -> tuple[str, str] | None:
     """What is wrong and what to do, for the two disk errors that anyone may meet; None for others."""
     where = f" '{error.filename}'" if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return (
             f"No space left on the disk{' for' + where if where else ''}.",
             "Free some, or choose another folder.",
@@ -106,6 +108,9 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)  # typer reads the options from the signature of what is wrapped
     def guarded(*, quiet: bool, **options: Any) -> None:
+        if sys.platform == "darwin":
+            # what Apple's GPUs cannot do is done on the CPU; PyTorch reads this when it is loaded, which is later
+            os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
         with _errors_told(quiet):
             command(quiet=quiet, **options)
 

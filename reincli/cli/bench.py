@@ -14,6 +14,7 @@ EXAMPLES = (
     "rein bench --preset demo",
     "rein bench --preset citys2acdc --what slide --size 2048x1024 --json slide.json",
     "rein bench --what training --batch 4 --precision bf16 --set train.checkpoint_activations=true",
+    "rein bench --preset gta2citys --what inference --attention sdpa,xformers",
     "rein bench --checkpoint work_dirs/gta2citys/last.pth --what inference --compile --cuda-graphs",
 )
 
@@ -39,6 +40,10 @@ def command(
     precision: Annotated[
         str | None,
         typer.Option("--precision", metavar="LIST", help="Arithmetic; else auto, on a GPU fp32,bf16."),
+    ] = None,
+    attention: Annotated[
+        str | None,
+        typer.Option("--attention", metavar="LIST", help="Of auto, sdpa, xformers, to compare; else as set."),
     ] = None,
     size: Annotated[
         str | None,

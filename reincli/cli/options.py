@@ -81,7 +81,7 @@ DataRoot = Annotated[
         "--data-root", metavar="DIR", help="Folder that holds the datasets. [dim]\\[default: data][/dim]"
     ),
 ]
-Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:1.")]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.")]
 PrecisionOption = Annotated[Precision, typer.Option("--precision", help="Arithmetic; auto suits the device.")]
 ModeOption = Annotated[
     Mode | None,

@@ -17,19 +17,20 @@ from reincli.commands import console
 from reincli.config import Settings, parse_size, test_size
 from reincli.engine.backbone_files import used_backbone
 from reincli.engine.checkpoint import read_checkpoint, settings_for
-from reincli.engine.device import pick_device, pick_precision
+from reincli.engine.device import DTYPES, pick_device, pick_precision
 from reincli.errors import ReinError, nearest
 from reincli.media.images import write_bytes
 from reincli.media.outputs import Outputs, mark
+from reincli.model.attention import require_attention
 from reincli.prediction.exported import is_exported
 from reincli.settings_files import build_settings, load_settings
 
 DEFAULT = "gta2citys"
 """Preset where neither it nor a file is given: the recipe of the paper."""
-BATCHES = {"cpu": "1", "cuda": "1,4,16"}
+BATCHES = {"cpu": "1", "mps": "1,4", "cuda": "1,4,16"}
 EXPORTED_RUNS, EXPORTED_SECONDS = 20, 20.0
 """As the next, for an exported file and each runtime beside it."""
-RUNS, SECONDS = {"cpu": 5, "cuda": 50}, {"cpu": 10.0, "cuda": 10.0}
+RUNS, SECONDS = {"cpu": 5, "mps": 20, "cuda": 50}, 10.0
 """Calls of a row that are timed, and the time after which none is begun."""
 
 
@@ -42,6 +43,7 @@ def run(
     what: str | None = None,
     batch: str | None = None,
     precision: str | None = None,
+    attention: str | None = None,
     size: str | None = None,
     runs: int | None = None,
     compile_: bool = False,
@@ -71,13 +73,20 @@ def run(
     plan = Plan(
         settings, place, works(what) if what else WORK, numbers(batch or BATCHES[place.type]),
         tuple(dict.fromkeys(pick_precision(name, place) for name in words(precision or usual, "--precision"))),
-        slide_size(settings, size), runs or RUNS[place.type], SECONDS[place.type], checkpoint, backbone, any_backbone,
+        slide_size(settings, size), runs or RUNS[place.type], SECONDS, checkpoint, backbone, any_backbone,
+        words(attention, "--attention") if attention else (),
     )  # fmt: skip
     if cuda_graphs and place.type != "cuda":
         console.note("--cuda-graphs is for GPUs: without one, launches cost nothing worth recording.")
     if json_file is not None:
         used = used_backbone(settings, backbone)
         Outputs("bench", [checkpoint, used, config]).claim(json_file, "--json")
+    for each in plan.attentions or (
+        settings.model.backbone.attention,
+    ):  # what cannot be is said before it begins
+        build_settings(settings.model_dump(mode="json"), (), {"model.backbone.attention": each})
+        for arithmetic in plan.precisions:
+            require_attention(each, place, DTYPES[arithmetic])
     done: list[Row] = []
     try:
         with console.progress("measuring", plan.rows) as advance:
@@ -168,20 +177,20 @@ def show(plan: Plan, rows: Sequence[Row]) -> None:
         f"{plan.settings.name}: {plan.settings.model.backbone.name} on {here['name']}, torch {here['torch']}"
     )
     columns = (
-        "work", "size", "batch", "arithmetic", "ms", "min", "p90", "images/s", "peak GiB", "GFLOP", "TFLOP/s",
-        "at best", "share", "",
+        "work", "size", "batch", "arithmetic", "attention", "ms", "min", "p90", "images/s", "peak GiB", "GFLOP",
+        "TFLOP/s", "at best", "share", "",
     )  # fmt: skip
     console.table(
         columns,
         map(_cells, rows),
         title=f"{title}{how}; weights: {weights}",
-        numbers=columns[2:3] + columns[4:13],
+        numbers=columns[2:3] + columns[5:14],
     )
     names = list(dict.fromkeys(name for row in rows for name in row.parts))
     if names:
         parts = [_part_cells(row, names) for row in rows if row.parts]
         console.table(
-            ("work", "batch", "arithmetic", *names), parts, title="Share of time by part, measured apart",
+            ("work", "batch", "arithmetic", "attention", *names), parts, title="Share of time by part, measured apart",
             numbers=("batch", *names),
         )  # fmt: skip
     needed = max((row.images or 0.0 for row in rows if row.what == "training"), default=0.0)
@@ -190,7 +199,7 @@ def show(plan: Plan, rows: Sequence[Row]) -> None:
 
 
 def _cells(row: Row) -> list[str]:
-    start = [row.what, row.size, str(row.batch), row.precision]
+    start = [row.what, row.size, str(row.batch), row.precision, row.attention]
     if row.median is None or row.least is None or row.p90 is None or row.flops is None or row.memory is None:
         return [*start, *[""] * 9, row.failure]
     return [
@@ -203,7 +212,7 @@ def _cells(row: Row) -> list[str]:
 def _part_cells(row: Row, names: Sequence[str]) -> list[str]:
     whole = sum(row.parts.values())
     shares = [f"{row.parts[name] / whole:.0%}" if name in row.parts else "" for name in names]
-    return [row.what, str(row.batch), row.precision, *shares]
+    return [row.what, str(row.batch), row.precision, row.attention, *shares]
 
 
 def _short(value: float) -> str:

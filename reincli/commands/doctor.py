@@ -93,6 +93,8 @@ def devices() -> dict[str, Any]:
     from reincli.engine.device import pick_device, pick_precision
 
     names = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        names.append("mps")
     found = []
     for name in names:
         device = pick_device(name)
@@ -122,6 +124,8 @@ def _describe(device: Any) -> str:
     if device.type == "cuda":
         facts = torch.cuda.get_device_properties(device)
         return f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB"
+    if device.type == "mps":
+        return f"Apple GPU, {torch.mps.recommended_max_memory() / 2**30:.0f} GiB of the Mac's memory"
     from reincli.engine.device import has_amx
 
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

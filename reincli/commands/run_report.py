@@ -1,23 +1,22 @@
-"""What a run shows of itself: `curves.png`, `report.html`, sample predictions, TensorBoard."""
+"""What a run shows of itself: `curves.png`, `report.html`, sample predictions."""
 
 from __future__ import annotations
 
 import io
+import re
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reincli.commands import console, html_page
+from reincli.commands import html_page
 from reincli.config import Settings
 from reincli.data.labels import Classes
 from reincli.data.sources import Sample
-from reincli.errors import ReinError
 from reincli.media.images import read_image, write_bytes
 from reincli.media.paint import overlay
 from reincli.settings_files import to_toml
-from reincli.training.meter import StepLog
 from reincli.training.run_folder import read_log
 
 SAMPLES, SAMPLE_WIDTH = "samples", 480
@@ -40,7 +39,7 @@ def keep_sample(
 ) -> None:
     """Write one prediction over its image into the run's folder."""
     drawn = overlay(read_image(sample.image), prediction, classes.palette())
-    name = sample.domain.replace("/", "_")
+    name = re.sub(r'[<>:"/\\|?*]', "_", sample.domain)  # which no file's name has on every system
     path = folder / SAMPLES / str(iteration) / f"{name}.jpg"
     write_bytes(path, html_page.jpeg(drawn, SAMPLE_WIDTH))
 
@@ -201,44 +200,3 @@ def _picture(path: Path) -> str:
 
 def _number(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
-
-
-# --- TensorBoard -------------------------------------------------------------------------------------------
-
-
-class Board:
-    """What is logged, for TensorBoard, under `tensorboard/` in the run's folder.
-
-    Raises:
-        ReinError: the package is not installed.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise ReinError(
-                "train.tensorboard is set, but the package 'tensorboard' is not installed.",
-                "Install it with: pip install 'reincli[tensorboard]'",
-            ) from None
-        self.writer: Any = SummaryWriter(str(folder / "tensorboard"))
-        console.note(f"Watch it with: tensorboard --logdir {folder / 'tensorboard'}")
-
-    def step(self, log: StepLog) -> None:
-        """A log line."""
-        values = {f"train/{name}": value for name, value in log.losses.items()}
-        values |= {"train/lr": log.lr, "speed/images": log.images, "speed/waiting": log.waiting}
-        if log.grad_norm is not None:
-            values["train/grad_norm"] = log.grad_norm
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, log.iteration)
-        self.writer.flush()
-
-    def validation(self, iteration: int, result: dict[str, Any]) -> None:
-        """Scores of a validation."""
-        for name, domain in result["domains"].items():
-            if domain["mIoU"] is not None:
-                self.writer.add_scalar(f"mIoU/{name}", domain["mIoU"], iteration)
-        if result["mean"]["mIoU"] is not None:
-            self.writer.add_scalar("mIoU/mean", result["mean"]["mIoU"], iteration)
-        self.writer.flush()

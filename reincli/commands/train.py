@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +13,15 @@ import numpy as np
 
 from reincli.commands import console, run_report
 from reincli.commands.evaluate import show
+from reincli.commands.trackers import Subject, check_installed
+from reincli.commands.tracking import tracking
 from reincli.config import Settings
 from reincli.data.sources import Sample, find_samples
-from reincli.engine.device import kernel_notes, pick_device, pick_precision
+from reincli.engine.device import DTYPES, kernel_notes, pick_device, pick_precision
 from reincli.engine.processes import joined
 from reincli.engine.ranks import launched, this_rank
 from reincli.errors import ReinError
+from reincli.model.attention import require_attention
 from reincli.prediction.evaluate import val_samples
 from reincli.settings_files import build_settings, load_settings
 from reincli.training.meter import StepLog
@@ -68,8 +72,10 @@ def run(
     else:
         settings = load_settings(preset, config, sets or [], options)
         folder = work_dir or Path("work_dirs") / settings.name
+    check_installed(settings)
     place = pick_device(rank.device(device))
     arithmetic = pick_precision(settings.train.precision, place)
+    require_attention(settings.model.backbone.attention, place, DTYPES[arithmetic])
     for source in (*settings.data.train, *settings.data.val):
         find_samples(source, settings.data)  # what is missing is said before anything is built
     if resume is None:
@@ -88,7 +94,10 @@ def run(
 
 
 def launch(gpus: int, device: str, words: dict[str, Any], sets: list[str], flags: Sequence[str] = ()) -> None:
-    """Become `torchrun` with this command in every process. ReinError where there are fewer GPUs."""
+    """Become `torchrun` with this command in every process. ReinError where there are fewer GPUs.
+
+    On Windows, where no program becomes another, it is started and waited for.
+    """
     if device != "cpu":
         import torch
 
@@ -105,6 +114,8 @@ def launch(gpus: int, device: str, words: dict[str, Any], sets: list[str], flags
                *given, *flags, *(text for pair in sets for text in ("--set", pair))]  # fmt: skip
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // gpus)))
     sys.stdout.flush()
+    if os.name == "nt":
+        raise SystemExit(subprocess.call(command))
     os.execv(sys.executable, command)
 
 
@@ -137,12 +148,11 @@ def watched_training(prepared: Run) -> None:
         return
     validates = settings.train.validate_every or settings.train.validate_first
     shown = run_report.first_of_each_domain(val_samples(settings)) if validates else []
-    board = run_report.Board(folder) if settings.train.tensorboard and first else None
+    trackers = settings.train.trackers if first else ()
 
     def on_step(log: StepLog) -> None:
         console.note(step_line(log, settings))
-        if board is not None:
-            board.step(log)
+        told.step(log)
 
     def on_prediction(iteration: int, sample: Sample, prediction: np.ndarray) -> None:
         if sample in shown:
@@ -152,10 +162,10 @@ def watched_training(prepared: Run) -> None:
         if first:
             show(result, title=f"Iteration {iteration}")
             run_report.write(folder, settings)
-            if board is not None:
-                board.validation(iteration, result)
+            told.validation(iteration, result, folder / run_report.SAMPLES / str(iteration))
 
-    with console.progress("Training", total=left) as advance:
+    subject = Subject(folder, settings, prepared.iteration)
+    with tracking(trackers, subject) as told, console.progress("Training", total=left) as advance:
         watch = Watch(note=console.note, step=on_step, tick=lambda iteration: advance(1), predicted=on_prediction,
                       validated=on_validation)  # fmt: skip
         train_run(prepared, watch)

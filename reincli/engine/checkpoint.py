@@ -75,7 +75,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if own is not None:
         raw, classes = own_fields(own, path)
         try:
-            settings = build_settings(dict(raw))
+            # how another machine attended is no part of the model: this one may not be able to
+            settings = build_settings(dict(raw), (), {"model.backbone.attention": "auto"})
         except ReinError as error:
             raise damaged(path, f"its settings cannot be used ({error.message.rstrip('.')})") from None
         backbone = read_fingerprint(own.get("backbone"))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import torch
 
+from reincli.engine import process_memory
 from reincli.errors import ReinError
 from reincli.ops import deformable, output
 
@@ -17,16 +16,22 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(name: str) -> torch.device:
-    """'auto', 'cpu', 'cuda' or 'cuda:1' -> a device that is there.
+    """'auto', 'cpu', 'cuda', 'cuda:1' or 'mps' -> a device that is there.
+
+    'auto' takes a GPU of CUDA, else Apple's ('mps'), else the CPU.
 
     Raises:
         ReinError: no such device here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
-        raise ReinError(f"No device is called '{name}'.", "Use auto, cpu, cuda or cuda:1.", usage=True)
+    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
+        raise ReinError(f"No device is called '{name}'.", "Use auto, cpu, cuda, cuda:1 or mps.", usage=True)
+    if kind == "mps":
+        return _apple(name, index)
     if kind == "cuda" and not torch.cuda.is_available():
         raise ReinError(
             f"Device '{name}' was asked for, but PyTorch {torch.__version__} sees no CUDA device.",
@@ -39,6 +44,17 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def _apple(name: str, index: str) -> torch.device:
+    if not torch.backends.mps.is_available():
+        raise ReinError(
+            f"Device '{name}' was asked for, but PyTorch {torch.__version__} sees no GPU of Apple's.",
+            "That takes a Mac with Apple silicon, and macOS 14 or newer; elsewhere use --device auto, cpu or cuda.",
+        )
+    if index and int(index) > 0:
+        raise ReinError(f"Device '{name}' was asked for, but a Mac has one GPU.", "Use --device mps.")
+    return torch.device("mps")
+
+
 def has_amx() -> bool:
     """Whether this CPU multiplies bf16 matrices in tiles (AMX): there bf16 is several times as fast as fp32."""
     probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
@@ -48,15 +64,21 @@ def has_amx() -> bool:
 def pick_precision(name: str, device: torch.device) -> str:
     """'auto' -> what the device does well: bf16 on CUDA (fp16 before Ampere) and on CPUs with AMX, else fp32.
 
+    Apple's GPUs: fp32 unless fp16 is asked for, which all of them know; bf16 they know from macOS 14 on, not faster.
+
     Raises:
         ReinError: the device cannot do what was asked for.
     """
     if name == "auto":
         if device.type == "cuda":
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-        return "bf16" if has_amx() else "fp32"
+        return "bf16" if device.type == "cpu" and has_amx() else "fp32"
     if name not in DTYPES:
         raise ReinError(f"No precision is called '{name}'.", "Use auto, fp32, bf16 or fp16.", usage=True)
+    if name == "bf16" and device.type == "mps":
+        raise ReinError(
+            "Precision bf16 is not for Apple's GPUs.", "Use --precision fp32 or fp16.", usage=True
+        )
     if name == "fp16" and device.type == "cpu":
         raise ReinError("Precision fp16 needs a GPU.", "Use --precision bf16 or fp32 on the CPU.", usage=True)
     return name
@@ -104,31 +126,35 @@ def kernel_notes(device: torch.device, precision: str, width: int, classes: int)
 
 
 def peak_memory(device: torch.device) -> int:
-    """Largest memory use so far in bytes: of the device, or of this process on the CPU."""
+    """Largest memory use so far in bytes: of the device, or of this process on the CPU.
+
+    Apple's GPUs count no peak: there it is what the driver holds, which grows until `release_cache`.
+    """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    if device.type == "mps":
+        return int(torch.mps.driver_allocated_memory())
+    return process_memory.peak()
 
 
 def forget_peak(device: torch.device) -> None:
     """Let `peak_memory` begin anew, where that can be had: on GPUs and on Linux."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    elif device.type == "mps":
+        torch.mps.empty_cache()
     else:
         with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
+            Path("/proc/self/clear_refs").write_text("5", "ascii")
 
 
 def memory_in_use(device: torch.device) -> int:
     """Bytes in use now: of the device, or by this process on the CPU (the peak where that cannot be told)."""
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return peak_memory(device)
-    return pages * resource.getpagesize()
+    if device.type == "mps":
+        return int(torch.mps.current_allocated_memory())
+    return process_memory.in_use()
 
 
 def available_memory(device: torch.device) -> int | None:
@@ -136,12 +162,30 @@ def available_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         held_back = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0] + held_back)
+    if device.type == "mps":
+        return max(int(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()), 0)
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return None
     found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
     return int(found[0]) * 1024 if found else None
+
+
+def release_cache(device: torch.device) -> None:
+    """Give back what PyTorch keeps of a GPU's memory for later."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+def wait_for(device: torch.device) -> None:
+    """Go on when the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

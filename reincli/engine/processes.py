@@ -23,7 +23,14 @@ def joined(rank: Rank, device: torch.device) -> Iterator[None]:
     """Be one of the processes that train while the body runs; nothing for a process that was started alone.
 
     Small numbers on the host go by gloo, tensors on a GPU by NCCL.
+
+    Raises:
+        ReinError: several processes on a device that can have but one.
     """
+    if device.type == "mps" and rank.world > 1:
+        raise ReinError(
+            f"{rank.world} processes cannot train on one Apple GPU.", "Leave --gpus out.", usage=True
+        )
     on_gpu = device.type == "cuda"
     if (
         on_gpu and device.index is not None

@@ -25,12 +25,15 @@ class Rank:
         return list(items[self.rank :: self.world])
 
     def device(self, name: str) -> str:
-        """'auto' -> this process's own GPU where there are several processes and GPUs; other names are kept."""
+        """'auto' -> this process's own GPU of CUDA, or the CPU, where there are several processes; else as it was.
+
+        Several processes have nothing of a Mac's one GPU: they cannot exchange what lies there.
+        """
         if name != "auto" or self.world == 1:
             return name
         import torch
 
-        return f"cuda:{self.local % torch.cuda.device_count()}" if torch.cuda.is_available() else name
+        return f"cuda:{self.local % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
 
     def gather(self, value: T) -> list[T]:
         """The value of every process, by rank, once all have come here; may wait for a day."""

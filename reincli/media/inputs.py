@@ -164,6 +164,8 @@ def _walk(folder: Path, drawn: Path, suffix: str | None, match: str | None) -> I
             path = Path(parent, name)
             relative = path.relative_to(folder).as_posix()
             wanted = name.endswith(suffix) if suffix is not None else _is_known(name)
+            if match and os.sep != "/":
+                match = match.replace(os.sep, "/")
             if match and not (fnmatch.fnmatch(relative, match) or fnmatch.fnmatch(name, match)):
                 wanted = False
             if wanted and not name.startswith("."):
@@ -210,14 +212,21 @@ def _listed(path: Path, missing: list[str]) -> list[tuple[Path, Path]]:
     for line in (line.strip() for line in lines):
         if not line or line.startswith("#"):
             continue
-        file = next((each for each in (path.parent / line, Path(line)) if each.is_file()), None)
-        if file is None:
+        plain = next(
+            (each for each in _as_paths(line) if (path.parent / each).is_file() or each.is_file()), None
+        )
+        if plain is None:
             missing.append(f"{line} (in {path})")
             continue
-        plain = Path(line)
+        file = next(each for each in (path.parent / plain, plain) if each.is_file())
         kept = plain if not plain.is_absolute() and ".." not in plain.parts else Path(plain.name)
         found.append((file, kept))
     return found
+
+
+def _as_paths(line: str) -> tuple[Path, ...]:
+    """A line as it stands, and with the slashes of here where it may have been written on Windows."""
+    return (Path(line), Path(line.replace("\\", "/"))) if "\\" in line else (Path(line),)
 
 
 def _nothing(named: Sequence[str], missing: list[str], suffix: str | None, match: str | None) -> ReinError:

@@ -22,6 +22,7 @@ from torch import nn
 from reincli.config import BackboneSettings
 from reincli.errors import ReinError, nearest
 from reincli.model.anatomy import Anatomy, find_stages
+from reincli.model.attention import choose_attention
 from reincli.model.families import Family, family_of, unknown_name, usual_taps
 from reincli.model.hierarchical import Hierarchical, probe
 from reincli.model.timm_import import import_timm
@@ -40,7 +41,13 @@ def build_backbone(settings: BackboneSettings, grid: int) -> Backbone:
     Raises:
         ReinError: a name that does not exist, or a model of timm's that Rein cannot be attached to.
     """
-    timm, family = import_timm(), family_of(settings)
+    backbone = _built(import_timm(), settings, grid)
+    choose_attention(backbone.body, settings)
+    return backbone
+
+
+def _built(timm: ModuleType, settings: BackboneSettings, grid: int) -> Backbone:
+    family = family_of(settings)
     if settings.output_stride is not None and (family is None or family.kind != "resnet"):
         raise ReinError(
             f"model.backbone.output_stride is for ResNets; '{settings.name}' has its own strides.", usage=True

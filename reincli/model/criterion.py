@@ -86,7 +86,8 @@ def targets_of(labels: Tensor, classes: int, device: torch.device | None = None)
         np.flatnonzero(np.bincount(image.ravel(), minlength=classes)[:classes])
         for image in labels.cpu().numpy()
     ]
-    there = labels.to(device or labels.device, non_blocking=True)
+    target = device or labels.device
+    there = labels.to(target, non_blocking=target.type == "cuda")
     padded = np.zeros((len(on_host), max(len(present) for present in on_host)), np.int64)
     for row, present in zip(padded, on_host, strict=True):
         row[: len(present)] = present
@@ -94,9 +95,9 @@ def targets_of(labels: Tensor, classes: int, device: torch.device | None = None)
 
 
 def send(array: np.ndarray, device: torch.device) -> Tensor:
-    """An array as a tensor on the device, without waiting for the device."""
+    """An array as a tensor on the device, without waiting for a device that can go on meanwhile."""
     tensor = torch.from_numpy(array)
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 Matches = list[list[tuple[np.ndarray, np.ndarray]]]

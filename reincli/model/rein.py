@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from reincli.ops.types import low
+from reincli.ops.types import exact, low
 
 ALIGNED = 8
 """Tensor cores want rows of 16 bytes: folded token tables are filled up to it."""
@@ -128,21 +128,24 @@ class ReinAdapter(Attached):
 
         scale * W_d(m + x) + scale * b = x (scale W_d)^T + s (V (scale W_d)^T) + scale * b, where m = s V.
         """
-        bank = self.token_bank().double()  # once a run: exact, so that folding adds next to no rounding
+        bank = exact(self.token_bank())  # once a run: exact, so that folding adds next to no rounding
         value, change = self.to_value, self.to_delta
-        delta = (self.scale * change.weight.double()).T
-        values = bank @ value.weight.double().T + value.bias.double()
+        scale, device = exact(self.scale), self.scale.device
+        delta = (scale * exact(change.weight)).T
+        values = bank @ exact(value.weight).T + exact(value.bias)
         values[:, 0] = 0  # the sink has none
         tokens = bank.shape[1]
         spare = -tokens % ALIGNED
-        floor = torch.zeros(tokens + spare, device=bank.device)
+        floor = torch.zeros(tokens + spare, device=device)
         floor[tokens:] = -torch.inf
         return FoldedRein(
-            keys=F.pad((bank * bank.shape[-1] ** -0.5).transpose(1, 2), (0, spare)).contiguous().to(dtype),
+            keys=F.pad((bank * bank.shape[-1] ** -0.5).transpose(1, 2), (0, spare))
+            .contiguous()
+            .to(device, dtype),
             floor=floor.to(dtype),
-            values=F.pad(values @ delta, (0, 0, 0, spare)).to(dtype),
-            delta=delta.contiguous().to(dtype),
-            bias=(self.scale * change.bias.double()).to(dtype),
+            values=F.pad(values @ delta, (0, 0, 0, spare)).to(device, dtype),
+            delta=delta.contiguous().to(device, dtype),
+            bias=(scale * exact(change.bias)).to(device, dtype),
             link=self.queries() if self.to_query is not None else None,
         )
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from reincli.ops.norm import add_cast, add_norm
+from reincli.ops.types import exact
 
 KNOWN = ("timm.models.vision_transformer.Block", "timm.models.eva.EvaBlock")
 """timm's blocks whose parts are run one by one: two pre-norm branches, each with a gain and nothing else."""
@@ -85,10 +86,10 @@ class Stream:
                 gain = _gain(block, number)
                 if gain is None:
                     continue
-                exact = gain.double()
-                layer.weight.copy_(layer.weight.double() * exact[:, None])
+                factor = exact(gain)
+                layer.weight.copy_(exact(layer.weight) * factor[:, None])
                 if layer.bias is not None:
-                    layer.bias.copy_(layer.bias.double() * exact)
+                    layer.bias.copy_(exact(layer.bias) * factor)
                 if hasattr(block, f"gamma_{number}"):
                     setattr(block, f"gamma_{number}", None)
                 else:

@@ -1,4 +1,4 @@
-"""Types of numbers under autocast."""
+"""Types of numbers: under autocast, and exact."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def low(value: Tensor) -> Tensor:
     if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
         return value
     return value.to(torch.get_autocast_dtype(kind))
+
+
+def exact(value: Tensor) -> Tensor:
+    """In float64, for what is worked out once: on its own device, or on the CPU where the device knows no float64."""
+    return value.to("cpu", torch.float64) if value.device.type == "mps" else value.double()

@@ -27,6 +27,7 @@ from reincli.engine.fusing import fused
 from reincli.errors import ReinError
 from reincli.media import paint
 from reincli.media.rgb import Picture, as_rgb
+from reincli.model.attention import head_width, require_attention
 from reincli.model.mask_decoder import Predictions
 from reincli.model.segmentor import Segmentor, class_maps, label_maps
 from reincli.model.weights import half_precision, holds_backbone
@@ -119,6 +120,9 @@ class Predictor:
     ) -> None:
         self.model, self.classes, self.settings = model, classes, settings
         self.device, self.precision, self.notes = device, precision, list(notes or [])
+        require_attention(
+            model.backbone.settings.attention, device, DTYPES[precision], head_width(model.backbone.body)
+        )
         head = settings.model.head
         self.notes += kernel_notes(device, precision, head.channels // head.heads, len(classes))
         if not in_training:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reincli.engine.device import available_memory, is_out_of_memory
+from reincli.engine.device import available_memory, is_out_of_memory, release_cache
 from reincli.errors import ReinError
 from reincli.ops.parts import part
 from reincli.ops.window import WindowAverage, window_boxes
@@ -22,7 +22,7 @@ Box = tuple[int, int, int, int]
 
 BYTES_PER_PIXEL = 4096
 """Memory that a window's pixel takes in the model, twice what a ViT-L was seen to take in fp32."""
-USUAL = {"cuda": 16, "cpu": 2}
+USUAL = {"cuda": 16, "mps": 4, "cpu": 2}
 """Windows beyond which a batch gains nothing."""
 
 
@@ -143,7 +143,7 @@ class Slider:
         height, width = pixels.shape[1:]
         boxes = [(0, height, 0, width)] if window is None else window_boxes(height, width, window, stride)
         device = self.budget.device
-        image = _Image(pixels.to(device, non_blocking=True), len(boxes))
+        image = _Image(pixels.to(device, non_blocking=device.type == "cuda"), len(boxes))
         if len(boxes) > 1:
             with torch.inference_mode():
                 image.average = WindowAverage(self.channels, height, width, device)
@@ -175,8 +175,7 @@ class Slider:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-        if self.budget.device.type == "cuda":
-            torch.cuda.empty_cache()
+        release_cache(self.budget.device)
         return None
 
 

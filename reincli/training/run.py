@@ -22,6 +22,7 @@ from reincli.engine.processes import share_gradients, share_statistics, slice_si
 from reincli.engine.ranks import Rank
 from reincli.engine.weight_files import write_file
 from reincli.errors import ReinError
+from reincli.model.attention import head_width, require_attention
 from reincli.model.segmentor import Segmentor
 from reincli.model.weights import half_precision
 from reincli.training import run_folder
@@ -130,9 +131,12 @@ def new_run(
     """A run at its first step, of a model that has its weights; nothing is written or read.
 
     Raises:
-        ReinError: the batch does not divide.
+        ReinError: the batch does not divide, or the backbone cannot attend here as the settings say.
     """
     train, rank = settings.train, rank or Rank()
+    require_attention(
+        model.backbone.settings.attention, device, DTYPES[precision], head_width(model.backbone.body)
+    )
     images = slice_size(train.batch_size, rank, train.accumulate)
     if model.neck is not None:
         model.neck = share_statistics(model.neck, rank, device)
@@ -212,16 +216,19 @@ def restore(run: Run, read: checkpoints.Checkpoint) -> None:
         with torch.no_grad():
             for name, parameter, _ in run.model.decays():
                 parameter.copy_(raw[name])
-    kept = [{name: group[name] for name in ("factor", "start")} for group in run.optimizer.param_groups]
+    own = [{name: group[name] for name in ("factor", "start")} for group in run.optimizer.param_groups]
+    fused = run.optimizer.param_groups[0]["fused"]
+    state = read.training["optimizer"]  # kept as the device took it where the run was before
+    groups = [{**group, "fused": fused} for group in state["param_groups"]]
     try:
-        run.optimizer.load_state_dict(read.training["optimizer"])
+        run.optimizer.load_state_dict({**state, "param_groups": groups})
     except ValueError:
         raise ReinError(
             f"The optimiser's state in '{read.path}' has other groups than the settings ask for.",
             "Go on with the factors of the learning rate (optim.factors) that the run was started with.",
         ) from None
-    for group, own in zip(run.optimizer.param_groups, kept, strict=True):
-        group.update(own)  # a run of before they were kept has none
+    for group, kept in zip(run.optimizer.param_groups, own, strict=True):
+        group.update(kept)  # a run of before they were kept has none
     run.scaler.load_state_dict(read.training["scaler"])
     run.iteration = int(read.training["iteration"])
     if run.rank.rank == 0:

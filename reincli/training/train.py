@@ -183,8 +183,11 @@ def slice_losses(
     run: Run, piece: dict[str, Any], targets: Targets, points: PointSource, divisor: float
 ) -> dict[str, Tensor]:
     """The thirty losses of some images and their sum, 'loss'."""
-    images = piece["image"].to(run.device, non_blocking=True)
-    sizes = piece["size"].to(run.device, non_blocking=True)
+    pinned = (
+        run.device.type == "cuda"
+    )  # only there the loader pins them, so that the copy may go on by itself
+    images = piece["image"].to(run.device, non_blocking=pinned)
+    sizes = piece["size"].to(run.device, non_blocking=pinned)
     with autocast(run.precision, run.device):
         predictions = run.network(run.model.normalise(images, sizes))
     count = run.settings.train.points
@@ -205,8 +208,10 @@ def update(run: Run) -> tuple[Tensor, Tensor]:
     if run.scaler.is_enabled():
         run.scaler.step(run.optimizer)
         run.scaler.update()
-    else:
+    elif run.optimizer.param_groups[0]["fused"]:
         run.optimizer.found_inf = skipped  # type: ignore[attr-defined]  # the fused step looks at it on the device
+        run.optimizer.step()
+    elif not bool(skipped):  # the plain step does not look: the host has to wait and see
         run.optimizer.step()
     if run.ema is not None:
         run.ema.update(run.iteration)

@@ -13,7 +13,6 @@ from terminal import told
 
 from reincli.commands import run_report, train
 from reincli.data.sources import find_samples
-from reincli.errors import ReinError
 from reincli.settings_files import to_toml
 from reincli.training.run_folder import append_log
 
@@ -25,9 +24,7 @@ def run(tmp_path_factory) -> Path:
     tiny.write_toy(tmp_path / "toy", ("train", "val", "dusk"))
     data = tiny.own_data(tmp_path / "toy", ("train", "val", "dusk"))
     data["own"]["toy"]["splits"]["dusk"]["domain"] = "dusk/<wet>"
-    settings = tiny.settings(
-        "train.validate_every=2", "train.points=64", "train.log_every=1", "train.tensorboard=true", data=data
-    )
+    settings = tiny.settings("train.validate_every=2", "train.points=64", "train.log_every=1", data=data)
     tiny.write_backbone(tmp_path / "backbone.pth", settings)
     (tmp_path / "toy.toml").write_text(to_toml(settings))
     told("train", "--config", tmp_path / "toy.toml", "--backbone", tmp_path / "backbone.pth", "--work-dir",
@@ -49,26 +46,6 @@ def test_curves_and_page(run):
     assert sorted(path.name for path in (run / "samples").iterdir()) == ["2", "4", "6"]
     sample = cv2.imread(str(run / "samples" / "6" / "val.jpg"))
     assert sample.shape == (320, 480, 3)
-
-
-def test_everything_logged_is_on_the_board(run):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    board = EventAccumulator(str(run / "tensorboard"))
-    board.Reload()
-    assert {"train/loss", "train/lr", "train/grad_norm", "speed/images", "mIoU/val", "mIoU/mean"} <= set(
-        board.Tags()["scalars"]
-    )
-    assert [event.step for event in board.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
-
-
-def test_a_missing_package_is_named(tmp_path, monkeypatch):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ReinError, match="'tensorboard' is not installed") as caught:
-        run_report.Board(tmp_path)
-    assert "reincli[tensorboard]" in caught.value.hint
 
 
 def test_values_that_are_missing_or_not_finite_are_drawn_around(tmp_path):

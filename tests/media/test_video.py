@@ -125,6 +125,7 @@ def test_a_part_that_was_cut_is_drawn_again(tmp_path, monkeypatch):
 
 def test_a_full_disk_is_noticed_and_what_is_done_is_kept(tmp_path):
     """In a process that may write files of 30 kB at most: the encoder does not tell that it failed."""
+    pytest.importorskip("resource")  # limits the size of files
     program = f"""
 import resource, signal, sys
 import numpy as np
