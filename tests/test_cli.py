@@ -210,6 +210,8 @@ def test_python_dash_m():
                 **{
                     "confidence": False,
                     "truth": None,
+                    "threshold": None,
+                    "anomaly": None,
                     "sheet": False,
                     "start": None,
                     "end": None,

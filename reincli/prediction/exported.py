@@ -231,6 +231,15 @@ class ExportedPredictor(Predictor):
             self.device, self.about.batch or self.settings.test.window_batch, lambda t: self.tell(t)
         )
 
+    def require_scores(self) -> None:
+        """ReinError where the file answers with labels."""
+        if self.about.answer == "labels":
+            raise ReinError(
+                f"'{self.path}' answers with labels alone: it does not say how sure it is.",
+                "Export it with --what scores, or use the checkpoint.",
+                usage=True,
+            )
+
     def _scores(self, windows: Tensor) -> Tensor:
         """(B, 3, h, w) uint8 -> (B, K, h, w) float32; label maps count as scores of 0 and 1."""
         found = self._answer(windows)

@@ -30,6 +30,7 @@ from reincli.media.rgb import Picture, as_rgb
 from reincli.model.mask_decoder import Predictions
 from reincli.model.segmentor import Segmentor, class_maps, label_maps
 from reincli.model.weights import half_precision, holds_backbone
+from reincli.ops.anomaly import resized_anomaly
 from reincli.ops.confidence import resized_confidence, resized_probabilities
 from reincli.ops.parts import part
 from reincli.ops.window import resized_argmax
@@ -68,6 +69,13 @@ class Prediction:
         """(H, W) float32 0-1: the probability of the predicted class. One more pass unless scores were kept."""
         return resized_confidence(self.scores(), self.label.shape).cpu().numpy()
 
+    def anomaly(self) -> np.ndarray:
+        """(H, W) float32, -K to 0: how strange each pixel is to the model, see `ops.anomaly`.
+
+        One more pass unless scores were kept.
+        """
+        return resized_anomaly(self.scores(), self.label.shape).cpu().numpy()
+
     def draw(
         self,
         style: str = "overlay",
@@ -76,19 +84,22 @@ class Prediction:
         legend: bool = True,
         truth: np.ndarray | None = None,
         confidence: np.ndarray | None = None,
+        threshold: float | None = None,
     ) -> np.ndarray:
         """A picture of the prediction, (h', w', 3) uint8 RGB: larger than the image by its legend.
 
         Args:
-            style: 'overlay', 'side', 'mask', 'boundary', or 'error'.
-            alpha: weight of the colours in 'overlay', 0 to 1.
+            style: 'overlay', 'side', 'mask', 'boundary', 'error', or 'anomaly'.
+            alpha: weight of the colours in 'overlay' and 'anomaly', 0 to 1.
             legend: whether the classes are named below.
             truth: (H, W) uint8 right class indices, 255 not labelled; 'error' needs it.
             confidence: (H, W) 0-1, such as `self.confidence()`: what is unsure is drawn faintly.
+            threshold: anomaly from which 'anomaly' outlines; None: no outline.
         """
-        look = paint.Look(style, alpha, legend)
+        look = paint.Look(style, alpha, legend, threshold=threshold)
+        strange = self.anomaly() if style == "anomaly" else None
         return paint.render(self.image, self.label, self.classes.palette(), self.classes.names, look,
-                            truth=truth, confidence=confidence)  # fmt: skip
+                            truth=truth, confidence=confidence, anomaly=strange)  # fmt: skip
 
 
 class Predictor:
@@ -139,6 +150,9 @@ class Predictor:
             self.replay = Replay(self._scores, record_cuda_graph, lambda text: self.tell(text))
         self.budget = Budget(device, settings.test.window_batch, lambda text: self.tell(text))
 
+    def require_scores(self) -> None:
+        """ReinError where this predictor has labels alone, so that nothing can be said of probabilities."""
+
     @property
     def image_batch(self) -> int:
         """Images of usual size that are worth predicting together: a CPU gains nothing by more than one."""
@@ -179,8 +193,8 @@ class Predictor:
                 or tuple of them, or a tensor (B, C, H, W), which give a list of predictions in the same order.
             size: 'native', or 'WxH': predict at this size (ratio kept), answer at the image's own.
             mode: 'slide' or 'whole'; None: as the settings say.
-            keep_scores: keep the class scores (K x h x w float32 each, on the device), so that probabilities and
-                confidence cost no second pass.
+            keep_scores: keep the class scores (K x h x w float32 each, on the device), so that probabilities,
+                confidence and anomaly cost no second pass.
 
         Raises:
             ReinError: what was given is no image, or cannot be read.
@@ -203,6 +217,7 @@ class Predictor:
         self, image: np.ndarray, label: Tensor, size: str, mode: str | None, kept: Tensor | None = None
     ) -> Prediction:
         def scores() -> Tensor:
+            self.require_scores()
             return kept if kept is not None else self._maps_at([image], size, mode)[0]
 
         return Prediction(image, label.cpu().numpy(), self.classes, scores)
