@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from reincli.commands import console
+from reincli.commands.evaluate_unknowns import prepare, run_unknowns
 from reincli.commands.score_examples import Extremes, merge
 from reincli.commands.score_page import page
 from reincli.commands.score_table import protocol_line, show
@@ -73,6 +74,7 @@ def run(
     submit: Path | None = None,
     allow_missing: bool = False,
     own: Path | None = None,
+    anomaly: list[str] | None = None,
     any_backbone: bool = False,
 ) -> dict[str, Any]:
     """Score a checkpoint; what is returned is what `--json` writes, without the matrices of single images.
@@ -89,11 +91,23 @@ def run(
     settings = chosen_settings(
         checkpoint, preset, config, sets or [], data_root, own, backbone=backbone, data=data or []
     )
+    reads = [checkpoint, used_backbone(settings, backbone), config, own]
+    unknown = None
+    if anomaly:
+        others = {
+            "--data": data,
+            "--tta": tta,
+            "--out": out,
+            "--submit": submit,
+            "--allow-missing": allow_missing,
+        }
+        unknown = prepare(anomaly, settings.data, reads, (json_file, report_file), others)
     sources = [each for source in data or [] for each in corrupted_sources(source)]
     sources = sources or ([SOURCE] if submit else list(settings.data.val))
-    samples, left_out = find_all(sources, settings, allow_missing, submit)
+    samples, left_out = ([], {}) if unknown else find_all(sources, settings, allow_missing, submit)
     outputs = Wanted(out, json_file, report_file, _submission(submit, samples))
-    require_free(outputs, samples, [checkpoint, used_backbone(settings, backbone), config, own])
+    if unknown is None:
+        require_free(outputs, samples, reads)
     predictor = open_segmentor(
         checkpoint,
         backbone=backbone,
@@ -105,6 +119,8 @@ def run(
     for text in predictor.notes:
         console.note(text)
     predictor.tell = console.problem
+    if unknown is not None:
+        return run_unknowns(predictor, unknown, checkpoint, size=size, mode=mode, rank=rank)
     if submit and predictor.classes.names != CITYSCAPES.names:
         message = (
             f"The ACDC benchmark has the 19 Cityscapes classes, '{checkpoint}' has {len(predictor.classes)}."

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,10 +29,7 @@ from reincli.ops.image_counts import sparse
 from reincli.ops.window import ViewAverage, resized_argmax
 from reincli.prediction.predict import Predictor
 from reincli.prediction.results import DomainResult, Evaluation, ImageCount
-from reincli.prediction.stream import mapped
-
-T = TypeVar("T")
-R = TypeVar("R")
+from reincli.prediction.stream import each_of
 
 READERS = 8
 """Most threads that read files ahead of the model."""
@@ -133,9 +130,9 @@ def evaluate(
     dataset = EvalDataset(mine, tables, settings, size, settings.test.tta_scales if result.tta else (1.0,))
     threads = min(READERS, os.cpu_count() or 1) if workers is None else workers
     with (
-        closing(_each(dataset.__getitem__, range(len(mine)), threads, threads + 2)) as items,
+        closing(each_of(dataset.__getitem__, range(len(mine)), threads, threads + 2)) as items,
         closing(_predicted(predictor, items, result.mode, result.tta)) as found,
-        closing(_each(partial(_count, predictor, names), found, min(threads, 1), 2)) as counted,
+        closing(each_of(partial(_count, predictor, names), found, min(threads, 1), 2)) as counted,
     ):
         for place, scored in zip(places, counted, strict=True):
             if scored.matrix is not None:
@@ -165,10 +162,6 @@ def _open_domains(
             )
 
 
-def _each(function: Callable[[T], R], items: Iterable[T], workers: int, depth: int) -> Generator[R]:
-    yield from mapped(function, items, workers=workers, depth=depth) if workers else map(function, items)
-
-
 def _predicted(
     predictor: Predictor, items: Iterable[dict[str, Any]], mode: str, tta: bool
 ) -> Generator[tuple[dict[str, Any], Callable[[], Tensor]]]:
@@ -178,7 +171,7 @@ def _predicted(
 
     def views() -> Iterator[Tensor]:
         for item in items:
-            _require_label_size(item)
+            require_label_size(item)
             waiting.append(item)
             for image in item["images"]:
                 yield from (image.flip(-1) if mirror else image for mirror in mirrored)
@@ -196,7 +189,24 @@ def _predicted(
         yield item, average.label
 
 
-def _require_label_size(item: dict[str, Any]) -> None:
+def predicted_maps(
+    predictor: Predictor, items: Iterable[dict[str, Any]], mode: str
+) -> Generator[tuple[dict[str, Any], Tensor]]:
+    """Each item of `EvalDataset` with the scores (K, h, w) of its first view, on the device."""
+    waiting: deque[dict[str, Any]] = deque()
+
+    def views() -> Iterator[Tensor]:
+        for item in items:
+            require_label_size(item)
+            waiting.append(item)
+            yield item["images"][0]
+
+    for maps in predictor.stream(views(), mode):
+        yield waiting.popleft(), maps
+
+
+def require_label_size(item: dict[str, Any]) -> None:
+    """ReinError where the label of an item of `EvalDataset` has another size than its image."""
     sample, label, (height, width) = item["sample"], item["label"], item["original_size"]
     if label is not None and label.shape != (height, width):
         raise ReinError(
