@@ -175,6 +175,7 @@ def test_python_dash_m():
                 "out": None,
                 "json_file": None,
                 **{"report_file": None, "submit": None, "allow_missing": False, "own": None},
+                "anomaly": None,
                 "any_backbone": False,
             },
         ),

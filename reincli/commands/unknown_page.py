@@ -34,9 +34,13 @@ ROWS = (("AP", "AP"), ("AP by chance", "chance_AP"), ("AUROC", "AUROC"), ("FPR95
 
 @dataclass(frozen=True)
 class Example:
-    """One image of interest, without its arrays; anomaly (16 bits) and label as PNGs of the page's width."""
+    """One image of interest, without its arrays; anomaly (16 bits) and label as PNGs of the page's width.
+
+    `shape`: (height, width) of the label's file, as which the image is to lie.
+    """
 
     scored: ScoredUnknown
+    shape: tuple[int, int]
     anomaly: bytes
     label: bytes
 
@@ -72,7 +76,7 @@ class Ends:
         label = cv2.resize(scored.label, size, interpolation=cv2.INTER_NEAREST)
         nothing = np.zeros((0, 0), np.float32)
         light = replace(scored, anomaly=nothing, label=nothing.astype(np.uint8))
-        return Example(light, _png(to_16_bit(small, self.classes)), _png(label))
+        return Example(light, (height, width), _png(to_16_bit(small, self.classes)), _png(label))
 
 
 def merge(parts: Sequence[Ends]) -> dict[str, tuple[list[Example], list[Example]]]:
@@ -150,7 +154,7 @@ def _figure(example: Example, threshold: float | None, classes: int) -> str:
     strange, label = from_16_bit(_decoded(example.anomaly), classes), _decoded(example.label)
     height, width = label.shape
     image = cv2.resize(
-        read_image_like(sample.image, example.scored.size), (width, height), interpolation=cv2.INTER_AREA
+        read_image_like(sample.image, example.shape), (width, height), interpolation=cv2.INTER_AREA
     )
     truth = image.copy()
     truth[label == IGNORE], truth[label == UNKNOWN] = LEFT_OUT, UNKNOWN_INK

@@ -1,4 +1,4 @@
-"""Scoring how well a model tells unknown objects from what it knows, on labelled images; a source's pixels are one pool.
+"""Scoring how well a model tells unknown objects from what it knows: the pixels of a source are one pool.
 
 Shapes: (H, W) an image, (K, h, w) the scores of its classes.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,7 +73,7 @@ def test_the_page_shows_curves_and_images():
     assert page.count("<svg") == 2
     assert page.count("<figcaption><b>AP") == 2  # of the images that have an unknown pixel
     assert "cargo: worst" in page
-    assert "nan" not in page
+    assert "nan" not in re.sub(r'base64,[^"]*', "", page)
     score("--anomaly", "cargo", "--report", "r.html")  # its own file is written again
 
 
