@@ -11,7 +11,7 @@ from typing import Any
 
 from reincli.commands import console
 from reincli.commands.score_table import percent, protocol_line
-from reincli.commands.unknown_page import ROWS, Ends, as_domains, merge, page
+from reincli.commands.unknown_page import Ends, as_domains, figure_rows, merge, page
 from reincli.config import DataSettings
 from reincli.data.unknowns import Unknowns, require_unknowns, sources_of
 from reincli.engine.ranks import Rank
@@ -123,7 +123,7 @@ def show(result: Mapping[str, Any]) -> None:
     console.result(protocol_line(as_domains(result)))
     found = result["unknown"]
     columns = ["unknown objects, %", *found]
-    rows = [[title, *(percent(each[key]) for each in found.values())] for title, key in ROWS]
+    rows = [[title, *map(percent, values)] for title, values in figure_rows(found)]
     rows.append(["images", *(str(each["images"]) for each in found.values())])
     rows.append(["with unknown pixels", *(str(each["with_unknown"]) for each in found.values())])
     console.table(columns, rows, numbers=set(columns[1:]))

@@ -28,8 +28,6 @@ WIDTH = 400
 """Pixels of a picture's width on the page."""
 UNKNOWN_INK, LEFT_OUT = (255, 120, 0), (46, 46, 52)
 """Of unknown pixels and of pixels that are left out, in the picture of a label."""
-ROWS = (("AP", "AP"), ("AP by chance", "chance_AP"), ("AUROC", "AUROC"), ("FPR95", "FPR95"))
-"""What is told of a source, and its key in the result."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class Ends:
         small = cv2.resize(scored.anomaly, size, interpolation=cv2.INTER_AREA)
         label = cv2.resize(scored.label, size, interpolation=cv2.INTER_NEAREST)
         nothing = np.zeros((0, 0), np.float32)
-        light = replace(scored, anomaly=nothing, label=nothing.astype(np.uint8))
+        light = replace(scored, anomaly=nothing, confidence=nothing, label=nothing.astype(np.uint8))
         return Example(light, (height, width), _png(to_16_bit(small, self.classes)), _png(label))
 
 
@@ -120,6 +118,16 @@ def page(
     return html_page.page(f"Unknown objects: {result['checkpoint']}", style, "\n".join(parts), "eval")
 
 
+def figure_rows(sources: Mapping[str, Any]) -> list[tuple[str, list[float | None]]]:
+    """What is told of the sources, row by row: the figures of the anomaly, and those of low confidence for comparison."""
+    keys = ("AP", "AUROC", "FPR95")
+    rows = [(key, [found[key] for found in sources.values()]) for key in keys]
+    rows.insert(1, ("AP by chance", [found["chance_AP"] for found in sources.values()]))
+    for key in keys:
+        rows.append((f"{key} of low confidence", [found["confidence"][key] for found in sources.values()]))
+    return rows
+
+
 def as_domains(result: Mapping[str, Any]) -> dict[str, Any]:
     """The result with its sources in the place of domains, for what speaks of the protocol."""
     return {**result, "domains": result["unknown"]}
@@ -131,11 +139,8 @@ def _head(result: Mapping[str, Any]) -> Iterator[str]:
     yield "<div class=scroll><table class=scores><thead><tr><th>%</th>"
     yield from (f"<th>{escape(name)}</th>" for name in result["unknown"])
     yield "</tr></thead><tbody>"
-    for title, key in ROWS:
-        cells = "".join(
-            f'<td style="--v:{found[key] or 0:.1f}%">{percent(found[key])}</td>'
-            for found in result["unknown"].values()
-        )
+    for title, values in figure_rows(result["unknown"]):
+        cells = "".join(f'<td style="--v:{value or 0:.1f}%">{percent(value)}</td>' for value in values)
         yield f"<tr><th>{title}</th>{cells}</tr>"
     yield "</tbody></table></div>"
 

@@ -21,6 +21,7 @@ from reincli.data.sources import Sample
 from reincli.data.unknowns import Unknowns
 from reincli.engine.ranks import Rank
 from reincli.ops.anomaly import resized_anomaly
+from reincli.ops.confidence import resized_confidence
 from reincli.ops.pooled import Figures, Pool, image_figures
 from reincli.prediction.evaluate import READERS, predicted_maps
 from reincli.prediction.predict import Predictor
@@ -34,7 +35,7 @@ class ScoredUnknown:
     Attributes:
         sample: the image. source: name under which it was counted. place: among the samples of its source.
         anomaly: (H, W) float32. label: (H, W) uint8, 0 known, 1 unknown, 255 left out.
-        figures: of this image alone; NaN where it has no unknown pixel.
+        confidence: (H, W) float32, for comparison. figures: of the anomaly in this image alone; NaN where it has no unknown pixel.
         size: (height, width) at which it was predicted.
     """
 
@@ -42,6 +43,7 @@ class ScoredUnknown:
     source: str
     place: int
     anomaly: np.ndarray
+    confidence: np.ndarray
     label: np.ndarray
     figures: Figures
     size: tuple[int, int]
@@ -49,11 +51,15 @@ class ScoredUnknown:
 
 @dataclass
 class UnknownResult:
-    """What was counted for one source; `images` holds (place, name, figures) of each."""
+    """What was counted for one source; `images` holds (place, name, figures) of each.
+
+    `pool` is of the anomaly; `unsure` of minus the confidence: what every model has, and the anomaly has to beat.
+    """
 
     name: str
     test_size: str
     pool: Pool = field(default_factory=Pool)
+    unsure: Pool = field(default_factory=Pool)
     images: list[tuple[int, str, Figures]] = field(default_factory=list)
     sizes: set[tuple[int, int]] = field(default_factory=set)
 
@@ -102,6 +108,7 @@ def evaluate_unknowns(
         with closing(_scored(predictor, source, size, result.mode, workers, rank)) as images:
             for each in images:
                 found.pool.add(each.anomaly, each.label)
+                found.unsure.add(-each.confidence, each.label)
                 found.images.append((each.place, each.sample.name, each.figures))
                 found.sizes.add(each.size)
                 if on_image is not None:
@@ -125,9 +132,10 @@ def _scored(
     def count(found: tuple[int, tuple[dict[str, Any], Tensor]]) -> ScoredUnknown:
         place, (item, maps) = found
         strange = resized_anomaly(maps, item["original_size"]).cpu().numpy()
+        sure = resized_confidence(maps, item["original_size"]).clamp(max=1).cpu().numpy()
         figures = image_figures(strange, item["label"])
         return ScoredUnknown(
-            item["sample"], source.name, place, strange, item["label"], figures, item["size"]
+            item["sample"], source.name, place, strange, sure, item["label"], figures, item["size"]
         )
 
     with (
@@ -143,9 +151,10 @@ def _sum_over_processes(result: UnknownEvaluation, rank: Rank) -> None:
     gathered = rank.gather(result.sources)
     for name, found in result.sources.items():
         parts = [part[name] for part in gathered]
-        found.pool = Pool()
+        found.pool, found.unsure = Pool(), Pool()
         for part in parts:
             found.pool += part.pool
+            found.unsure += part.unsure
         found.images = sorted((each for part in parts for each in part.images), key=lambda each: each[0])
         found.sizes = set().union(*(part.sizes for part in parts))
 
@@ -184,6 +193,7 @@ def _source_report(found: UnknownResult) -> dict[str, Any]:
         "pixels": {"known": figures.known, "unknown": figures.unknown},
         **_percentages(figures),
         "chance_AP": _number(100 * figures.chance),
+        "confidence": _percentages(found.unsure.figures()),
         "threshold": _number(figures.threshold),
         "uncertainty": {name: 100 * value for name, value in loose.items()},
         "curve": {

@@ -49,10 +49,14 @@ def test_figures_are_those_of_all_pixels_together(mode):
     result = json.loads(Path("s.json").read_text())
     seg = reincli.load_segmentor("head.pth", device="cpu", precision="fp32")
     for name in ("cargo", "animals"):
-        pool = Pool()
+        pool, unsure = Pool(), Pool()
         for index in range(3):
             found = seg.predict(read_image(Path(f"{name}/images/{index}.png")), mode=mode, keep_scores=True)
             pool.add(found.anomaly(), read_label(Path(f"{name}/labels/{index}.png")))
+            unsure.add(-found.confidence(), read_label(Path(f"{name}/labels/{index}.png")))
+        assert result["unknown"][name]["confidence"]["AP"] == pytest.approx(
+            100 * unsure.figures().ap, abs=0.1
+        )
         expected, scored = pool.figures(), result["unknown"][name]
         assert scored["pixels"] == {"known": 3 * 44 * 80 - 1200, "unknown": 1200}
         for key, value in (("AP", expected.ap), ("AUROC", expected.auroc), ("FPR95", expected.fpr95)):
