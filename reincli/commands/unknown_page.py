@@ -119,7 +119,7 @@ def page(
 
 
 def figure_rows(sources: Mapping[str, Any]) -> list[tuple[str, list[float | None]]]:
-    """What is told of the sources, row by row: the figures of the anomaly, and those of low confidence for comparison."""
+    """What is told of the sources, row by row: figures of the anomaly, and of low confidence for comparison."""
     keys = ("AP", "AUROC", "FPR95")
     rows = [(key, [found[key] for found in sources.values()]) for key in keys]
     rows.insert(1, ("AP by chance", [found["chance_AP"] for found in sources.values()]))

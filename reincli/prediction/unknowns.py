@@ -34,8 +34,8 @@ class ScoredUnknown:
 
     Attributes:
         sample: the image. source: name under which it was counted. place: among the samples of its source.
-        anomaly: (H, W) float32. label: (H, W) uint8, 0 known, 1 unknown, 255 left out.
-        confidence: (H, W) float32, for comparison. figures: of the anomaly in this image alone; NaN where it has no unknown pixel.
+        anomaly, confidence: (H, W) float32. label: (H, W) uint8, 0 known, 1 unknown, 255 left out.
+        figures: of the anomaly in this image alone; NaN where it has no unknown pixel.
         size: (height, width) at which it was predicted.
     """
 
