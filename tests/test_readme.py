@@ -22,6 +22,7 @@ PAGES = (
     "README.md",
     "docs/own-data.md",
     "docs/evaluate.md",
+    "docs/unknown.md",
     "docs/backbones.md",
     "docs/speed.md",
     "docs/export.md",
@@ -38,6 +39,7 @@ MODULES = (
     "convert_weights",
     "train",
     "evaluate",
+    "calibrate",
     "compare",
     "visualize",
     "bench",
@@ -95,8 +97,8 @@ def test_every_dataset_is_listed():
 
 def test_each_command_is_shown():
     shown = {shlex.split(line)[1] for _, line in rein_commands()}
-    known = {"demo", "pretrain", "prepare-data", "convert-weights", "train", "eval", "compare", "visualize",
-             "bench", "presets", "doctor"}  # fmt: skip
+    known = {"demo", "pretrain", "prepare-data", "convert-weights", "train", "eval", "calibrate", "compare",
+             "visualize", "bench", "presets", "doctor"}  # fmt: skip
     assert known <= shown
 
 

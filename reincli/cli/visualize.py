@@ -30,6 +30,7 @@ EXAMPLES = (
     "rein visualize val/images --gt val/labels --style error --sheet",
     "rein visualize night/ --checkpoint rein/last.pth --compare frozen/last.pth",
     "rein visualize drive.mp4 --style anomaly --threshold -0.5 --anomaly npy",
+    "rein visualize night/ --abstain 0.9 --labels",
     "rein visualize camera:0 --end 30",
 )
 
@@ -61,6 +62,10 @@ def command(
     confidence: Annotated[
         bool, typer.Option("--confidence", help="Draw faintly where the model is unsure.")
     ] = False,
+    abstain: Annotated[
+        float | None,
+        typer.Option("--abstain", metavar="SHARE", help="Leave out what it is less sure of, e.g. 0.9."),
+    ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from reincli.commands import console
+from reincli.commands.certainty import show_certainty
 from reincli.commands.evaluate_unknowns import prepare, run_unknowns
 from reincli.commands.score_examples import Extremes, merge
 from reincli.commands.score_page import page
@@ -75,6 +76,7 @@ def run(
     allow_missing: bool = False,
     own: Path | None = None,
     anomaly: list[str] | None = None,
+    calibration: bool = False,
     any_backbone: bool = False,
 ) -> dict[str, Any]:
     """Score a checkpoint; what is returned is what `--json` writes, without the matrices of single images.
@@ -100,8 +102,15 @@ def run(
             "--out": out,
             "--submit": submit,
             "--allow-missing": allow_missing,
+            "--calibration": calibration,
         }
         unknown = prepare(anomaly, settings.data, reads, (json_file, report_file), others)
+    if calibration and (tta or settings.test.tta):
+        raise ReinError(
+            "--calibration is about single predictions; averages of views (--tta, test.tta) have no scores.",
+            "Leave out one of them.",
+            usage=True,
+        )
     sources = [each for source in data or [] for each in corrupted_sources(source)]
     sources = sources or ([SOURCE] if submit else list(settings.data.val))
     samples, left_out = ([], {}) if unknown else find_all(sources, settings, allow_missing, submit)
@@ -129,7 +138,7 @@ def run(
     evaluation = Evaluation(predictor.classes.names, left_out=left_out)
     with rank.group():
         with _told_if_stopped(predictor, evaluation, checkpoint, sources, outputs, rank, len(samples)):
-            _evaluate(predictor, samples, evaluation, (size, mode, tta or None), outputs, rank)
+            _evaluate(predictor, samples, evaluation, (size, mode, tta or None), outputs, rank, calibration)
         extremes = rank.gather(outputs.extremes) if report_file else []
         rank.gather(None)  # the label maps of every process are written
     result = report(predictor, evaluation, str(checkpoint), sources)
@@ -276,6 +285,7 @@ def _evaluate(
     protocol: tuple[str | None, str | None, bool | None],
     outputs: Wanted,
     rank: Rank,
+    certainty: bool,
 ) -> None:
     size, mode, tta = protocol
     total = len(rank.share(samples))
@@ -291,9 +301,8 @@ def _evaluate(
                 outputs.extremes.add(scored)
             advance(1, note=scored.domain)
 
-        evaluate(
-            predictor, samples, size=size, mode=mode, tta=tta, on_image=on_image, into=evaluation, rank=rank
-        )
+        evaluate(predictor, samples, size=size, mode=mode, tta=tta, on_image=on_image, into=evaluation,
+                 rank=rank, certainty=certainty)  # fmt: skip
 
 
 def _write_map(path: Path, prediction: np.ndarray) -> None:
@@ -334,6 +343,7 @@ def _told_if_stopped(
         if done and not rank.rank:
             result = report(predictor, evaluation, str(checkpoint), sources)
             show(result)
+            show_certainty(result)
             _write_json(result, evaluation, outputs.json_file)
         if outputs.submission is not None:
             outputs.submission.discard()
@@ -353,6 +363,7 @@ def _deliver(
     """Print and write what a finished evaluation has."""
     if result["domains"]:
         show(result)
+        show_certainty(result)
     _write_json(result, evaluation, outputs.json_file)
     if outputs.report_file is not None:
         matrices = {name: domain.matrix for name, domain in evaluation.domains.items() if domain.images}

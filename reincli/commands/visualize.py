@@ -49,6 +49,7 @@ def run(
     alpha: float = 0.5,
     legend: bool = True,
     confidence: bool = False,
+    abstain: float | None = None,
     threshold: float | None = None,
     truth: Path | None = None,
     labels: bool = False,
@@ -72,7 +73,7 @@ def run(
         ReinError: nothing to read, a checkpoint that does not fit, or (at the end) inputs that failed.
         KeyboardInterrupt: stopped by the user; says how far it came.
     """
-    require_sense(size, style, compare, truth, threshold)
+    require_sense(size, style, compare, truth, threshold, abstain)
     settings = load_settings(preset, config) if preset or config else None
     found = find_inputs(inputs, out, suffix=suffix, match=match, every=every)
     rank = this_rank()
@@ -85,7 +86,7 @@ def run(
             kinds = ", ".join(f"{number} {suffix}" for suffix, number in found.passed.most_common())
             note(f"Passed over, as kinds that are not read in folders: {kinds}. Save them as PNG or JPEG.")
     checkpoint = checkpoint or (default_checkpoint() if found.files or found.cameras else None)
-    way = Way(style, alpha, legend, confidence, size, mode, threshold, anomaly is not None)
+    way = Way(style, alpha, legend, confidence, size, mode, threshold, anomaly is not None, abstain)
     used = [path for path in (checkpoint, compare, backbone, compare_backbone, config) if path is not None]
     identity = {"files": [stamp(path) for path in used], "preset": [preset, compare_preset], **asdict(way)}
     request = Request(out, labels, force, truth, *span(start, end), every, identity,
@@ -127,6 +128,7 @@ class Way:
     mode: str | None
     threshold: float | None = None
     anomaly: bool = False
+    abstain: float | None = None
 
 
 def build_artist(
@@ -159,8 +161,8 @@ def build_artist(
         note(remark)
     titles = titles_of(*paths) if len(paths) == 2 else ()
     style = "overlay" if way.style == "compare" else way.style
-    look = Look(style, way.alpha, way.legend, threshold=way.threshold)
-    artist = Artist(predictors, titles, look, way.confidence, way.size, way.mode, anomaly=way.anomaly)
+    look = Look(style, way.alpha, way.legend, threshold=way.threshold, abstain=way.abstain)
+    artist = Artist(predictors, titles, look, way.confidence, way.size, way.mode, way.anomaly, way.abstain)
     if artist.scored:
         for predictor in predictors:
             predictor.require_scores()

@@ -94,9 +94,21 @@ def require_free(inputs: list[Input], request: Request, reads: Sequence[Path | N
 
 
 def require_sense(
-    size: str, style: str, compare: Path | None, truth: Path | None, threshold: float | None = None
+    size: str,
+    style: str,
+    compare: Path | None,
+    truth: Path | None,
+    threshold: float | None = None,
+    abstain: float | None = None,
 ) -> None:
     """Refuse options that contradict each other before anything heavy is loaded."""
+    if abstain is not None and not 0 < abstain < 1:
+        raise ReinError(
+            f"--abstain {abstain:g} is no confidence between 0 and 1.", "For example 0.9.", usage=True
+        )
+    if abstain is not None and (compare is not None or style == "anomaly"):
+        other = "--compare" if compare is not None else "--style anomaly"
+        raise ReinError(f"--abstain and {other} do not go together.", "Leave out one of them.", usage=True)
     if threshold is not None and style != "anomaly":
         raise ReinError("--threshold outlines in the style anomaly.", "Add --style anomaly.", usage=True)
     if threshold is not None and not threshold <= 0:

@@ -18,6 +18,7 @@ from torch import Tensor
 from reincli.config import Settings
 from reincli.data.labels import Classes
 from reincli.engine.backbone_files import load_backbone
+from reincli.engine.calibration import Calibration, read_calibration
 from reincli.engine.fingerprint import Fingerprint, fingerprint_of, read_fingerprint, require_same
 from reincli.engine.recognition import preset_of
 from reincli.engine.validation import damaged, iteration_of, own_fields, require_finite
@@ -37,6 +38,7 @@ class Checkpoint:
         settings: of the run, or None for one of the original's. classes: names and colours, or None.
         training: state of the run for resuming, or None. iteration: how far it was trained, 0 if unknown.
         backbone: fingerprint of the backbone that it was trained with, or None.
+        calibration: its temperature and where that is from, or None.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class Checkpoint:
     training: dict[str, Any] | None
     iteration: int = 0
     backbone: Fingerprint | None = None
+    calibration: Calibration | None = None
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -54,7 +57,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     state = weights.from_original(foundation.unwrap(content))
     weights.recognise_head(state, str(path))
     fields = content if isinstance(content, Mapping) else {}
-    settings, classes, backbone = None, None, None
+    settings, classes, backbone, calibration = None, None, None, None
     own = fields.get("rein")
     if own is not None:
         raw, classes = own_fields(own, path)
@@ -63,12 +66,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
         except ReinError as error:
             raise damaged(path, f"its settings cannot be used ({error.message.rstrip('.')})") from None
         backbone = read_fingerprint(own.get("backbone"))
+        calibration = read_calibration(own, path)
     training = fields.get("training")
     if training is not None and not isinstance(training, Mapping):
         raise damaged(path, "its field 'training' is no table")
     iteration = iteration_of(fields.get("meta"), path)
     state_of_training = None if training is None else dict(training)
-    return Checkpoint(path, state, settings, classes, state_of_training, iteration, backbone)
+    return Checkpoint(path, state, settings, classes, state_of_training, iteration, backbone, calibration)
 
 
 def checkpoint_content(

@@ -56,6 +56,7 @@ class Look:
         alpha: weight of the colours in `overlay`, 0 to 1.
         legend: whether colours are named below the picture.
         threshold: anomaly from which `anomaly` outlines; None: no outline.
+        abstain: confidence (0-1) below which pixels were left out of the label map (255), for the legend; None: none.
         every_class: the legend lists all classes at fixed places, absent ones faintly: for the frames of a video,
             which must not change their size.
     """
@@ -65,6 +66,7 @@ class Look:
     legend: bool = True
     every_class: bool = False
     threshold: float | None = None
+    abstain: float | None = None
 
 
 # --- one picture -------------------------------------------------------------------------------------------
@@ -229,6 +231,9 @@ def render(
         entries = _error_entries(label, truth, names, palette)
     else:
         entries = _entries(present(label), names, palette, look)
+    if look.abstain is not None:
+        share = (label == IGNORED).mean()
+        entries.append(Entry(f"left out, less than {look.abstain:.0%} sure: {share:.1%}", UNLABELLED))
     if confidence is not None:
         entries.append(Entry("faint: unsure", (70, 70, 70), fades=True))
     return np.vstack([picture, strip(entries, picture.shape[1], text_height(label.shape))])

@@ -46,6 +46,7 @@ class Artist:
         titles: names of the two.
         look: how to draw. confidence: whether what is unsure is drawn faintly.
         anomaly: whether the anomaly is wanted beside what is drawn.
+        abstain: pixels of less confidence (0-1) are left out: 255 in the label maps; None: none.
         size, mode: see `Predictor.predict`.
     """
 
@@ -56,6 +57,7 @@ class Artist:
     size: str = "native"
     mode: str | None = None
     anomaly: bool = False
+    abstain: float | None = None
     told: set[str] = field(default_factory=set, repr=False)
 
     def far_from_scale(self, shape: tuple[int, ...]) -> str:
@@ -83,7 +85,7 @@ class Artist:
     @property
     def scored(self) -> bool:
         """Whether labels alone do not tell what is wanted."""
-        return self.confidence or self.anomaly or self.look.style == "anomaly"
+        return self.confidence or self.anomaly or self.abstain is not None or self.look.style == "anomaly"
 
     @property
     def batch(self) -> int:
@@ -107,8 +109,11 @@ class Artist:
     ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """Label map, and what is wanted of confidence and of the first model's anomaly."""
         strange = first and (self.anomaly or self.look.style == "anomaly")
-        sure = found.confidence() if self.confidence else None
-        return found.label, sure, found.anomaly() if strange else None
+        sure = found.confidence() if self.confidence or self.abstain is not None else None
+        label = found.label
+        if self.abstain is not None and sure is not None:
+            label = np.where(sure < self.abstain, np.uint8(IGNORE), label)
+        return label, sure if self.confidence else None, found.anomaly() if strange else None
 
     def draw(self, seen: Seen, truth: np.ndarray | None = None, *, every_class: bool = False) -> np.ndarray:
         """The drawing, (h, w, 3) uint8 RGB.
@@ -119,6 +124,8 @@ class Artist:
             every_class: the legend has a place for every class, so that all frames have one size.
         """
         classes = self.predictors[0].classes
+        if truth is not None and self.abstain is not None:  # what is left out is no mistake
+            truth = np.where(seen.labels[0] == IGNORE, np.uint8(IGNORE), truth)
         look = replace(self.look, every_class=every_class)
         if len(self.predictors) > 1:
             return paint.compare(seen.image, seen.labels, classes.palette(), self.titles, classes.names, look,

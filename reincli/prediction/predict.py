@@ -51,23 +51,27 @@ class Prediction:
         label: (H, W) uint8 class indices.
         classes: names and colours by index.
         scores: gives the model's class scores (K, h, w), by predicting again unless they were kept.
+        temperature: of its probabilities, see `ops.confidence`; 1 unless the checkpoint was calibrated.
     """
 
     image: np.ndarray
     label: np.ndarray
     classes: Classes
     scores: Callable[[], Tensor] = field(repr=False)
+    temperature: float = 1.0
 
     def probabilities(self) -> np.ndarray:
         """(K, H, W) float32 0-1; at a pixel they sum to at most 1, see `ops.confidence` for what they mean.
 
         The label is the class of the largest. One more pass of the model, unless `predict` kept the scores.
         """
-        return resized_probabilities(self.scores(), self.label.shape).cpu().numpy()
+        found = resized_probabilities(self.scores(), self.label.shape, temperature=self.temperature)
+        return found.cpu().numpy()
 
     def confidence(self) -> np.ndarray:
         """(H, W) float32 0-1: the probability of the predicted class. One more pass unless scores were kept."""
-        return resized_confidence(self.scores(), self.label.shape).cpu().numpy()
+        found = resized_confidence(self.scores(), self.label.shape, temperature=self.temperature)
+        return found.cpu().numpy()
 
     def anomaly(self) -> np.ndarray:
         """(H, W) float32, -K to 0: how strange each pixel is to the model, see `ops.anomaly`.
@@ -112,6 +116,7 @@ class Predictor:
         device, precision: as picked.
         notes: one-line remarks for the user.
         in_training: the model goes on training: its weights are left as they are.
+        temperature: of probabilities and confidence.
 
     Attributes:
         tell: takes remarks that arise while it predicts (memory ran out); the notes, unless it is replaced.
@@ -127,9 +132,11 @@ class Predictor:
         notes: list[str] | None = None,
         *,
         in_training: bool = False,
+        temperature: float = 1.0,
     ) -> None:
         self.model, self.classes, self.settings = model, classes, settings
         self.device, self.precision, self.notes = device, precision, list(notes or [])
+        self.temperature = temperature
         head = settings.model.head
         self.notes += kernel_notes(device, precision, head.channels // head.heads, len(classes))
         if not in_training:
@@ -220,7 +227,7 @@ class Predictor:
             self.require_scores()
             return kept if kept is not None else self._maps_at([image], size, mode)[0]
 
-        return Prediction(image, label.cpu().numpy(), self.classes, scores)
+        return Prediction(image, label.cpu().numpy(), self.classes, scores, self.temperature)
 
     def _groups(self, pictures: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
         """Neighbours that are predicted together; on the CPU each alone, so that batches change no number there."""
@@ -330,17 +337,19 @@ def load_segmentor(
     place = pick_device(device)
     arithmetic = pick_precision(precision, place)
     loaded = load_model(Path(checkpoint), Path(backbone) if backbone else None, settings, any_backbone)
-    return Predictor(loaded.model, loaded.classes, loaded.settings, place, arithmetic, loaded.notes)
+    return Predictor(loaded.model, loaded.classes, loaded.settings, place, arithmetic, loaded.notes,
+                     temperature=loaded.temperature)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with its weights, in fp32 on the host; what it is told by; one-line remarks for the user."""
+    """A model with its weights, in fp32 on the host; what it is told by; remarks for the user; its temperature."""
 
     model: Segmentor
     classes: Classes
     settings: Settings
     notes: list[str]
+    temperature: float = 1.0
 
 
 def load_model(
@@ -364,4 +373,5 @@ def load_model(
             )
         notes += checkpoints.load_frozen(model, path, read, knowingly=any_backbone)[1]
     checkpoints.load_trained(model, read)
-    return LoadedModel(model, classes, settings, notes)
+    temperature = 1.0 if read.calibration is None else read.calibration.temperature
+    return LoadedModel(model, classes, settings, notes, temperature)
