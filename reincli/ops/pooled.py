@@ -1,6 +1,6 @@
 """How well a score tells unknown pixels from known ones, over the pixels of any number of images in bounded memory.
 
-All pixels are one pool. Scores are counted in bins so narrow (a share of 1e-6 of the score: the upper 20 bits of a
+All pixels are one pool. Scores are counted in bins so narrow (a share of 4e-6 of the score: the upper 18 bits of a
 float32's mantissa) that the curve is the exact one but for the order of pixels within a bin; how much that could change
 each figure at most is reckoned along and given beside it. Pixels of one score are one threshold, as in the exact curve.
 
@@ -29,11 +29,11 @@ _SMALLEST = np.float32(2.0**-40)
 _FINE = int(np.float32(2.0**-10).view(np.uint32))
 _COARSE = int(_SMALLEST.view(np.uint32))
 """Bits of the sizes from which on bins are fine, and coarse: hardly any pixel is as strange as 2^-10."""
-_FINE_DROPPED, _COARSE_DROPPED = 3, 11
+_FINE_DROPPED, _COARSE_DROPPED = 5, 11
 """Bits of the mantissa that bins do without."""
 _COARSE_BINS = (_FINE - _COARSE) >> _COARSE_DROPPED
 BINS = _COARSE_BINS + ((int(_LARGEST.view(np.uint32)) - _FINE) >> _FINE_DROPPED)
-"""B: 20 million for each label, 320 MB if scores were everywhere; parts of the range without a score take no memory."""
+"""B: 5 million, 82 MB of counts if scores were everywhere; parts of the range without a score take no memory."""
 _SHARE = 1 << 20
 """Pixels that are sorted into bins at a time."""
 
