@@ -20,8 +20,8 @@ import reincli.cli
 from reincli.errors import ReinError
 
 COMMANDS = [
-    "demo", "pretrain", "prepare-data", "convert-weights", "train", "eval", "compare", "visualize", "bench",
-    "presets",
+    "demo", "pretrain", "prepare-data", "convert-weights", "train", "eval", "calibrate", "compare", "visualize",
+    "bench", "presets",
     "doctor",
 ]  # fmt: skip
 
@@ -175,6 +175,7 @@ def test_python_dash_m():
                 "out": None,
                 "json_file": None,
                 **{"report_file": None, "submit": None, "allow_missing": False, "own": None},
+                **{"anomaly": None, "calibration": False},
                 "any_backbone": False,
             },
         ),
@@ -210,6 +211,7 @@ def test_python_dash_m():
                 **{
                     "confidence": False,
                     "truth": None,
+                    **{"threshold": None, "anomaly": None, "abstain": None},
                     "sheet": False,
                     "start": None,
                     "end": None,

@@ -22,6 +22,7 @@ PAGES = (
     "README.md",
     "docs/own-data.md",
     "docs/evaluate.md",
+    "docs/unknown.md",
     "docs/backbones.md",
     "docs/minor-directions.md",
     "docs/speed.md",
@@ -40,6 +41,7 @@ MODULES = (
     "convert_weights",
     "train",
     "evaluate",
+    "calibrate",
     "compare",
     "visualize",
     "bench",
@@ -97,8 +99,8 @@ def test_every_dataset_is_listed():
 
 def test_each_command_is_shown():
     shown = {shlex.split(line)[1] for _, line in rein_commands()}
-    known = {"demo", "pretrain", "prepare-data", "convert-weights", "train", "eval", "compare", "visualize",
-             "bench", "presets", "doctor"}  # fmt: skip
+    known = {"demo", "pretrain", "prepare-data", "convert-weights", "train", "eval", "calibrate", "compare",
+             "visualize", "bench", "presets", "doctor"}  # fmt: skip
     assert known <= shown
 
 

@@ -18,6 +18,7 @@ import typer
 
 from reincli.cli import (
     bench,
+    calibrate,
     compare,
     convert_weights,
     demo,
@@ -40,6 +41,7 @@ COMMANDS: dict[str, ModuleType] = {
     "convert-weights": convert_weights,
     "train": train,
     "eval": evaluate,
+    "calibrate": calibrate,
     "compare": compare,
     "visualize": visualize,
     "export": export,

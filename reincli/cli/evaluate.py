@@ -27,6 +27,8 @@ EXAMPLES = (
     "rein eval checkpoints/dinov2_rein_and_head.pth --data cityscapes:val --size 2048x1024",
     "rein eval work_dirs/citys2acdc/last.pth --json acdc.json --report acdc.html --out predictions",
     "rein eval work_dirs/citys2acdc/last.pth --submit acdc.zip",
+    "rein eval work_dirs/citys2acdc/last.pth --calibration --report acdc.html",
+    "rein eval work_dirs/gta2citys/last.pth --anomaly road_anomaly --report unknown.html",
     "rein eval work_dirs/citys2citysc/last.pth --data cityscapes-c:all",
 )
 
@@ -81,6 +83,21 @@ def command(
         Path | None,
         typer.Option("--own", metavar="FILE.toml", help="Score on own data described here instead."),
     ] = None,
+    anomaly: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--anomaly",
+            metavar="SOURCE",
+            help="Score labelled unknown objects instead: a benchmark, an own dataset, a folder. Repeatable.",
+        ),
+    ] = None,
+    calibration: Annotated[
+        bool,
+        typer.Option(
+            "--calibration",
+            help="Also say whether it is right as often as it is sure, and what leaving out gains.",
+        ),
+    ] = False,
     any_backbone: AnyBackbone = False,
     quiet: Quiet = False,
 ) -> None:

@@ -49,7 +49,15 @@ class Style(str, Enum):
     mask = "mask"
     boundary = "boundary"
     error = "error"
+    anomaly = "anomaly"
     compare = "compare"
+
+
+class MapForm(str, Enum):
+    """Files of anomaly maps: 16-bit pictures, or float32 for NumPy."""
+
+    png = "png"
+    npy = "npy"
 
 
 Quiet = Annotated[

@@ -12,6 +12,7 @@ from reincli.cli.options import (
     Backbone,
     Config,
     Device,
+    MapForm,
     ModeOption,
     Precision,
     PrecisionOption,
@@ -28,6 +29,8 @@ EXAMPLES = (
     "rein visualize drive.mp4 --start 1:20 --end 2:00 --style boundary",
     "rein visualize val/images --gt val/labels --style error --sheet",
     "rein visualize night/ --checkpoint rein/last.pth --compare frozen/last.pth",
+    "rein visualize drive.mp4 --style anomaly --threshold -0.5 --anomaly npy",
+    "rein visualize night/ --abstain 0.9 --labels",
     "rein visualize camera:0 --end 30",
 )
 
@@ -59,6 +62,16 @@ def command(
     confidence: Annotated[
         bool, typer.Option("--confidence", help="Draw faintly where the model is unsure.")
     ] = False,
+    abstain: Annotated[
+        float | None,
+        typer.Option("--abstain", metavar="SHARE", help="Leave out what it is less sure of, e.g. 0.9."),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold", metavar="ANOMALY", help="In the style anomaly, outline from here on, e.g. -0.5."
+        ),
+    ] = None,
     truth: Annotated[
         Path | None,
         typer.Option("--gt", metavar="DIR|FILE", help="Right labels (class indices), for the style error."),
@@ -76,6 +89,12 @@ def command(
         typer.Option("--compare-preset", metavar="NAME", help="Its setting, where it carries none."),
     ] = None,
     labels: Annotated[bool, typer.Option("--labels", help="Also write NAME_labelTrainIds.png.")] = False,
+    anomaly: Annotated[
+        MapForm | None,
+        typer.Option(
+            "--anomaly", help="Also write how strange each pixel is, NAME_anomaly: 16-bit png, or float npy."
+        ),
+    ] = None,
     sheet: Annotated[
         bool, typer.Option("--sheet", help="Also write a contact sheet of all drawings, PNG and HTML.")
     ] = False,

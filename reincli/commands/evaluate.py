@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from reincli.commands import console
+from reincli.commands.certainty import show_certainty
+from reincli.commands.evaluate_unknowns import prepare, run_unknowns
 from reincli.commands.score_examples import Extremes, merge
 from reincli.commands.score_page import page
 from reincli.commands.score_table import protocol_line, show
@@ -73,6 +75,8 @@ def run(
     submit: Path | None = None,
     allow_missing: bool = False,
     own: Path | None = None,
+    anomaly: list[str] | None = None,
+    calibration: bool = False,
     any_backbone: bool = False,
 ) -> dict[str, Any]:
     """Score a checkpoint; what is returned is what `--json` writes, without the matrices of single images.
@@ -89,11 +93,30 @@ def run(
     settings = chosen_settings(
         checkpoint, preset, config, sets or [], data_root, own, backbone=backbone, data=data or []
     )
+    reads = [checkpoint, used_backbone(settings, backbone), config, own]
+    unknown = None
+    if anomaly:
+        others = {
+            "--data": data,
+            "--tta": tta,
+            "--out": out,
+            "--submit": submit,
+            "--allow-missing": allow_missing,
+            "--calibration": calibration,
+        }
+        unknown = prepare(anomaly, settings.data, reads, (json_file, report_file), others)
+    if calibration and (tta or settings.test.tta):
+        raise ReinError(
+            "--calibration is about single predictions; averages of views (--tta, test.tta) have no scores.",
+            "Leave out one of them.",
+            usage=True,
+        )
     sources = [each for source in data or [] for each in corrupted_sources(source)]
     sources = sources or ([SOURCE] if submit else list(settings.data.val))
-    samples, left_out = find_all(sources, settings, allow_missing, submit)
+    samples, left_out = ([], {}) if unknown else find_all(sources, settings, allow_missing, submit)
     outputs = Wanted(out, json_file, report_file, _submission(submit, samples))
-    require_free(outputs, samples, [checkpoint, used_backbone(settings, backbone), config, own])
+    if unknown is None:
+        require_free(outputs, samples, reads)
     predictor = open_segmentor(
         checkpoint,
         backbone=backbone,
@@ -105,6 +128,8 @@ def run(
     for text in predictor.notes:
         console.note(text)
     predictor.tell = console.problem
+    if unknown is not None:
+        return run_unknowns(predictor, unknown, checkpoint, size=size, mode=mode, rank=rank)
     if submit and predictor.classes.names != CITYSCAPES.names:
         message = (
             f"The ACDC benchmark has the 19 Cityscapes classes, '{checkpoint}' has {len(predictor.classes)}."
@@ -113,7 +138,7 @@ def run(
     evaluation = Evaluation(predictor.classes.names, left_out=left_out)
     with rank.group():
         with _told_if_stopped(predictor, evaluation, checkpoint, sources, outputs, rank, len(samples)):
-            _evaluate(predictor, samples, evaluation, (size, mode, tta or None), outputs, rank)
+            _evaluate(predictor, samples, evaluation, (size, mode, tta or None), outputs, rank, calibration)
         extremes = rank.gather(outputs.extremes) if report_file else []
         rank.gather(None)  # the label maps of every process are written
     result = report(predictor, evaluation, str(checkpoint), sources)
@@ -260,6 +285,7 @@ def _evaluate(
     protocol: tuple[str | None, str | None, bool | None],
     outputs: Wanted,
     rank: Rank,
+    certainty: bool,
 ) -> None:
     size, mode, tta = protocol
     total = len(rank.share(samples))
@@ -275,9 +301,8 @@ def _evaluate(
                 outputs.extremes.add(scored)
             advance(1, note=scored.domain)
 
-        evaluate(
-            predictor, samples, size=size, mode=mode, tta=tta, on_image=on_image, into=evaluation, rank=rank
-        )
+        evaluate(predictor, samples, size=size, mode=mode, tta=tta, on_image=on_image, into=evaluation,
+                 rank=rank, certainty=certainty)  # fmt: skip
 
 
 def _write_map(path: Path, prediction: np.ndarray) -> None:
@@ -318,6 +343,7 @@ def _told_if_stopped(
         if done and not rank.rank:
             result = report(predictor, evaluation, str(checkpoint), sources)
             show(result)
+            show_certainty(result)
             _write_json(result, evaluation, outputs.json_file)
         if outputs.submission is not None:
             outputs.submission.discard()
@@ -337,6 +363,7 @@ def _deliver(
     """Print and write what a finished evaluation has."""
     if result["domains"]:
         show(result)
+        show_certainty(result)
     _write_json(result, evaluation, outputs.json_file)
     if outputs.report_file is not None:
         matrices = {name: domain.matrix for name, domain in evaluation.domains.items() if domain.images}

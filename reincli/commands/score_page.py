@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from reincli.commands import html_page
+from reincli.commands import html_page, html_plots
+from reincli.commands.certainty import section
 from reincli.commands.score_examples import Example, Panel, draw
 from reincli.commands.score_table import WIDE, mean_of, percent, protocol_line
 from reincli.config import DataSettings
@@ -74,7 +75,9 @@ def page(
         "<p class=soft>Rows are labels, columns predictions; a cell is the share of the row's pixels in percent. "
         "Blue: found. Red: taken for another class.</p>",
         *_matrices(matrices, classes),
-        "</section></div><h2>Classes</h2>",
+        "</section></div>",
+        *section(result),
+        "<h2>Classes</h2>",
         f"<div class=classes>{''.join(f'<span>{_named(classes, i)}</span>' for i in range(len(classes)))}</div>",
         "<h2>Images</h2>",
         "<p class=soft>The score of an image is the mean IoU of the classes in its label. Error map: vermilion is "
@@ -85,7 +88,9 @@ def page(
             if examples:
                 parts.append(f"<h3>{escape(domain)}: {title}</h3>")
                 parts += [_figure(example, classes, data) for example in examples]
-    return html_page.page(f"Scores of {result['checkpoint']}", STYLE, "\n".join(parts), "eval")
+    return html_page.page(
+        f"Scores of {result['checkpoint']}", STYLE + html_plots.STYLE, "\n".join(parts), "eval"
+    )
 
 
 def _head(result: Mapping[str, Any]) -> Iterator[str]:

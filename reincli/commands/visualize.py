@@ -23,6 +23,7 @@ from reincli.config import Settings
 from reincli.engine.backbone_files import used_backbone
 from reincli.engine.ranks import this_rank
 from reincli.errors import ReinError
+from reincli.media.anomaly_files import FORMS
 from reincli.media.inputs import Input, Inputs, find_inputs, lists_of
 from reincli.settings_files import load_settings
 
@@ -48,8 +49,11 @@ def run(
     alpha: float = 0.5,
     legend: bool = True,
     confidence: bool = False,
+    abstain: float | None = None,
+    threshold: float | None = None,
     truth: Path | None = None,
     labels: bool = False,
+    anomaly: str | None = None,
     sheet: bool = False,
     force: bool = False,
     mode: str | None = None,
@@ -69,7 +73,7 @@ def run(
         ReinError: nothing to read, a checkpoint that does not fit, or (at the end) inputs that failed.
         KeyboardInterrupt: stopped by the user; says how far it came.
     """
-    require_sense(size, style, compare, truth)
+    require_sense(size, style, compare, truth, threshold, abstain)
     settings = load_settings(preset, config) if preset or config else None
     found = find_inputs(inputs, out, suffix=suffix, match=match, every=every)
     rank = this_rank()
@@ -82,10 +86,11 @@ def run(
             kinds = ", ".join(f"{number} {suffix}" for suffix, number in found.passed.most_common())
             note(f"Passed over, as kinds that are not read in folders: {kinds}. Save them as PNG or JPEG.")
     checkpoint = checkpoint or (default_checkpoint() if found.files or found.cameras else None)
-    way = Way(style, alpha, legend, confidence, size, mode)
+    way = Way(style, alpha, legend, confidence, size, mode, threshold, anomaly is not None, abstain)
     used = [path for path in (checkpoint, compare, backbone, compare_backbone, config) if path is not None]
     identity = {"files": [stamp(path) for path in used], "preset": [preset, compare_preset], **asdict(way)}
-    request = Request(out, labels, force, truth, *span(start, end), every, identity)
+    request = Request(out, labels, force, truth, *span(start, end), every, identity,
+                      anomaly=FORMS[anomaly] if anomaly else None)  # fmt: skip
     usual = used_backbone(settings, backbone) if settings is not None else backbone
     require_free(found.files, request, [*used, usual, *lists_of(inputs)], sheet)
     todo = not_done(rank.share(found.files), request)
@@ -121,6 +126,9 @@ class Way:
     confidence: bool
     size: str
     mode: str | None
+    threshold: float | None = None
+    anomaly: bool = False
+    abstain: float | None = None
 
 
 def build_artist(
@@ -152,8 +160,13 @@ def build_artist(
     for remark in dict.fromkeys(remark for each in predictors for remark in each.notes):
         note(remark)
     titles = titles_of(*paths) if len(paths) == 2 else ()
-    look = Look("overlay" if way.style == "compare" else way.style, way.alpha, way.legend)
-    return Artist(predictors, titles, look, way.confidence, way.size, way.mode)
+    style = "overlay" if way.style == "compare" else way.style
+    look = Look(style, way.alpha, way.legend, threshold=way.threshold, abstain=way.abstain)
+    artist = Artist(predictors, titles, look, way.confidence, way.size, way.mode, way.anomaly, way.abstain)
+    if artist.scored:
+        for predictor in predictors:
+            predictor.require_scores()
+    return artist
 
 
 def conclude(found: Inputs, written: int, failed: list[str], out: Path, sheet: bool) -> None:

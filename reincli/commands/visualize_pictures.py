@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from reincli.commands.console import note, problem, progress
 from reincli.commands.visualize_request import Request, count, label_of
 from reincli.errors import ReinError
+from reincli.media.anomaly_files import write_anomaly
 from reincli.media.drawing import write_drawing
 from reincli.media.images import read_image, write_png
 from reincli.media.inputs import Input
@@ -82,6 +83,8 @@ def draw_pictures(pictures: list[Input], artist: Artist, request: Request, tally
             made = request.mark_of(job.picture)
             if request.labels:
                 write_png(job.picture.label, job.seen.labels[0], mark=made)
+            if request.anomaly and job.seen.anomaly is not None:
+                write_anomaly(job.picture.anomaly(request.anomaly), job.seen.anomaly, artist.classes, made)
             # last, since it stands for the whole being done
             write_drawing(job.picture.target, artist.draw(job.seen, job.truth), made)
             tally.done()

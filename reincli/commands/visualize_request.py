@@ -25,6 +25,7 @@ class Request:
 
     Attributes:
         labels: also write class indices. truth: file or folder of right labels.
+        anomaly: suffix of the anomaly maps that are written, too; None: none.
         identity: model and style: what decides all drawings.
         start, end: of a video, in seconds. every: take one image or frame of so many.
     """
@@ -32,6 +33,7 @@ class Request:
     out: Path
     labels: bool = False
     force: bool = False
+    anomaly: str | None = field(default=None, kw_only=True)
     truth: Path | None = None
     start: float | None = None
     end: float | None = None
@@ -52,10 +54,18 @@ class Request:
     def is_done(self, each: Input) -> bool:
         """Whether what is there is what would be drawn."""
         wanted = self.mark_of(each)
-        outputs = [each.target, *([each.label] if self.labels and each.kind == "image" else [])]
-        return (not self.labels or each.label.exists()) and all(
+        beside = self.beside(each)
+        outputs = [each.target, *(beside if each.kind == "image" else [])]
+        return all(path.exists() for path in beside) and all(
             mark(*(mark_of(path) or " ").split(" ", 1)) == wanted for path in outputs
         )
+
+    def beside(self, each: Input) -> list[Path]:
+        """What is written beside an input's drawing: files, or of a video folders of them."""
+        return [
+            *([each.label] if self.labels else []),
+            *([each.anomaly(self.anomaly)] if self.anomaly else []),
+        ]
 
 
 def stamp(path: Path) -> list[object]:
@@ -76,17 +86,43 @@ def require_free(inputs: list[Input], request: Request, reads: Sequence[Path | N
                 outputs.protect(label_of(each, request.truth))
     for each in inputs:
         outputs.claim(each.target, "The drawing")
-        if request.labels and each.kind == "image":
-            outputs.claim(each.label, "The label map")
-        elif request.labels:
-            for path in each.label.glob("*.png"):
-                outputs.claim(path, "The label map")
+        for path in request.beside(each):
+            for file in [path] if each.kind == "image" else sorted(path.glob("*")):
+                outputs.claim(file, "The map")
     if sheet:
         outputs.claim(request.out / "contact-sheet.html")
 
 
-def require_sense(size: str, style: str, compare: Path | None, truth: Path | None) -> None:
+def require_sense(
+    size: str,
+    style: str,
+    compare: Path | None,
+    truth: Path | None,
+    threshold: float | None = None,
+    abstain: float | None = None,
+) -> None:
     """Refuse options that contradict each other before anything heavy is loaded."""
+    if abstain is not None and not 0 < abstain < 1:
+        raise ReinError(
+            f"--abstain {abstain:g} is no confidence between 0 and 1.", "For example 0.9.", usage=True
+        )
+    if abstain is not None and (compare is not None or style == "anomaly"):
+        other = "--compare" if compare is not None else "--style anomaly"
+        raise ReinError(f"--abstain and {other} do not go together.", "Leave out one of them.", usage=True)
+    if threshold is not None and style != "anomaly":
+        raise ReinError("--threshold outlines in the style anomaly.", "Add --style anomaly.", usage=True)
+    if threshold is not None and not threshold <= 0:
+        raise ReinError(
+            f"--threshold {threshold:g} is above every anomaly: they go from minus the number of classes to 0.",
+            "A pixel that one class claims has about -0.76; -0.5 is a beginning.",
+            usage=True,
+        )
+    if style == "anomaly" and truth is not None:
+        raise ReinError(
+            "--style anomaly does not look at --gt.",
+            "Leave it out. Labelled unknown objects are scored by: rein eval CHECKPOINT --anomaly SOURCE",
+            usage=True,
+        )
     try:
         parse_size(size)
     except ValueError as error:

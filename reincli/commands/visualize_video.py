@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from reincli.commands.console import duration, note, progress, result
 from reincli.commands.visualize_request import MAKER, Request, stamp
 from reincli.errors import ReinError
+from reincli.media.anomaly_files import write_anomaly
 from reincli.media.images import write_png
 from reincli.media.outputs import mark
 from reincli.media.video import Camera, Video, VideoParts
@@ -61,7 +62,7 @@ def draw_video(each: Input, artist: Artist, request: Request) -> None:
             f"'{each.source}' has no frame from --start on: it lasts {video.frames / video.rate:.1f} s."
         )
     plan = {**request.identity, "video": stamp(each.source), "span": [span.start, span.stop, span.step],
-            "labels": request.labels}  # fmt: skip
+            "labels": request.labels, "anomaly": request.anomaly}  # fmt: skip
     parts = VideoParts(each.target, video.rate / request.every, plan)
     if request.force:
         parts.discard()
@@ -71,9 +72,7 @@ def draw_video(each: Input, artist: Artist, request: Request) -> None:
     name, made = each.source.name, request.mark_of(each)
     try:
         with progress(name, len(span) - parts.done if video.frames else 0) as advance:
-            for _ in _written(
-                video, span[parts.done :], artist, parts, each if request.labels else None, made
-            ):
+            for _ in _written(video, span[parts.done :], artist, parts, each, request, made):
                 advance()
         read = parts.done + parts.count * (parts.writer is not None)
         if not read:
@@ -97,7 +96,8 @@ def _written(
     span: range,
     artist: Artist,
     parts: VideoParts,
-    labelled: Input | None,
+    source: Input,
+    request: Request,
     made: str,
 ) -> Iterator[None]:
     """Decode, predict, draw and encode the frames of a span, all at the same time; yields after each frame."""
@@ -113,8 +113,11 @@ def _written(
 
     def draw(job: tuple[int, Seen]) -> np.ndarray:
         number, each = job
-        if labelled is not None:
-            write_png(labelled.label / f"{number:06d}.png", each.labels[0], mark=made)
+        if request.labels:
+            write_png(source.label / f"{number:06d}.png", each.labels[0], mark=made)
+        if request.anomaly and each.anomaly is not None:
+            path = source.anomaly(request.anomaly) / f"{number:06d}{request.anomaly}"
+            write_anomaly(path, each.anomaly, artist.classes, made)
         return artist.draw(each, every_class=True)
 
     yield from mapped(

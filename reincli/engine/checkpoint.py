@@ -18,6 +18,7 @@ from torch import Tensor
 from reincli.config import Settings
 from reincli.data.labels import Classes
 from reincli.engine.backbone_files import load_backbone
+from reincli.engine.calibration import Calibration, read_calibration
 from reincli.engine.fingerprint import Fingerprint, fingerprint_of, read_fingerprint, require_same
 from reincli.engine.recognition import preset_of
 from reincli.engine.validation import damaged, iteration_of, own_fields, require_finite
@@ -44,6 +45,7 @@ class Checkpoint:
         form: what stands beside minor directions, see `minor`; None where there are none.
         biases: frozen ones that it holds, for comparison with the backbone.
         says_form: whether it says so itself, as all that is written here does; released files do not.
+        calibration: its temperature and where that is from, or None.
     """
 
     path: Path
@@ -56,6 +58,7 @@ class Checkpoint:
     form: str | None = None
     biases: Mapping[str, Tensor] = field(default_factory=dict)
     says_form: bool = True
+    calibration: Calibration | None = None
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -70,7 +73,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     fields = content if isinstance(content, Mapping) else {}
     meta = fields.get("meta")
     says_form = not biases or (isinstance(meta, Mapping) and meta.get("minor") == WHOLE)
-    settings, classes, backbone = None, None, None
+    settings, classes, backbone, calibration = None, None, None, None
     own = fields.get("rein")
     if own is not None:
         raw, classes = own_fields(own, path)
@@ -83,13 +86,24 @@ def read_checkpoint(path: Path) -> Checkpoint:
         form = form or own.get("minor")
     if form not in (RESIDUAL, WHOLE) and any(name.startswith("minor.") for name in state):
         raise damaged(path, "it does not say which weights stand beside its minor directions (rein.minor)")
+        calibration = read_calibration(own, path)
     training = fields.get("training")
     if training is not None and not isinstance(training, Mapping):
         raise damaged(path, "its field 'training' is no table")
     iteration = iteration_of(meta, path)
     state_of_training = None if training is None else dict(training)
     return Checkpoint(
-        path, state, settings, classes, state_of_training, iteration, backbone, form, biases, says_form
+        path,
+        state,
+        settings,
+        classes,
+        state_of_training,
+        iteration,
+        backbone,
+        calibration=calibration,
+        form=form,
+        biases=biases,
+        says_form=says_form,
     )
 
 

@@ -50,6 +50,17 @@ def generate(seed: int, domain: str, size: tuple[int, int] = SIZE) -> tuple[np.n
         image: (height, width, 3) uint8 RGB.
         label: (height, width) uint8 Cityscapes labelIds; rails (10) have no class.
     """
+    canvas = compose(seed, domain, size)
+    return weather.apply(canvas, domain, np.random.default_rng([seed, 1])), canvas.label
+
+
+def compose(
+    seed: int,
+    domain: str,
+    size: tuple[int, int] = SIZE,
+    add: Callable[[Canvas, Street], None] | None = None,
+) -> Canvas:
+    """The street as it is before weather and camera; `add` may draw more into it, which takes its light and haze."""
     if domain not in DOMAINS:
         raise ValueError(f"domain '{domain}' is none of {', '.join(DOMAINS)}")
     rng = np.random.default_rng([seed, 0])
@@ -69,8 +80,10 @@ def generate(seed: int, domain: str, size: tuple[int, int] = SIZE) -> tuple[np.n
     for side in (-1, 1):
         _paint_side(canvas, street, side, rng)
     _paint_street_life(canvas, street, rng)
+    if add is not None:
+        add(canvas, street)
     _roughen(canvas, rng)
-    return weather.apply(canvas, domain, np.random.default_rng([seed, 1])), canvas.label
+    return canvas
 
 
 # --- what stands beside it ---------------------------------------------------------------------------------

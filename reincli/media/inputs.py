@@ -51,6 +51,11 @@ class Input:
         stem = f"{self.target.stem}_labelTrainIds"
         return self.target.with_name(stem + ".png" if self.kind == "image" else stem)
 
+    def anomaly(self, suffix: str) -> Path:
+        """Where its anomaly goes: a file of that suffix, or for a video a folder of them."""
+        stem = f"{self.target.stem}_anomaly"
+        return self.target.with_name(stem + suffix if self.kind == "image" else stem)
+
 
 @dataclass
 class Inputs:

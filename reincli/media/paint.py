@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from reincli.media.heat import heat, scale
 from reincli.media.legend import IGNORED, PAPER, Entry, class_entries, legend, present, strip
 from reincli.media.sheet import paper, sheet, title
 
@@ -34,7 +35,7 @@ __all__ = [
     "text_height",
 ]
 
-STYLES = ("overlay", "side", "mask", "boundary", "error")
+STYLES = ("overlay", "side", "mask", "boundary", "error", "anomaly")
 """Ways to draw one prediction; `compare` puts two beside each other."""
 WRONG = (230, 75, 20)
 """Wrong pixels of the style `error`: vermilion, which colour-blind people tell from grey, too."""
@@ -54,6 +55,8 @@ class Look:
         style: one of `STYLES`.
         alpha: weight of the colours in `overlay`, 0 to 1.
         legend: whether colours are named below the picture.
+        threshold: anomaly from which `anomaly` outlines; None: no outline.
+        abstain: confidence (0-1) below which pixels were left out of the label map (255), for the legend; None: none.
         every_class: the legend lists all classes at fixed places, absent ones faintly: for the frames of a video,
             which must not change their size.
     """
@@ -62,6 +65,8 @@ class Look:
     alpha: float = 0.5
     legend: bool = True
     every_class: bool = False
+    threshold: float | None = None
+    abstain: float | None = None
 
 
 # --- one picture -------------------------------------------------------------------------------------------
@@ -184,6 +189,7 @@ def render(
     *,
     truth: np.ndarray | None = None,
     confidence: np.ndarray | None = None,
+    anomaly: np.ndarray | None = None,
 ) -> np.ndarray:
     """A prediction in one of the `STYLES`, with its legend below.
 
@@ -195,11 +201,16 @@ def render(
         look: style and options.
         truth: (H, W), the right labels; needed by `error` alone.
         confidence: (H, W) 0-1: what is unsure is drawn faintly.
+        anomaly: (H, W), at most 0; needed by `anomaly` alone, which draws no classes.
 
     Raises:
-        ValueError: an unknown style, `error` without truth, or sizes that differ.
+        ValueError: an unknown style, `error` without truth, `anomaly` without anomaly, or sizes that differ.
     """
     look = look or Look()
+    if look.style == "anomaly":
+        if anomaly is None:
+            raise ValueError("style 'anomaly' needs the anomaly of each pixel")
+        return _strange(image, anomaly, look)
     if look.style == "overlay":
         picture = overlay(image, label, palette, look.alpha, confidence)
     elif look.style == "boundary":
@@ -220,9 +231,23 @@ def render(
         entries = _error_entries(label, truth, names, palette)
     else:
         entries = _entries(present(label), names, palette, look)
+    if look.abstain is not None:
+        share = (label == IGNORED).mean()
+        entries.append(Entry(f"left out, less than {look.abstain:.0%} sure: {share:.1%}", UNLABELLED))
     if confidence is not None:
         entries.append(Entry("faint: unsure", (70, 70, 70), fades=True))
     return np.vstack([picture, strip(entries, picture.shape[1], text_height(label.shape))])
+
+
+def _strange(image: np.ndarray, anomaly: np.ndarray, look: Look) -> np.ndarray:
+    """The style `anomaly`: heat, and its scale below with the share of what is outlined."""
+    picture = heat(image, anomaly, look.alpha, look.threshold, line_width(anomaly.shape))
+    if not look.legend:
+        return picture
+    told = ""
+    if look.threshold is not None:
+        told = f"outlined: from {look.threshold:g}, {(anomaly >= look.threshold).mean():.1%} of the pixels"
+    return np.vstack([picture, scale(picture.shape[1], text_height(anomaly.shape), look.threshold, told)])
 
 
 def compare(

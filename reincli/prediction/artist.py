@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from reincli.data.sources import UNDECLARED, label_table
 from reincli.data.stored import colors_of, read_values
 from reincli.errors import ReinError
 from reincli.media import paint
-from reincli.prediction.predict import Predictor
+from reincli.prediction.predict import Prediction, Predictor
 
 FAR = 2.5
 """Times its test size from which on a model is told to be far from its scale: twice that size is usual."""
@@ -26,11 +26,15 @@ FAR = 2.5
 
 @dataclass(frozen=True)
 class Seen:
-    """Predictions on one image: label maps (H, W), and confidences where they are to be shown, one a model."""
+    """Predictions on one image: label maps (H, W), and confidences where they are to be shown, one a model.
+
+    `anomaly` is (H, W) float32 of the first model, where it is to be shown or written.
+    """
 
     image: np.ndarray
     labels: list[np.ndarray]
     confidences: list[np.ndarray | None]
+    anomaly: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Artist:
         predictors: one, or two to compare.
         titles: names of the two.
         look: how to draw. confidence: whether what is unsure is drawn faintly.
+        anomaly: whether the anomaly is wanted beside what is drawn.
+        abstain: pixels of less confidence (0-1) are left out: 255 in the label maps; None: none.
         size, mode: see `Predictor.predict`.
     """
 
@@ -50,6 +56,8 @@ class Artist:
     confidence: bool = False
     size: str = "native"
     mode: str | None = None
+    anomaly: bool = False
+    abstain: float | None = None
     told: set[str] = field(default_factory=set, repr=False)
 
     def far_from_scale(self, shape: tuple[int, ...]) -> str:
@@ -70,23 +78,42 @@ class Artist:
         )
 
     @property
+    def classes(self) -> int:
+        """K of the first model."""
+        return len(self.predictors[0].classes)
+
+    @property
+    def scored(self) -> bool:
+        """Whether labels alone do not tell what is wanted."""
+        return self.confidence or self.anomaly or self.abstain is not None or self.look.style == "anomaly"
+
+    @property
     def batch(self) -> int:
         """Images worth giving to `see` at a time."""
         return self.predictors[0].image_batch
 
     def see(self, images: Sequence[np.ndarray]) -> list[Seen]:
         """Predict images (H, W, 3) uint8 RGB."""
-        by_model = []
+        by_model: list[list[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]] = []
         for predictor in self.predictors:
-            found = predictor.predict(
-                list(images), size=self.size, mode=self.mode, keep_scores=self.confidence
-            )
+            found = predictor.predict(list(images), size=self.size, mode=self.mode, keep_scores=self.scored)
             # scores are large: only what is drawn of them goes on
-            by_model.append([(p.label, p.confidence() if self.confidence else None) for p in found])
+            by_model.append([self._looked_at(each, first=not by_model) for each in found])
         return [
-            Seen(image, [label for label, _ in each], [confidence for _, confidence in each])
+            Seen(image, [label for label, _, _ in each], [sure for _, sure, _ in each], each[0][2])
             for image, each in zip(images, zip(*by_model, strict=True), strict=True)
         ]
+
+    def _looked_at(
+        self, found: Prediction, first: bool
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """Label map, and what is wanted of confidence and of the first model's anomaly."""
+        strange = first and (self.anomaly or self.look.style == "anomaly")
+        sure = found.confidence() if self.confidence or self.abstain is not None else None
+        label = found.label
+        if self.abstain is not None and sure is not None:
+            label = np.where(sure < self.abstain, np.uint8(IGNORE), label)
+        return label, sure if self.confidence else None, found.anomaly() if strange else None
 
     def draw(self, seen: Seen, truth: np.ndarray | None = None, *, every_class: bool = False) -> np.ndarray:
         """The drawing, (h, w, 3) uint8 RGB.
@@ -97,12 +124,14 @@ class Artist:
             every_class: the legend has a place for every class, so that all frames have one size.
         """
         classes = self.predictors[0].classes
-        look = paint.Look(self.look.style, self.look.alpha, self.look.legend, every_class)
+        if truth is not None and self.abstain is not None:  # what is left out is no mistake
+            truth = np.where(seen.labels[0] == IGNORE, np.uint8(IGNORE), truth)
+        look = replace(self.look, every_class=every_class)
         if len(self.predictors) > 1:
             return paint.compare(seen.image, seen.labels, classes.palette(), self.titles, classes.names, look,
                                  truth=truth, confidences=seen.confidences)  # fmt: skip
         return paint.render(seen.image, seen.labels[0], classes.palette(), classes.names, look,
-                            truth=truth, confidence=seen.confidences[0])  # fmt: skip
+                            truth=truth, confidence=seen.confidences[0], anomaly=seen.anomaly)  # fmt: skip
 
     def truth(self, path: Path, shape: tuple[int, ...]) -> np.ndarray:
         """The right labels of an image of (H, W): class indices as the model has them, 255 not labelled.

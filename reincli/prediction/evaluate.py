@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,16 +24,17 @@ from reincli.data.labels import CITYSCAPES, IGNORE
 from reincli.data.sources import Sample, find_samples, label_table
 from reincli.engine.ranks import Rank
 from reincli.errors import ReinError
+from reincli.ops.calibration import Certainty
+from reincli.ops.confidence import resized_confidence
 from reincli.ops.confusion import confusion_matrix
 from reincli.ops.image_counts import sparse
 from reincli.ops.window import ViewAverage, resized_argmax
 from reincli.prediction.predict import Predictor
 from reincli.prediction.results import DomainResult, Evaluation, ImageCount
-from reincli.prediction.stream import mapped
+from reincli.prediction.stream import each_of
 
-T = TypeVar("T")
-R = TypeVar("R")
-
+Found = tuple[dict[str, Any], Callable[[], Tensor], Callable[[], Tensor] | None]
+"""An item of `EvalDataset`, what gives its label map, and what gives its confidence."""
 READERS = 8
 """Most threads that read files ahead of the model."""
 
@@ -46,6 +47,7 @@ class Scored:
         sample: the image. domain: where it was counted.
         prediction: (H, W) uint8 label map at the image's own size.
         matrix: (K, K) int64, rows = label, columns = prediction; None where the image has no label.
+        certainty: how sure its labelled pixels are, where that is counted.
     """
 
     sample: Sample
@@ -53,6 +55,7 @@ class Scored:
     prediction: np.ndarray
     matrix: np.ndarray | None
     size: tuple[int, int]
+    certainty: Certainty | None = None
 
 
 # --- what is scored ----------------------------------------------------------------------------------------
@@ -103,6 +106,7 @@ def evaluate(
     on_image: Callable[[Scored], None] | None = None,
     into: Evaluation | None = None,
     rank: Rank = Rank(),
+    certainty: bool = False,
 ) -> Evaluation:
     """Predict at the test size, score at the size of the label.
 
@@ -116,6 +120,7 @@ def evaluate(
         into: filled as images are done, so that an interrupted run can show what it has.
         rank: which of several processes this is. Each takes its share of the samples; at the end all have the sums,
             for which the process group has to be there.
+        certainty: count how sure predictions are, too. Not with `tta`: averages of views are no scores.
 
     Raises:
         ReinError: classes that differ; a file that is unreadable or does not fit, named; out of memory.
@@ -125,17 +130,21 @@ def evaluate(
     result.mode, result.size = mode or settings.test.mode, size
     result.tta = settings.test.tta if tta is None else tta
     require_classes(predictor, samples)
+    if certainty:
+        predictor.require_scores()
+        if result.tta:
+            raise ValueError("averages of views have no calibration")
     names = domain_names([sample for sample in samples if sample.label is not None])
-    _open_domains(result, samples, names, settings)
+    _open_domains(result, samples, names, settings, certainty)
     places = rank.share(range(len(samples)))
     mine = [samples[place] for place in places]
     tables = {name: label_table(name, settings.data) for name in {sample.dataset for sample in mine}}
     dataset = EvalDataset(mine, tables, settings, size, settings.test.tta_scales if result.tta else (1.0,))
     threads = min(READERS, os.cpu_count() or 1) if workers is None else workers
     with (
-        closing(_each(dataset.__getitem__, range(len(mine)), threads, threads + 2)) as items,
-        closing(_predicted(predictor, items, result.mode, result.tta)) as found,
-        closing(_each(partial(_count, predictor, names), found, min(threads, 1), 2)) as counted,
+        closing(each_of(dataset.__getitem__, range(len(mine)), threads, threads + 2)) as items,
+        closing(_predicted(predictor, items, result.mode, result.tta, certainty)) as found,
+        closing(each_of(partial(_count, predictor, names), found, min(threads, 1), 2)) as counted,
     ):
         for place, scored in zip(places, counted, strict=True):
             if scored.matrix is not None:
@@ -143,6 +152,8 @@ def evaluate(
                 domain.matrix += scored.matrix
                 domain.images += 1
                 domain.sizes.add(scored.size)
+                if domain.certainty is not None and scored.certainty is not None:
+                    domain.certainty += scored.certainty
                 domain.counts.append(ImageCount(place, scored.sample.name, sparse(scored.matrix)))
             if on_image is not None:
                 on_image(scored)
@@ -153,32 +164,32 @@ def evaluate(
 
 
 def _open_domains(
-    result: Evaluation, samples: Sequence[Sample], names: Mapping[tuple[str, str], str], settings: Settings
+    result: Evaluation,
+    samples: Sequence[Sample],
+    names: Mapping[tuple[str, str], str],
+    settings: Settings,
+    certainty: bool,
 ) -> None:
     count = len(result.classes)
     for sample in samples:
         name = names.get((sample.dataset, sample.domain))
         if name is not None and name not in result.domains:
             shown = result.size or test_size(settings, sample.dataset)
-            result.domains[name] = DomainResult(
-                name, sample.dataset, shown, np.zeros((count, count), np.int64)
-            )
-
-
-def _each(function: Callable[[T], R], items: Iterable[T], workers: int, depth: int) -> Generator[R]:
-    yield from mapped(function, items, workers=workers, depth=depth) if workers else map(function, items)
+            domain = DomainResult(name, sample.dataset, shown, np.zeros((count, count), np.int64))
+            domain.certainty = Certainty.empty(count) if certainty else None
+            result.domains[name] = domain
 
 
 def _predicted(
-    predictor: Predictor, items: Iterable[dict[str, Any]], mode: str, tta: bool
-) -> Generator[tuple[dict[str, Any], Callable[[], Tensor]]]:
-    """Each item with what gives its (H, W) label map on the device."""
+    predictor: Predictor, items: Iterable[dict[str, Any]], mode: str, tta: bool, certainty: bool
+) -> Generator[Found]:
+    """Each item with what gives its (H, W) label map and, if wanted, its confidence, on the device."""
     waiting: deque[dict[str, Any]] = deque()
     mirrored = (False, True) if tta and predictor.settings.test.tta_flip else (False,)
 
     def views() -> Iterator[Tensor]:
         for item in items:
-            _require_label_size(item)
+            require_label_size(item)
             waiting.append(item)
             for image in item["images"]:
                 yield from (image.flip(-1) if mirror else image for mirror in mirrored)
@@ -188,15 +199,33 @@ def _predicted(
         item = waiting.popleft()
         size = item["original_size"]
         if not tta:
-            yield item, partial(resized_argmax, maps, size)
+            sure = partial(resized_confidence, maps, size, temperature=predictor.temperature)
+            yield item, partial(resized_argmax, maps, size), sure if certainty else None
             continue
         average = ViewAverage(len(predictor.classes), size, predictor.device)
         for index in range(len(item["images"]) * len(mirrored)):
             average.add(maps if index == 0 else next(stream), mirrored=mirrored[index % len(mirrored)])
-        yield item, average.label
+        yield item, average.label, None
 
 
-def _require_label_size(item: dict[str, Any]) -> None:
+def predicted_maps(
+    predictor: Predictor, items: Iterable[dict[str, Any]], mode: str
+) -> Generator[tuple[dict[str, Any], Tensor]]:
+    """Each item of `EvalDataset` with the scores (K, h, w) of its first view, on the device."""
+    waiting: deque[dict[str, Any]] = deque()
+
+    def views() -> Iterator[Tensor]:
+        for item in items:
+            require_label_size(item)
+            waiting.append(item)
+            yield item["images"][0]
+
+    for maps in predictor.stream(views(), mode):
+        yield waiting.popleft(), maps
+
+
+def require_label_size(item: dict[str, Any]) -> None:
+    """ReinError where the label of an item of `EvalDataset` has another size than its image."""
     sample, label, (height, width) = item["sample"], item["label"], item["original_size"]
     if label is not None and label.shape != (height, width):
         raise ReinError(
@@ -209,17 +238,22 @@ def _require_label_size(item: dict[str, Any]) -> None:
 def _count(
     predictor: Predictor,
     names: Mapping[tuple[str, str], str],
-    found: tuple[dict[str, Any], Callable[[], Tensor]],
+    found: Found,
 ) -> Scored:
-    item, label_map = found
+    item, label_map, confidence = found
     sample: Sample = item["sample"]
     prediction = label_map()
-    matrix = None
+    matrix = certainty = None
     if item["label"] is not None:
         label = torch.as_tensor(item["label"]).to(prediction.device)
         matrix = confusion_matrix(prediction, label, len(predictor.classes), IGNORE).cpu().numpy()
+        if confidence is not None:
+            counted = label != IGNORE
+            maps = (confidence(), prediction.long(), label.long())
+            certainty = Certainty.empty(len(predictor.classes))
+            certainty.add(*(each[counted].cpu().numpy() for each in maps))
     domain = names.get((sample.dataset, sample.domain), sample.domain)
-    return Scored(sample, domain, prediction.cpu().numpy(), matrix, item["size"])
+    return Scored(sample, domain, prediction.cpu().numpy(), matrix, item["size"], certainty)
 
 
 def _sum_over_processes(result: Evaluation, rank: Rank) -> None:
@@ -233,5 +267,7 @@ def _sum_over_processes(result: Evaluation, rank: Rank) -> None:
         parts = [part[name] for part in gathered]
         domain.matrix = sum((part.matrix for part in parts), np.zeros_like(domain.matrix))
         domain.images = sum(part.images for part in parts)
+        certainties = [part.certainty for part in parts if part.certainty is not None]
+        domain.certainty = sum(certainties[1:], certainties[0]) if certainties else None
         domain.sizes = set().union(*(part.sizes for part in parts))
         domain.counts = sorted((c for part in parts for c in part.counts), key=lambda count: count.place)

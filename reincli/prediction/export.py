@@ -153,6 +153,7 @@ def describe(loaded: LoadedModel, request: Request) -> dict[str, Any]:
     return {
         "format": 1, "size": [width, height], "batch": request.batch, "answer": request.answer,
         "layout": request.layout, "input": "uint8 RGB 0-255", "precision": request.precision,
+        "temperature": loaded.temperature,
         "classes": list(loaded.classes.names), "colors": [list(each) for each in loaded.classes.colors],
         "window": test["window"], "stride": test["stride"], "mode": test["mode"],
         "settings": settings, "torch": torch.__version__, "python": platform.python_version(),

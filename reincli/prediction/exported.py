@@ -45,6 +45,7 @@ class About:
     Attributes:
         size: (width, height) of its images. batch: images at a time; None: any number.
         answer, layout, precision: as exported. settings: of the model. classes: names and colours.
+        temperature: of its probabilities, see `ops.confidence`.
         raw: all of it, as JSON holds it.
     """
 
@@ -55,6 +56,7 @@ class About:
     precision: str
     settings: Settings
     classes: Classes
+    temperature: float
     raw: dict[str, Any]
 
 
@@ -83,7 +85,8 @@ def read_about(path: Path, text: str | None) -> About:
         width, height = raw["size"]
         names, colours = raw["classes"], [tuple(each) for each in raw["colors"]]
         return About((int(width), int(height)), raw["batch"], raw["answer"], raw["layout"], raw["precision"],
-                     build_settings(raw["settings"], (), {}), Classes(tuple(names), tuple(colours)), raw)  # fmt: skip
+                     build_settings(raw["settings"], (), {}), Classes(tuple(names), tuple(colours)),
+                     float(raw.get("temperature", 1)), raw)  # fmt: skip
     except (ValueError, KeyError, TypeError) as error:
         raise ReinError(
             f"What '{path}' says of itself cannot be read ({type(error).__name__}: {error}).",
@@ -222,6 +225,7 @@ class ExportedPredictor(Predictor):
             )
         self.path, self.classes = path, self.about.classes
         self.settings = settings or self.about.settings
+        self.temperature = self.about.temperature
         self.device, self.precision = torch.device("cpu"), self.about.precision
         self.notes = [f"'{path.name}' runs by {self.session.runtime} ({self.session.provider})."]
         self.tell: Callable[[str], None] = self.notes.append
@@ -230,6 +234,15 @@ class ExportedPredictor(Predictor):
         self.budget = Budget(
             self.device, self.about.batch or self.settings.test.window_batch, lambda t: self.tell(t)
         )
+
+    def require_scores(self) -> None:
+        """ReinError where the file answers with labels."""
+        if self.about.answer == "labels":
+            raise ReinError(
+                f"'{self.path}' answers with labels alone: it does not say how sure it is.",
+                "Export it with --what scores, or use the checkpoint.",
+                usage=True,
+            )
 
     def _scores(self, windows: Tensor) -> Tensor:
         """(B, 3, h, w) uint8 -> (B, K, h, w) float32; label maps count as scores of 0 and 1."""

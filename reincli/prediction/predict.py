@@ -31,6 +31,7 @@ from reincli.model.attention import head_width, require_attention
 from reincli.model.mask_decoder import Predictions
 from reincli.model.segmentor import Segmentor, class_maps, label_maps
 from reincli.model.weights import half_precision, holds_backbone
+from reincli.ops.anomaly import resized_anomaly
 from reincli.ops.confidence import resized_confidence, resized_probabilities
 from reincli.ops.parts import part
 from reincli.ops.window import resized_argmax
@@ -51,23 +52,34 @@ class Prediction:
         label: (H, W) uint8 class indices.
         classes: names and colours by index.
         scores: gives the model's class scores (K, h, w), by predicting again unless they were kept.
+        temperature: of its probabilities, see `ops.confidence`; 1 unless the checkpoint was calibrated.
     """
 
     image: np.ndarray
     label: np.ndarray
     classes: Classes
     scores: Callable[[], Tensor] = field(repr=False)
+    temperature: float = 1.0
 
     def probabilities(self) -> np.ndarray:
         """(K, H, W) float32 0-1; at a pixel they sum to at most 1, see `ops.confidence` for what they mean.
 
         The label is the class of the largest. One more pass of the model, unless `predict` kept the scores.
         """
-        return resized_probabilities(self.scores(), self.label.shape).cpu().numpy()
+        found = resized_probabilities(self.scores(), self.label.shape, temperature=self.temperature)
+        return found.cpu().numpy()
 
     def confidence(self) -> np.ndarray:
         """(H, W) float32 0-1: the probability of the predicted class. One more pass unless scores were kept."""
-        return resized_confidence(self.scores(), self.label.shape).cpu().numpy()
+        found = resized_confidence(self.scores(), self.label.shape, temperature=self.temperature)
+        return found.cpu().numpy()
+
+    def anomaly(self) -> np.ndarray:
+        """(H, W) float32, -K to 0: how strange each pixel is to the model, see `ops.anomaly`.
+
+        One more pass unless scores were kept.
+        """
+        return resized_anomaly(self.scores(), self.label.shape).cpu().numpy()
 
     def draw(
         self,
@@ -77,19 +89,22 @@ class Prediction:
         legend: bool = True,
         truth: np.ndarray | None = None,
         confidence: np.ndarray | None = None,
+        threshold: float | None = None,
     ) -> np.ndarray:
         """A picture of the prediction, (h', w', 3) uint8 RGB: larger than the image by its legend.
 
         Args:
-            style: 'overlay', 'side', 'mask', 'boundary', or 'error'.
-            alpha: weight of the colours in 'overlay', 0 to 1.
+            style: 'overlay', 'side', 'mask', 'boundary', 'error', or 'anomaly'.
+            alpha: weight of the colours in 'overlay' and 'anomaly', 0 to 1.
             legend: whether the classes are named below.
             truth: (H, W) uint8 right class indices, 255 not labelled; 'error' needs it.
             confidence: (H, W) 0-1, such as `self.confidence()`: what is unsure is drawn faintly.
+            threshold: anomaly from which 'anomaly' outlines; None: no outline.
         """
-        look = paint.Look(style, alpha, legend)
+        look = paint.Look(style, alpha, legend, threshold=threshold)
+        strange = self.anomaly() if style == "anomaly" else None
         return paint.render(self.image, self.label, self.classes.palette(), self.classes.names, look,
-                            truth=truth, confidence=confidence)  # fmt: skip
+                            truth=truth, confidence=confidence, anomaly=strange)  # fmt: skip
 
 
 class Predictor:
@@ -102,6 +117,7 @@ class Predictor:
         device, precision: as picked.
         notes: one-line remarks for the user.
         in_training: the model goes on training: its weights are left as they are.
+        temperature: of probabilities and confidence.
 
     Attributes:
         tell: takes remarks that arise while it predicts (memory ran out); the notes, unless it is replaced.
@@ -117,12 +133,14 @@ class Predictor:
         notes: list[str] | None = None,
         *,
         in_training: bool = False,
+        temperature: float = 1.0,
     ) -> None:
         self.model, self.classes, self.settings = model, classes, settings
         self.device, self.precision, self.notes = device, precision, list(notes or [])
         require_attention(
             model.backbone.settings.attention, device, DTYPES[precision], head_width(model.backbone.body)
         )
+        self.temperature = temperature
         head = settings.model.head
         self.notes += kernel_notes(device, precision, head.channels // head.heads, len(classes))
         if not in_training:
@@ -142,6 +160,9 @@ class Predictor:
         if settings.test.cuda_graphs and device.type == "cuda" and once:
             self.replay = Replay(self._scores, record_cuda_graph, lambda text: self.tell(text))
         self.budget = Budget(device, settings.test.window_batch, lambda text: self.tell(text))
+
+    def require_scores(self) -> None:
+        """ReinError where this predictor has labels alone, so that nothing can be said of probabilities."""
 
     @property
     def image_batch(self) -> int:
@@ -183,8 +204,8 @@ class Predictor:
                 or tuple of them, or a tensor (B, C, H, W), which give a list of predictions in the same order.
             size: 'native', or 'WxH': predict at this size (ratio kept), answer at the image's own.
             mode: 'slide' or 'whole'; None: as the settings say.
-            keep_scores: keep the class scores (K x h x w float32 each, on the device), so that probabilities and
-                confidence cost no second pass.
+            keep_scores: keep the class scores (K x h x w float32 each, on the device), so that probabilities,
+                confidence and anomaly cost no second pass.
 
         Raises:
             ReinError: what was given is no image, or cannot be read.
@@ -207,9 +228,10 @@ class Predictor:
         self, image: np.ndarray, label: Tensor, size: str, mode: str | None, kept: Tensor | None = None
     ) -> Prediction:
         def scores() -> Tensor:
+            self.require_scores()
             return kept if kept is not None else self._maps_at([image], size, mode)[0]
 
-        return Prediction(image, label.cpu().numpy(), self.classes, scores)
+        return Prediction(image, label.cpu().numpy(), self.classes, scores, self.temperature)
 
     def _groups(self, pictures: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
         """Neighbours that are predicted together; on the CPU each alone, so that batches change no number there."""
@@ -319,17 +341,19 @@ def load_segmentor(
     place = pick_device(device)
     arithmetic = pick_precision(precision, place)
     loaded = load_model(Path(checkpoint), Path(backbone) if backbone else None, settings, any_backbone)
-    return Predictor(loaded.model, loaded.classes, loaded.settings, place, arithmetic, loaded.notes)
+    return Predictor(loaded.model, loaded.classes, loaded.settings, place, arithmetic, loaded.notes,
+                     temperature=loaded.temperature)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with its weights, in fp32 on the host; what it is told by; one-line remarks for the user."""
+    """A model with its weights, in fp32 on the host; what it is told by; remarks for the user; its temperature."""
 
     model: Segmentor
     classes: Classes
     settings: Settings
     notes: list[str]
+    temperature: float = 1.0
 
 
 def load_model(
@@ -353,4 +377,5 @@ def load_model(
             )
         notes += checkpoints.load_frozen(model, path, read, knowingly=any_backbone)[1]
     notes += checkpoints.load_trained(model, read)
-    return LoadedModel(model, classes, settings, notes)
+    temperature = 1.0 if read.calibration is None else read.calibration.temperature
+    return LoadedModel(model, classes, settings, notes, temperature)

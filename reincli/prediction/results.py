@@ -15,6 +15,7 @@ import numpy as np
 from reincli.config import Settings
 from reincli.data.layouts import corruption_of
 from reincli.data.sources import parse_source
+from reincli.ops.calibration import Certainty
 from reincli.ops.confusion import Scores, scores
 from reincli.ops.image_counts import Sparse, pack
 from reincli.prediction.predict import Predictor
@@ -38,6 +39,7 @@ class DomainResult:
     """What was counted for one domain: `matrix` is (K, K) int64, rows = label, columns = prediction.
 
     `test_size` is what was asked for, `sizes` the (height, width) at which its images were predicted.
+    `certainty`: how sure its predictions were, where that was counted.
     """
 
     domain: str
@@ -47,6 +49,7 @@ class DomainResult:
     images: int = 0
     counts: list[ImageCount] = field(default_factory=list)
     sizes: set[tuple[int, int]] = field(default_factory=set)
+    certainty: Certainty | None = None
 
 
 @dataclass
@@ -95,6 +98,7 @@ def report(
     chosen = mean_domains(settings, evaluation)
     members = [by_domain[name] for name in chosen]
     sliding = evaluation.mode == "slide"
+    sure = any(result.certainty is not None for result in evaluation.domains.values())
     return {
         "preset": settings.name,
         "checkpoint": checkpoint,
@@ -104,6 +108,7 @@ def report(
             "stride": test.stride if sliding else None,
             "precision": predictor.precision,
             "tta": evaluation.tta,
+            **({"temperature": predictor.temperature} if sure else {}),
             **({"scales": list(test.tta_scales), "flip": test.tta_flip} if evaluation.tta else {}),
         },
         "complete": evaluation.complete,
@@ -117,6 +122,7 @@ def report(
             "mIoU": _mean([member.miou for member in members]),
             "mAcc": _mean([member.macc for member in members]),
             "aAcc": _mean([member.aacc for member in members]),
+            **({"ECE": _mean_error(evaluation, chosen)} if sure else {}),
         },
         "left_out": dict(evaluation.left_out),
         "published": dict(settings.published),
@@ -147,7 +153,45 @@ def _domain_report(classes: Sequence[str], result: DomainResult, found: Scores) 
         "aAcc": _number(found.aacc),
         "IoU": _by_class(classes, found.iou),
         "Acc": _by_class(classes, found.acc),
+        **(_certainty_report(result.certainty) if result.certainty is not None else {}),
     }
+
+
+def _certainty_report(found: Certainty) -> dict[str, Any]:
+    """Calibration and coverage of a domain, in percent; bins without a pixel have no accuracy."""
+    known, curve = found.reliability, found.coverage()
+    accuracy, confidence = known.means()
+    count = len(known.pixels)
+    return {
+        "calibration": {
+            "ECE": _number(100 * known.error()),
+            "accuracy": _number(100 * accuracy),
+            "confidence": _number(100 * confidence),
+            "bins": [
+                {
+                    "from": 100 * place / count,
+                    "to": 100 * (place + 1) / count,
+                    "pixels": int(known.pixels[place]),
+                    "accuracy": _number(100 * known.accuracy[place]),
+                    "confidence": _number(100 * known.confidence[place]),
+                }
+                for place in range(count)
+            ],
+        },
+        "coverage": {
+            "threshold": curve.threshold.tolist(),
+            "coverage": (100 * curve.coverage).tolist(),
+            "mIoU": curve.miou.tolist(),
+            "aAcc": curve.accuracy.tolist(),
+        },
+    }
+
+
+def _mean_error(evaluation: Evaluation, chosen: Sequence[str]) -> float | None:
+    """Mean over domains of the calibration error, in percent; domains without a labelled pixel are out of it."""
+    found = [evaluation.domains[name].certainty for name in chosen]
+    errors = [100 * each.reliability.error() for each in found if each is not None]
+    return _mean([error for error in errors if not math.isnan(error)])
 
 
 def _published_mean(

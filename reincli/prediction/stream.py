@@ -104,3 +104,8 @@ def batched(items: Iterable[T], size: int) -> Generator[list[T]]:
             group = []
     if group:
         yield group
+
+
+def each_of(function: Callable[[T], R], items: Iterable[T], workers: int, depth: int) -> Generator[R]:
+    """As `mapped`; with 0 workers in the thread that asks, one after another."""
+    yield from mapped(function, items, workers=workers, depth=depth) if workers else map(function, items)

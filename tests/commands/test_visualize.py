@@ -39,6 +39,9 @@ class FakePredictor:
     def predict(self, images, *, size="native", mode=None, keep_scores=False):
         return [self.one(image, size, mode) for image in images]
 
+    def require_scores(self):
+        pass
+
     def one(self, image, size, mode):
         self.asked.append((image.shape, size, mode))
         self.before_predict(image)

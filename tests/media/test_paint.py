@@ -110,6 +110,7 @@ def test_side_is_image_and_mask():
 def test_every_style_at_any_shape(style, shape):
     label = np.resize(np.array([0, 1, 255, 2], np.uint8), shape)
     options = {"truth": np.roll(label, 1), "confidence": np.full(shape, 0.5, np.float32)}
+    options["anomaly"] = -options["confidence"]
     plain = paint.render(noise(shape), label, PALETTE, NAMES, Look(style, legend=False), **options)
     named = paint.render(noise(shape), label, PALETTE, NAMES, Look(style), **options)
     assert named.dtype == np.uint8
