@@ -169,10 +169,11 @@ def _fits(settings: Settings, facts: weights.HeadFacts, kind: str | None) -> boo
     neck = ("branches" if rein else "levels") if family.kind == "clip" else None
     return (
         model.tune in ((facts.tune, "frozen") if facts.tune == "full" else (facts.tune,))
+        and model.head.kind == facts.kind
         and family.widths == facts.widths
         and facts.classes == len(CITYSCAPES)
         and facts.neck == neck
         and (not rein or (family.banks == facts.banks and model.adapter.rank == facts.rank))
         and (not rein or model.adapter.link_features == facts.link_features)
-        and model.head.channels == facts.channels
+        and (model.head.kind == "plain" or model.head.channels == facts.channels)
     )

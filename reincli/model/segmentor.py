@@ -1,4 +1,4 @@
-"""The whole model: frozen backbone, Rein adapters, pixel decoder, mask decoder.
+"""The whole model: frozen backbone, Rein adapters, and a head: pixel and mask decoder, or the plain decoder.
 
 Shapes: B images, (H, W) input, Q queries, K classes, C backbone width, D decoder channels.
 """
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from reincli.config import ModelSettings
-from reincli.model.backbones import build_backbone
+from reincli.model.backbones import Backbone, build_backbone, build_token_backbone
 from reincli.model.mask_decoder import MaskDecoder, Predictions
 from reincli.model.necks import MultiLevelNeck, ScaleBranches
 from reincli.model.pixel_decoder import PixelDecoder
+from reincli.model.plain_decoder import MaskDraws, PlainDecoder
 from reincli.model.rein import Adapter, Folded, adapter_for
 from reincli.model.vit import ViT
 from reincli.ops.output import class_labels, class_scores
@@ -52,8 +53,12 @@ class Segmentor(nn.Module):
         # where the model is, so that no step copies them there; never in a checkpoint
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
-        self.backbone = build_backbone(settings.backbone, grid)
         head, adapter = settings.head, settings.adapter
+        plain = head.kind == "plain"
+        self.backbone: Backbone = (build_token_backbone if plain else build_backbone)(settings.backbone, grid)
+        query_width: int | None = head.channels
+        if plain:
+            query_width = (head.plain.channels or self.backbone.width) if adapter.link_features else None
         self.rein: Adapter | None = None
         if settings.tune == "rein":
             self.rein = adapter_for(
@@ -63,9 +68,37 @@ class Segmentor(nn.Module):
                 rank=adapter.rank,
                 scale=adapter.scale,
                 patch_size=settings.backbone.patch_size,
-                query_width=head.channels,
+                query_width=query_width,
             )
         self.neck: nn.Module | None = None
+        self.pixel_decoder: PixelDecoder | None = None
+        self.mask_decoder: MaskDecoder | None = None
+        self.plain_decoder: PlainDecoder | None = None
+        if plain:
+            self.plain_decoder = self._plain_head(
+                classes, linked=self.rein is not None and query_width is not None
+            )
+        else:
+            self._mask2former_head(classes)
+        self.freeze()
+
+    def _plain_head(self, classes: int, linked: bool) -> PlainDecoder:
+        plain = self.settings.head.plain
+        return PlainDecoder(
+            classes,
+            self.backbone.width,
+            taps=len(self.backbone.taps),
+            patch_size=self.backbone.patch_size,
+            queries=self.settings.head.queries,
+            layers=plain.layers,
+            channels=plain.channels,
+            heads=plain.heads,
+            ffn=plain.ffn,
+            own_queries=not linked,
+        )
+
+    def _mask2former_head(self, classes: int) -> None:
+        settings, head, adapter = self.settings, self.settings.head, self.settings.adapter
         if self.backbone.layout.kind == "clip":  # alone has layers that train between backbone and head
             self.neck = (ScaleBranches if settings.tune == "rein" else MultiLevelNeck)(self.backbone.width)
         self.pixel_decoder = PixelDecoder(
@@ -86,7 +119,6 @@ class Segmentor(nn.Module):
             own_positions=self.rein is None,
             own_features=self.rein is None or not adapter.link_features,
         )
-        self.freeze()
 
     # --- what trains ---------------------------------------------------------------------------------------
 
@@ -97,11 +129,8 @@ class Segmentor(nn.Module):
 
     def trained_modules(self) -> dict[str, nn.Module]:
         """The parts that train, by their name in this model. Everything else is frozen, in evaluation mode."""
-        parts: dict[str, nn.Module] = {"pixel_decoder": self.pixel_decoder, "mask_decoder": self.mask_decoder}
-        if self.rein is not None:
-            parts["rein"] = self.rein
-        if self.neck is not None:
-            parts["neck"] = self.neck
+        names = ("pixel_decoder", "mask_decoder", "plain_decoder", "rein", "neck")
+        parts: dict[str, nn.Module] = {n: each for n in names if (each := getattr(self, n)) is not None}
         if self.backbone_trains:
             parts["backbone"] = self.backbone
         return parts
@@ -132,15 +161,17 @@ class Segmentor(nn.Module):
         """(name, parameter, whether weight decay acts) of everything that trains.
 
         Norms do not decay, nor what a module names in its `undecayed`. As in the original, a head that learns
-        its own query features spares them under a frozen backbone without adapters alone.
+        its own query features spares them under a frozen backbone without adapters alone. In the plain decoder
+        everything decays, as in its original.
         """
+        plain = set(self.plain_decoder.modules()) if self.plain_decoder is not None else set()
         for path, module in self.named_modules():
             undecayed = set(getattr(module, "undecayed", ()))
             if module is self.mask_decoder and self.settings.tune == "frozen":
                 undecayed.add("query_features")
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.requires_grad:
-                    decays = not isinstance(module, NORMS) and name not in undecayed
+                    decays = module in plain or (not isinstance(module, NORMS) and name not in undecayed)
                     yield f"{path}.{name}", parameter, decays
 
     # --- forward -------------------------------------------------------------------------------------------
@@ -164,7 +195,12 @@ class Segmentor(nn.Module):
         return normal
 
     def forward(
-        self, images: Tensor, folded: Folded | None = None, *, every_round: bool | None = None
+        self,
+        images: Tensor,
+        folded: Folded | None = None,
+        *,
+        every_round: bool | None = None,
+        draws: MaskDraws | None = None,
     ) -> Predictions:
         """Predict queries.
 
@@ -172,9 +208,15 @@ class Segmentor(nn.Module):
             images: (B, 3, H, W) normalised, sides multiples of `backbone.multiple`.
             folded: the adapters with their constants worked out (inference); None: as they are.
             every_round: predictions of all rounds; None: in training only.
+            draws: of the plain decoder's masks in training; None: no masks.
         """
         rein = folded or self.rein
         recompute = self.recompute and self.training
+        rounds = self.training if every_round is None else every_round
+        if self.plain_decoder is not None:
+            return self._plain(images, rein, rounds, draws, recompute)
+        assert self.pixel_decoder is not None
+        assert self.mask_decoder is not None
         maps = self.backbone(images, rein, recompute=recompute)
         zooms = self.backbone.zooms
         if self.neck is not None:
@@ -184,8 +226,24 @@ class Segmentor(nn.Module):
             for each, zoom in zip(maps, zooms, strict=True)
         ]
         link = rein.queries() if rein is not None else None
-        rounds = self.training if every_round is None else every_round
         return self.mask_decoder(self.pixel_decoder(maps, sizes, recompute=recompute), link, rounds)
+
+    def _plain(
+        self,
+        images: Tensor,
+        rein: Adapter | Folded | None,
+        rounds: bool,
+        draws: MaskDraws | None,
+        recompute: bool,
+    ) -> Predictions:
+        backbone, decoder = self.backbone, self.plain_decoder
+        assert isinstance(backbone, ViT)
+        assert decoder is not None
+        tokens, grid = backbone.tokens(images, rein, recompute=recompute), backbone.grid_of(images)
+        link = rein.queries() if rein is not None and decoder.queries is None else None
+        # DINOv3's tables are the decoder's own, but for what its training does to the coordinates
+        tables = backbone.rotations(grid)[0] if backbone.layout.kind == "dinov3" else None
+        return decoder(tokens, grid, link, rounds, tables=tables, draws=draws, recompute=recompute)
 
     def merge_gains(self) -> None:
         """Work constants of the backbone into its weights, in place: for models that will not be trained or saved."""

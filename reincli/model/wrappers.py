@@ -21,7 +21,7 @@ TABLES = (
 """Keys under which files keep their table of tensors, those preferred first."""
 WITHIN = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """What torch.compile, FSDP and recomputation put into names, at their start or within."""
-OWN_PARTS = {"backbone", "decode_head", "neck", "rein", "pixel_decoder", "mask_decoder"}
+OWN_PARTS = {"backbone", "decode_head", "neck", "rein", "pixel_decoder", "mask_decoder", "plain_decoder"}
 """Parts of a segmentation model: a file that holds one of them alone keeps its name."""
 PREFERRED = ("teacher", "ema", "momentum", "target")
 """Of two copies of one network in a file, the one that its authors evaluate."""

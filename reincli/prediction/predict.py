@@ -119,8 +119,7 @@ class Predictor:
     ) -> None:
         self.model, self.classes, self.settings = model, classes, settings
         self.device, self.precision, self.notes = device, precision, list(notes or [])
-        head = settings.model.head
-        self.notes += kernel_notes(device, precision, head.channels // head.heads, len(classes))
+        self.notes += kernel_notes(device, precision, settings.model.head.sampled_width, len(classes))
         if not in_training:
             self.model = model.to(device).eval()
             self.folded = model.fold(DTYPES[precision])
