@@ -34,7 +34,8 @@ class BackboneSettings(Strict):
     heads: Positive | None = None
     patch_size: Positive = 16
     taps: tuple[int, ...] | None = None
-    """Blocks whose outputs the head reads; None: at 1/3, 1/2, 2/3 and the end, or what the family is known for."""
+    """Blocks whose outputs the head reads; None: at 1/3, 1/2, 2/3 and the end, or what the family is known for; for
+    the plain head at the four quarters."""
     output_stride: Literal[8, 16, 32] | None = None
     """Of a ResNet: 8 (the released form, None) keeps stages 3 and 4 at stride 8 by dilation; 32 dilates nothing."""
     attention: Literal["auto", "sdpa", "xformers"] = "auto"
@@ -73,9 +74,24 @@ class MinorSettings(Strict):
     """Train the biases of these layers too; None: with SoMA."""
 
 
-class HeadSettings(Strict):
-    """The Mask2Former head. `queries` is used where no adapter gives the queries."""
+class PlainHeadSettings(Strict):
+    """The plain mask decoder (arXiv 2603.25398)."""
 
+    channels: Positive | None = None
+    """Its width; None: the backbone's. Narrower is lighter, by a projection of what is read."""
+    layers: Positive = 6
+    heads: Positive | None = None
+    """None: one for each 64 channels."""
+    ffn: Positive | None = None
+    """Hidden width of its layers; None: its width."""
+
+
+class HeadSettings(Strict):
+    """The head. `queries` is used where no adapter gives the queries; what follows it is the Mask2Former head's."""
+
+    kind: Literal["mask2former", "plain"] = "mask2former"
+    """`plain` goes without pixel decoder and deformable attention, on plain transformers alone."""
+    plain: PlainHeadSettings = PlainHeadSettings()
     queries: Positive = 100
     channels: Positive = 256
     heads: Positive = 8
@@ -84,6 +100,11 @@ class HeadSettings(Strict):
     pixel_ffn: Positive = 1024
     decoder_layers: Positive = 9
     decoder_ffn: Positive = 2048
+
+    @property
+    def sampled_width(self) -> int | None:
+        """Channels of a head of the deformable attention; None where the head has none."""
+        return self.channels // self.heads if self.kind == "mask2former" else None
 
 
 class ModelSettings(Strict):

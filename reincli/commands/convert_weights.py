@@ -132,6 +132,11 @@ def write_original(
     read = read_checkpoint(source)
     settings = settings_for(read, None)
     refuse_to_overwrite(source, target, force, used_backbone(settings, backbone))
+    if settings.model.head.kind != "mask2former":
+        raise ReinError(
+            f"'{source}' has the plain head, and the original knows the Mask2Former head alone.",
+            "Use the checkpoint as it is, or write it for other runtimes: rein export",
+        )
     classes = read.classes or classes_of(settings.data)
     model = build_model(settings, len(classes))
     if model.rein is None and not weights.holds_backbone(
