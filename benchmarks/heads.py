@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/heads.py --out heads.json
     OMP_NUM_THREADS=1 python benchmarks/heads.py --rows S-512,L-512 --what training
 
-A row is a backbone (DINOv2 S, B, L with Rein) and the side of one square image, fp32. The plain head is measured as wide
+A row is a backbone (DINOv2 S, B, L with Rein) and the side of one square image, fp32. The plain head is as wide
 as the backbone and projected to 256. Time is that of the process, not of the clock, so that other work on the machine
 counts little; the least of `--runs` after one to warm up. What is measured stays in `--out`; further rows join it.
 On a GPU, and by the clock: `rein bench --set model.head.kind=plain`.

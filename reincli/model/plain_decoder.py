@@ -218,7 +218,8 @@ class PlainDecoder(nn.Module):
         heads = heads or max(1, channels // HEAD_WIDTH)
         if channels % (4 * heads):
             raise ReinError(
-                f"The plain decoder's width {channels} does not divide into {heads} heads of a multiple of 4 channels.",
+                f"The plain decoder's width {channels} does not divide into {heads} head{'s' * (heads > 1)} "
+                "of a multiple of 4 channels.",
                 "Set model.head.plain.channels and model.head.plain.heads so that it does: 256 and 4, for example.",
                 usage=True,
             )

@@ -22,7 +22,13 @@ from reincli.training.run import Run, prepare_run
 from reincli.training.train import step_masks, train, train_step
 
 CPU = torch.device("cpu")
-LINKS = [(), ("model.adapter.link_features=false",), ("model.tune=frozen", "model.head.plain.channels=16")]
+LINKS = [
+    (),
+    ("model.adapter.link_features=false",),
+    ("model.tune=frozen", "model.head.plain.channels=16"),
+    ("model.tune=soma",),
+    ("model.tune=rein+soma",),
+]
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +95,11 @@ def test_it_learns_and_what_is_saved_predicts_the_same(files, tmp_path):
     torch.testing.assert_close(ours.class_logits[-1], theirs.class_logits[-1], rtol=1e-3, atol=1e-4)
     assert found.predict(image).label.shape == (80, 100)
     assert found.predict(image, mode="whole").label.shape == (80, 100)
+    strange = found.predict(image, keep_scores=True).anomaly()
+    assert strange.shape == (80, 100)
+    assert strange.min() >= -len(run.classes)
+    assert strange.max() <= 0
+    assert np.ptp(strange) > 0.01
     low = load_segmentor(tmp_path / "run" / "last.pth", device="cpu", precision="bf16")
     assert (low.predict(image).label == found.predict(image).label).mean() > 0.95
 
@@ -157,6 +168,28 @@ def test_recorded_passes_are_given_the_masks(files, tmp_path, monkeypatch):
     assert isinstance(found, Predictions)
     torch.testing.assert_close(found.class_logits, expected.class_logits)
     assert seen == [[images.shape, draws.opened.shape, torch.Size([])]]
+
+
+@pytest.mark.parametrize("tune", ["soma", "rein+soma"])
+def test_minor_directions_in_the_blocks_reach_the_tokens(files, tmp_path, tune):
+    """They receive gradients through the plain head, and what is saved predicts as the model that was trained."""
+    run = start(files, tmp_path / "run", f"model.tune={tune}", "model.minor.rank=4")
+    before = {
+        each.name: each.parameter.detach().clone() for each in run.model.trained() if each.part == "backbone"
+    }
+    train(run)
+    moved = [n for n, p in run.model.named_parameters() if n in before and not torch.equal(p, before[n])]
+    assert before
+    assert len(moved) == len(before)
+    assert (run.model.plain_decoder.queries is None) == (tune == "rein+soma")
+    run.model.eval()
+    images = run.model.normalise(torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8))
+    found = load_segmentor(tmp_path / "run" / "last.pth", device="cpu", precision="fp32")
+    assert found.settings.model.tune == tune
+    with torch.inference_mode():
+        theirs, ours = run.model(images), found.model(images, found.folded, every_round=False)
+    torch.testing.assert_close(ours.class_logits[-1], theirs.class_logits[-1], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(ours.mask_logits(), theirs.mask_logits(), rtol=1e-3, atol=1e-3)
 
 
 def test_a_checkpoint_of_the_other_head_is_refused(files, tmp_path):
