@@ -178,7 +178,8 @@ def test_minor_directions_in_the_blocks_reach_the_tokens(files, tmp_path, tune):
         each.name: each.parameter.detach().clone() for each in run.model.trained() if each.part == "backbone"
     }
     train(run)
-    moved = [n for n, p in run.model.named_parameters() if n in before and not torch.equal(p, before[n])]
+    after = {each.name: each.parameter for each in run.model.trained()}
+    moved = [name for name, value in before.items() if not torch.equal(after[name], value)]
     assert before
     assert len(moved) == len(before)
     assert (run.model.plain_decoder.queries is None) == (tune == "rein+soma")
