@@ -176,6 +176,8 @@ class TrainSettings(Strict):
     """Validate before the first iteration too."""
     checkpoint_every: Positive = 4_000
     keep_checkpoints: Positive = 3
+    stop_unsaved: bool = False
+    """Stop where a checkpoint or log line cannot be written (a full disk); else say so and try again at the next."""
     log_every: Positive = 50
     tensorboard: bool = False
     """Write what is logged for TensorBoard too (extra `tensorboard`)."""

@@ -18,11 +18,13 @@ from reincli.engine.device import kernel_notes, pick_device, pick_precision
 from reincli.engine.processes import joined
 from reincli.engine.ranks import launched, this_rank
 from reincli.errors import ReinError
+from reincli.media.images import clear_dead
 from reincli.prediction.evaluate import val_samples
 from reincli.settings_files import build_settings, load_settings
+from reincli.training.changes import changed_settings, remarks
 from reincli.training.meter import StepLog
 from reincli.training.run import Run, prepare_run
-from reincli.training.run_folder import refuse_existing, settings_of_run, start_folder
+from reincli.training.run_folder import change_settings, refuse_existing, settings_of_run, start_folder
 from reincli.training.train import Due, Watch
 from reincli.training.train import train as train_run
 
@@ -63,11 +65,12 @@ def run(
         if preset or config or work_dir:
             raise ReinError("--resume takes its settings from the run.", "Leave --preset, --config, --work-dir out.",
                             usage=True)  # fmt: skip
-        settings = build_settings(settings_of_run(resume).model_dump(mode="json"), sets or [], options)
-        folder = resume
+        before = settings_of_run(resume)
+        settings = build_settings(before.model_dump(mode="json"), sets or [], options)
+        folder, changed = resume, changed_settings(before, settings)
     else:
         settings = load_settings(preset, config, sets or [], options)
-        folder = work_dir or Path("work_dirs") / settings.name
+        folder, changed = work_dir or Path("work_dirs") / settings.name, {}
     place = pick_device(rank.device(device))
     arithmetic = pick_precision(settings.train.precision, place)
     for source in (*settings.data.train, *settings.data.val):
@@ -82,6 +85,12 @@ def run(
         )  # fmt: skip
         if resume is None and rank.rank == 0:
             start_folder(folder, settings)
+        if rank.rank == 0:
+            clear_dead(folder)
+            if changed:
+                change_settings(folder, settings, prepared.iteration, changed)
+        for text in remarks(changed):
+            console.note(text)
         introduce(prepared)
         watched_training(prepared)
     return folder
@@ -134,6 +143,8 @@ def watched_training(prepared: Run) -> None:
     left = settings.train.iterations - prepared.iteration
     if left <= 0 and not Due(prepared).validation_missed():
         console.note(f"Nothing left to do: all {settings.train.iterations} iterations are done.")
+        if first:
+            run_report.write(folder, settings)  # it may have been stopped after its last validation
         return
     validates = settings.train.validate_every or settings.train.validate_first
     shown = run_report.first_of_each_domain(val_samples(settings)) if validates else []

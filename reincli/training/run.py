@@ -22,7 +22,7 @@ from reincli.engine.ranks import Rank
 from reincli.errors import ReinError
 from reincli.model.segmentor import Segmentor
 from reincli.model.weights import half_precision
-from reincli.training import run_folder
+from reincli.training import resuming, run_folder
 from reincli.training.ema import Ema
 from reincli.training.optim import build_optimizer
 from reincli.training.recording import Recorded, can_record
@@ -36,6 +36,7 @@ class Run:
         network: the model as training calls it: compiled, its gradients shared among processes.
         slice_size: images that this process computes at a time.
         backbone: fingerprint of the frozen backbone.
+        surroundings, before: see `changes.surroundings`: now, and those of the checkpoint that it was resumed from.
     """
 
     settings: Settings
@@ -52,6 +53,8 @@ class Run:
     ema: Ema | None = None
     iteration: int = 0
     backbone: Fingerprint | None = None
+    surroundings: dict[str, Any] = field(default_factory=dict)
+    before: object = None
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -156,6 +159,7 @@ def state_of_run(run: Run) -> dict[str, Any]:
         "iteration": run.iteration,
         "optimizer": run.optimizer.state_dict(),
         "scaler": run.scaler.state_dict(),
+        "surroundings": run.surroundings,
     }
     if run.ema is None:
         return checkpoints.checkpoint_content(
@@ -172,12 +176,20 @@ def state_of_run(run: Run) -> dict[str, Any]:
 
 def save(run: Run) -> None:
     """Write `iter_N.pth`, point `last.pth` at it, and drop all but the newest few."""
-    if run.rank.rank == 0:
-        path = run.folder / f"iter_{run.iteration}.pth"
-        checkpoints.write_file(path, state_of_run(run))
-        run_folder.point_at(run.folder / "last.pth", path)
-        run_folder.drop_old_checkpoints(run.folder, run.settings.train.keep_checkpoints)
-    wait_for_all()
+    try:
+        if run.rank.rank == 0:
+            write_checkpoint(run)
+    finally:
+        wait_for_all()
+
+
+def write_checkpoint(run: Run) -> None:
+    """`save` without waiting for other processes."""
+    run_folder.require_there(run.folder)
+    path = run.folder / f"iter_{run.iteration}.pth"
+    checkpoints.write_file(path, state_of_run(run))
+    run_folder.point_at(run.folder / "last.pth", path)
+    run_folder.drop_old_checkpoints(run.folder, run.settings.train.keep_checkpoints)
 
 
 def restore(run: Run, path: Path, read: checkpoints.Checkpoint | None = None) -> None:
@@ -196,11 +208,10 @@ def restore(run: Run, path: Path, read: checkpoints.Checkpoint | None = None) ->
     if run.ema is not None:
         run.ema.load({name: value.detach().clone() for name, value in run.ema.parameters.items()})
     if raw is not None:
-        with torch.no_grad():
-            for name, parameter, _ in run.model.decays():
-                parameter.copy_(raw[name])
-    run.optimizer.load_state_dict(read.training["optimizer"])
-    run.scaler.load_state_dict(read.training["scaler"])
-    run.iteration = int(read.training["iteration"])
+        resuming.load_weights({name: p for name, p, _ in run.model.decays()}, raw, str(path))
+    resuming.load_optimizer(run.optimizer, read.training.get("optimizer"), str(path))
+    resuming.load_scaler(run.scaler, read.training.get("scaler"), str(path))
+    run.iteration = resuming.iteration_in(read.training, str(path))
+    run.before = read.training.get("surroundings")
     if run.rank.rank == 0:
         run_folder.rewind_log(path.parent, run.iteration)

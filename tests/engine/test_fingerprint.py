@@ -76,9 +76,10 @@ def test_a_checkpoint_refuses_another_backbone_unless_that_is_known(tmp_path, ch
     commands = {
         "eval": ["eval", run / "last.pth", "--device", "cpu"],
         "visualize": ["visualize", image, "--checkpoint", run / "last.pth", "--out", tmp_path / "o"],
-        "resume": ["train", "--resume", run, "--device", "cpu", "--set", "train.iterations=3"],
         "start": ["train", "--config", tmp_path / "toy.toml", "--work-dir", tmp_path / "next", "--device", "cpu",
                   "--set", f"train.start_from={run / 'last.pth'}", "--set", "train.iterations=1"],
+        # last: from then on the run is one of the other backbone
+        "resume": ["train", "--resume", run, "--device", "cpu", "--set", "train.iterations=3"],
     }  # fmt: skip
     for words in commands.values():
         refused = told(*words, "--backbone", tmp_path / "other.pth", code=1)
