@@ -87,7 +87,7 @@ def _errors_told(quiet: bool) -> Iterator[None]:
 
 
 def _disk_sentence(error: OSError) -> tuple[str, str] | None:
-    """What is wrong and what to do, for the two disk errors that anyone may meet; None for others."""
+    """What is wrong and what to do, for errors of disks and names that anyone may meet; None for others."""
     where = f" '{error.filename}'" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
@@ -96,6 +96,12 @@ def _disk_sentence(error: OSError) -> tuple[str, str] | None:
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"No permission to read or write{where or ' a file'}.", "Check its owner and mode."
+    if error.errno == errno.ENAMETOOLONG:
+        return f"The name{where[:80]} is longer than the system allows.", "Give a shorter one."
+    if error.errno == errno.ELOOP:
+        return f"The link{where} leads back to itself.", "Remove or mend it."
+    if error.errno in (errno.EIO, errno.ESTALE, errno.ENODEV, errno.EMFILE):
+        return f"The system reports '{error.strerror}'{where}.", "Look at the disk or network behind it."
     return None
 
 

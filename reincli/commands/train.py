@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,19 @@ from reincli.engine.processes import joined
 from reincli.engine.ranks import launched, this_rank
 from reincli.errors import ReinError
 from reincli.media.images import clear_dead
+from reincli.media.outputs import at_work
 from reincli.prediction.evaluate import val_samples
 from reincli.settings_files import build_settings, load_settings
 from reincli.training.changes import changed_settings, remarks
 from reincli.training.meter import StepLog
 from reincli.training.run import Run, prepare_run
-from reincli.training.run_folder import change_settings, refuse_existing, settings_of_run, start_folder
+from reincli.training.run_folder import (
+    change_settings,
+    is_there,
+    refuse_existing,
+    settings_of_run,
+    start_folder,
+)
 from reincli.training.train import Due, Watch
 from reincli.training.train import train as train_run
 
@@ -77,7 +85,9 @@ def run(
         find_samples(source, settings.data)  # what is missing is said before anything is built
     if resume is None:
         refuse_existing(folder)
-    with joined(rank, place):
+    with joined(rank, place), ExitStack() as stack:
+        if resume is not None and rank.rank == 0 and is_there(folder):
+            stack.enter_context(at_work(folder, "train"))
         prepared = prepare_run(
             settings, folder, device=place, precision=arithmetic, rank=rank, resume=resume is not None,
             any_backbone=any_backbone,
@@ -85,6 +95,7 @@ def run(
         )  # fmt: skip
         if resume is None and rank.rank == 0:
             start_folder(folder, settings)
+            stack.enter_context(at_work(folder, "train"))
         if rank.rank == 0:
             clear_dead(folder)
             if changed:

@@ -114,7 +114,7 @@ def seconds(text: str | None, option: str) -> float | None:
     total = 0.0
     try:
         parts = [float(part) for part in text.split(":")]
-        if len(parts) > 3 or any(part < 0 for part in parts):
+        if len(parts) > 3 or not all(0 <= part < 1e9 for part in parts):  # NaN is neither
             raise ValueError
     except ValueError:
         raise ReinError(

@@ -21,7 +21,7 @@ from torch import Tensor
 from reincli.config import Settings, test_size
 from reincli.data.dataset import EvalDataset
 from reincli.data.labels import CITYSCAPES, IGNORE
-from reincli.data.sources import Sample, find_samples, label_table
+from reincli.data.sources import Sample, each_once, find_samples, label_table
 from reincli.engine.ranks import Rank
 from reincli.errors import ReinError
 from reincli.ops.confusion import confusion_matrix
@@ -60,7 +60,7 @@ class Scored:
 def val_samples(settings: Settings, sources: Sequence[str] | None = None) -> list[Sample]:
     """Images with labels of the given sources, or of the settings' `data.val`."""
     chosen = list(sources) if sources else list(settings.data.val)
-    return [sample for source in chosen for sample in find_samples(source, settings.data)]
+    return each_once([(source, find_samples(source, settings.data)) for source in chosen], settings.data)
 
 
 def domain_names(samples: Sequence[Sample]) -> dict[tuple[str, str], str]:

@@ -133,6 +133,7 @@ class Predictor:
             fused(model) if settings.test.compile and once else self.model
         )
         self.tell: Callable[[str], None] = self.notes.append
+        self._doubtful: Tensor | None = None
         self.replay: Replay | None = None
         if settings.test.cuda_graphs and device.type == "cuda" and once:
             self.replay = Replay(self._scores, record_cuda_graph, lambda text: self.tell(text))
@@ -243,7 +244,9 @@ class Predictor:
             with part("output"):
                 return [resized_argmax(each, (each.shape[1], each.shape[2])) for each in maps]
         slider = Slider(self._labels, 1, self.budget, across=True)
-        return [each[0] for each in slider.stream(images, None, 1)]
+        found = [each[0] for each in slider.stream(images, None, 1)]
+        self._doubt(None)
+        return found
 
     def stream(self, images: Iterable[Tensor], mode: str | None = None) -> Iterator[Tensor]:
         """Scores of ever more images, as `class_maps`, in their order.
@@ -258,11 +261,28 @@ class Predictor:
         test = self.settings.test
         whole = (mode or test.mode) == "whole"
         slider = Slider(self._forward, len(self.classes), self.budget, across)
-        return slider.stream(images, None if whole else test.window, test.stride)
+        yield from slider.stream(images, None if whole else test.window, test.stride)
+        self._doubt(None)
 
     def _forward(self, windows: Tensor) -> Tensor:
         """As `_scores`, replayed where that was asked for and the GPU can."""
-        return self._scores(windows) if self.replay is None else self.replay(windows)
+        scores = self._scores(windows) if self.replay is None else self.replay(windows)
+        self._doubt(scores)
+        return scores
+
+    def _doubt(self, numbers: Tensor | None) -> None:
+        """Look whether the numbers of the last call were finite, and remember these: no device is waited for.
+
+        Raises:
+            ReinError: they were not.
+        """
+        before, self._doubtful = self._doubtful, None if numbers is None else numbers.sum(dtype=torch.float32)
+        if before is not None and not bool(torch.isfinite(before)):
+            self._doubtful = None
+            raise ReinError(
+                f"The model's answer is no number (NaN or infinite) in {self.precision}: nothing can be predicted.",
+                "Try --precision fp32; where that is no better, the checkpoint is damaged or its training went wrong.",
+            )
 
     def _scores(self, windows: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> (B, K, H, W) float32."""
@@ -270,7 +290,17 @@ class Predictor:
 
     def _labels(self, windows: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> (B, 1, H, W) uint8."""
-        return self._told(windows, label_maps)[:, None]
+
+        def labels(predictions: Predictions, size: tuple[int, int]) -> Tensor:
+            answer = (
+                predictions.class_logits[-1],
+                predictions.mask_embeddings[-1],
+                predictions.mask_features,
+            )
+            self._doubt(torch.stack([each.sum(dtype=torch.float32) for each in answer]))
+            return label_maps(predictions, size)
+
+        return self._told(windows, labels)[:, None]
 
     def _told(self, windows: Tensor, form: Callable[[Predictions, tuple[int, int]], Tensor]) -> Tensor:
         """What a form makes of the model's answer; what no patch divides is padded and cut again."""
