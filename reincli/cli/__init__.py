@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -59,6 +61,12 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry of the console script `rein`."""
+    for stream in (
+        sys.stdout,
+        sys.stderr,
+    ):  # names of files are any bytes; saying one must not end in a traceback
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="rein")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +65,7 @@ def stamp(path: Path) -> list[object]:
         state = path.stat()
     except OSError:
         return [str(path)]
-    return [str(path.resolve()), state.st_size, state.st_mtime_ns]
+    return [os.path.realpath(path), state.st_size, state.st_mtime_ns]
 
 
 def require_free(inputs: list[Input], request: Request, reads: Sequence[Path | None], sheet: bool) -> None:
