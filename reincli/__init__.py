@@ -10,17 +10,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reincli.model.attach import attach_rein
     from reincli.model.rein import ReinAdapter as Rein
-    from reincli.prediction.predict import Prediction, Predictor, load_segmentor
+    from reincli.prediction.opening import open_segmentor as load_segmentor
+    from reincli.prediction.predict import Prediction, Predictor
 
 __version__ = "0.1.0"
 __all__ = ["Prediction", "Predictor", "Rein", "__version__", "attach_rein", "load_segmentor"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Prediction", "Predictor", "load_segmentor"):
+    if name in ("Prediction", "Predictor"):
         from reincli.prediction import predict
 
         return getattr(predict, name)
+    if name == "load_segmentor":
+        from reincli.prediction.opening import open_segmentor
+
+        return open_segmentor
     if name == "Rein":
         from reincli.model.rein import ReinAdapter
 

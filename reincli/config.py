@@ -157,6 +157,8 @@ class OwnDataset(Strict):
     """Stored value that is neither trained on nor scored."""
     map: dict[str, int] = {}
     """Stored value (as text, TOML keys are text) -> class index; empty: values are class indices already."""
+    ignore_colors: tuple[Rgb, ...] = ()
+    """Of labels that are painted in the classes' colours: colours that stand for `ignore`."""
     test_size: str = "native"
     splits: dict[str, SplitSettings]
 
@@ -303,6 +305,14 @@ class Settings(Strict):
                 raise ValueError(
                     f"data.own.{name}.map points at class {stray[0]}, but there are {len(own.classes)} classes"
                 )
+            named = [c.name for c in own.classes]
+            twice = sorted({each for each in named if named.count(each) > 1})
+            if twice:
+                raise ValueError(f"data.own.{name} has two classes called '{twice[0]}'; names must differ")
+            if own.ignore_colors and str(own.ignore) in own.map:
+                raise ValueError(
+                    f"data.own.{name}.ignore_colors need a value to ignore, but its map gives {own.ignore} a class"
+                )
             parse_size(own.test_size)
         for size in self.test.sizes.values():
             parse_size(size)
@@ -325,15 +335,20 @@ TEST_SIZES: dict[str, str] = {
 
 
 def parse_size(text: str) -> tuple[int, int] | None:
-    """'1024x512' -> (1024, 512) as (width, height); 'native' -> None. ValueError for anything else."""
+    """'1024x512' or '1024x512!' -> (1024, 512) as (width, height); 'native' -> None. ValueError for anything else."""
     if text == "native":
         return None
-    width, cross, height = text.lower().partition("x")
+    width, cross, height = text.lower().removesuffix("!").partition("x")
     if not (cross and width.isdigit() and height.isdigit() and int(width) and int(height)):
         raise ValueError(f"size '{text}' is neither 'native' nor WIDTHxHEIGHT, for example 1024x512")
     if len(width) > 5 or len(height) > 5 or max(int(width), int(height)) > LARGEST:
         raise ValueError(f"size '{text[:40]}' is larger than {LARGEST} pixels")
     return int(width), int(height)
+
+
+def is_exact(text: str) -> bool:
+    """Whether a size is taken to the pixel ('1024x512!'); without the mark, images keep their ratio within it."""
+    return text.endswith("!")
 
 
 def test_size(settings: Settings, dataset: str) -> str:

@@ -7,7 +7,10 @@ every checkpoint.
 
 from __future__ import annotations
 
+import codecs
 import json
+import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -37,17 +40,60 @@ def preset_names() -> list[str]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as a dict. ReinError where it is missing or no TOML."""
+    """A TOML file as a dict, in UTF-8 or with the mark of UTF-16. ReinError where it is missing or no TOML."""
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(_text(path.read_bytes()))
     except FileNotFoundError:
         raise ReinError(
             f"No settings file at '{path}'.", "Give the path of a TOML file.", usage=True
         ) from None
     except IsADirectoryError:
         raise ReinError(f"'{path}' is a folder, not a TOML file.", usage=True) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ReinError(f"'{path}' is not valid TOML: {error}.", usage=True) from None
+    except PermissionError:
+        raise ReinError(f"No permission to read '{path}'.", "Check its owner and mode.", usage=True) from None
+    except UnicodeDecodeError as error:
+        raise ReinError(
+            f"'{path}' is no text in UTF-8 (byte {error.start} is none of it).",
+            "Save it in UTF-8, as editors offer when saving.",
+            usage=True,
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        raise _not_toml(path, str(error)) from None
+
+
+def _text(data: bytes) -> str:
+    """What a text file says; Windows marks its encoding in the first bytes."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16").replace("\r\n", "\n")
+    return data.decode("utf-8-sig").replace("\r\n", "\n")
+
+
+def _not_toml(path: Path, message: str) -> ReinError:
+    """Where a file is no TOML, the line itself, and what to write instead where that is known."""
+    place = re.search(r"line (\d+)", message)
+    lines = _text(path.read_bytes()).splitlines()
+    number = int(place[1]) if place else len(lines)
+    line = lines[number - 1].strip() if 0 < number <= len(lines) else ""
+    where = f"'{path}' is not valid TOML at line {number}: {line}"
+    value = line.partition("=")[2].strip()
+    if "\\" in line and '"' in line:
+        plain = value.strip('"').replace("\\", "/")
+        return ReinError(
+            where,
+            f'In double quotes \\ begins an escape: write "{plain}", or take single quotes.',
+            usage=True,
+        )
+    if "already" in message or "overwrite" in message or "twice" in message:
+        return ReinError(where, "This key or table is there twice: keep one of them.", usage=True)
+    if value in ("True", "False", "None"):
+        instead = {"True": "true", "False": "false"}.get(value)
+        hint = f"Write {instead}." if instead else "TOML has no None: leave the line out."
+        return ReinError(where, hint, usage=True)
+    if value and value[0].isalpha() and value not in ("true", "false", "inf", "nan"):
+        return ReinError(where, f'Text stands in quotes: "{value}".', usage=True)
+    return ReinError(
+        where, 'A line is KEY = VALUE (text in quotes) or [TABLE]; "#" begins a remark.', usage=True
+    )
 
 
 def read_preset(name: str) -> dict[str, Any]:
@@ -65,8 +111,39 @@ def read_config(path: Path) -> dict[str, Any]:
     own = raw.get("data", {}).get("own", {}) if isinstance(raw.get("data", {}), dict) else {}
     for dataset in own.values() if isinstance(own, dict) else ():
         if isinstance(dataset, dict) and isinstance(dataset.get("root"), str):
-            dataset["root"] = str((path.parent / dataset["root"]).resolve())
+            dataset["root"] = str((path.parent / expanded(dataset["root"])).resolve())
     return raw
+
+
+PATHS = ("data.root", "model.backbone.weights", "train.start_from")
+"""Settings that are paths: `~` and $VARIABLES are filled in."""
+
+
+def expanded(text: str) -> str:
+    """A path with `~` and $VARIABLES filled in.
+
+    Raises:
+        ReinError: a variable that is not set.
+    """
+    filled = os.path.expandvars(os.path.expanduser(text))
+    unset = re.search(r"\$\{?(\w+)", filled)
+    if unset and not Path(filled).exists():
+        raise ReinError(
+            f"The path '{text}' names the variable {unset[1]}, which is not set.",
+            "Set it, or write the path out.",
+            usage=True,
+        )
+    return filled
+
+
+def _expand_paths(raw: dict[str, Any]) -> None:
+    for dotted in PATHS:
+        *tables, key = dotted.split(".")
+        table: Any = raw
+        for part in tables:
+            table = table.get(part) if isinstance(table, dict) else None
+        if isinstance(table, dict) and isinstance(table.get(key), str):
+            table[key] = expanded(table[key])
 
 
 def parse_assignment(text: str) -> tuple[list[str], Any]:
@@ -113,6 +190,7 @@ def build_settings(
     for key, value in (options or {}).items():
         if value is not None:
             assign(merged, key.split("."), value)
+    _expand_paths(merged)
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
@@ -150,10 +228,41 @@ def _readable(error: ValidationError) -> ReinError:
         return ReinError(f"There is no setting '{dotted}'.", near, usage=True)
     if first["type"] == "missing":
         return ReinError(f"Setting '{dotted}' is missing.", "It has no default.", usage=True)
-    detail = first["msg"].removeprefix("Value error, ")
+    detail = _detail(first["type"], first.get("ctx", {}), first["msg"])
     if not dotted:
         return ReinError(f"The settings do not fit together: {detail}.", usage=True)
-    return ReinError(f"Setting '{dotted}' cannot be {first['input']!r}: {detail}.", usage=True)
+    given = repr(first["input"])
+    shown = given if len(given) <= 60 else f"{given[:60]}..."
+    return ReinError(f"Setting '{dotted}' cannot be {shown}: {detail}.", usage=True)
+
+
+EXPECTED = {
+    "int": "a whole number", "float": "a number", "bool": "true or false", "string": "text in quotes",
+    "tuple": "a list in [ ]", "list": "a list in [ ]", "dict": "a table", "model": "a table",
+}  # fmt: skip
+
+
+def _detail(kind: str, facts: Mapping[str, Any], message: str) -> str:
+    """What pydantic complains about, in the words of TOML; our own validators' sentences as they are."""
+    if kind == "value_error":
+        return message.removeprefix("Value error, ")
+    bounds = {
+        "greater_than": "over",
+        "greater_than_equal": "at least",
+        "less_than": "under",
+        "less_than_equal": "at most",
+    }
+    if kind in bounds:
+        number = next(iter(facts.values()))
+        return f"it must be {bounds[kind]} {number}"
+    if kind == "literal_error":
+        return f"it is one of {facts['expected']}"
+    if kind in ("too_short", "too_long"):
+        length = facts.get("min_length", facts.get("max_length"))
+        limit = "at least" if kind == "too_short" else "at most"
+        return f"it has {facts['actual_length']} entries, {limit} {length} are expected"
+    expected = next((words for name, words in EXPECTED.items() if kind.startswith(name)), None)
+    return f"expected {expected}" if expected else message[:1].lower() + message[1:]
 
 
 def _model_of(annotation: Any) -> type[BaseModel] | None:

@@ -203,7 +203,7 @@ class Ties:
         monkeypatch.setattr(MaskDecoder, "_where_to_look", staticmethod(where_to_look))
 
     def settle(self, error: Callable[[], float], bound: float) -> float:
-        """Turn the tie round that lowers the error most, again and again.
+        """Turn ties round that lower the error, the nearest to 0 first, until none does.
 
         Args:
             error: runs the model and compares. bound: where to end.
@@ -216,16 +216,15 @@ class Ties:
             self.found, self.calls, self.flipped = {}, 0, flipped
             return error()
 
-        best, kept = run(frozenset()), frozenset[tuple[int, int]]()
-        while best >= bound:
-            tried = {}
-            for tie in sorted(self.found, key=self.found.__getitem__):  # the nearest to 0 first
-                tried[tie] = run(kept | {tie})
-                if tried[tie] < bound:
-                    return tried[tie]
-            least = min(tried, key=tried.__getitem__, default=None)
-            if least is None or tried[least] >= best:
-                break
-            kept |= {least}
-            best = run(kept)
+        kept: frozenset[tuple[int, int]] = frozenset()
+        best = run(kept)
+        left = sorted(self.found, key=self.found.__getitem__)
+        while best >= bound and left:
+            tie = left.pop(0)
+            changed = run(kept | {tie})
+            if changed < best:
+                best, kept = changed, kept | {tie}
+                # what it changes downstream may be other ties now: all are tried again
+                left = [each for each in sorted(self.found, key=self.found.__getitem__) if each not in kept]
+        self.flipped = kept
         return best

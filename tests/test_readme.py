@@ -24,6 +24,7 @@ PAGES = (
     "docs/evaluate.md",
     "docs/backbones.md",
     "docs/speed.md",
+    "docs/export.md",
     "docs/small-backbone.md",
     "docs/architecture.md",
     "CONTRIBUTING.md",
@@ -40,6 +41,7 @@ MODULES = (
     "compare",
     "visualize",
     "bench",
+    "export",
     "presets",
     "doctor",
 )
@@ -168,3 +170,17 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", text) + re.findall(r'src="([^"]+)"', text):
         if "://" not in target:
             assert ((SOURCE / page).parent / target).exists(), target
+
+
+def test_the_first_two_lines_do_all_set_up():
+    """They name the environment's own programs: nothing has to be activated, nothing of the system's is changed."""
+    make, check = shell_lines("README.md")[:2]
+    assert [part.split()[0] for part in make.split(" && ")] == ["python3", ".venv/bin/pip", ".venv/bin/rein"]
+    assert rein(*shlex.split(make.split(" && ")[2])[1:], "--help").exit_code == 0
+    assert [part.split()[0] for part in check.split(" && ")] == [".venv/bin/pip", ".venv/bin/python"]
+    script = (SOURCE / ".ci" / "run").read_text("utf-8").replace("--quiet ", "")
+    install, fast = (
+        part.removeprefix(".venv/bin/").removeprefix("python -m ") for part in check.split(" && ")
+    )
+    assert install in script
+    assert fast in script

@@ -29,6 +29,7 @@ from reincli.config import Settings
 from reincli.data.labels import Classes
 from reincli.data.sources import classes_of
 from reincli.engine import checkpoint as checkpoints
+from reincli.engine.backbone_files import load_backbone
 from reincli.engine.device import (
     forget_peak,
     full_fp32,
@@ -277,7 +278,7 @@ def build(plan: Plan, settings: Settings) -> tuple[Segmentor, Classes]:
     with plan.device:
         model = checkpoints.build_model(settings, len(classes))
     if plan.backbone is not None:
-        checkpoints.load_backbone(model, plan.backbone)
+        load_backbone(model, plan.backbone)
     return model, classes
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from reincli.bench.exported import compared
 from reincli.bench.measure import WORK, Plan, Row, measure
 from reincli.bench.speed import describe
 from reincli.commands import console
@@ -17,11 +21,14 @@ from reincli.engine.device import pick_device, pick_precision
 from reincli.errors import ReinError, nearest
 from reincli.media.images import write_bytes
 from reincli.media.outputs import Outputs, mark
+from reincli.prediction.exported import is_exported
 from reincli.settings_files import build_settings, load_settings
 
 DEFAULT = "gta2citys"
 """Preset where neither it nor a file is given: the recipe of the paper."""
 BATCHES = {"cpu": "1", "cuda": "1,4,16"}
+EXPORTED_RUNS, EXPORTED_SECONDS = 20, 20.0
+"""As the next, for an exported file and each runtime beside it."""
 RUNS, SECONDS = {"cpu": 5, "cuda": 50}, {"cpu": 10.0, "cuda": 10.0}
 """Calls of a row that are timed, and the time after which none is begun."""
 
@@ -45,11 +52,17 @@ def run(
     any_backbone: bool = False,
 ) -> None:
     """Measure, and print tables; what is done when Ctrl-C comes is printed and written too."""
+    if checkpoint is not None and is_exported(checkpoint):
+        bench_exported(checkpoint, runs or EXPORTED_RUNS, json_file)
+        return
     place = pick_device(device)
     options = {"train.compile": compile_ or None, "test.compile": compile_ or None}
     options["test.cuda_graphs"] = cuda_graphs or None
     if checkpoint is not None and not (preset or config):
-        read = settings_for(read_checkpoint(checkpoint), None, backbone)
+        notes: list[str] = []
+        read = settings_for(read_checkpoint(checkpoint), None, backbone, notes=notes)
+        for text in notes:
+            console.note(text)
         settings = build_settings(read.model_dump(mode="json"), sets or (), options)
     else:
         chosen = preset if preset or config else DEFAULT
@@ -78,6 +91,27 @@ def run(
             show(plan, done)
             if json_file is not None:
                 write_bytes(json_file, json.dumps(as_json(plan, done), indent=1).encode())
+
+
+def bench_exported(path: Path, runs: int, json_file: Path | None) -> None:
+    """An exported file beside PyTorch, on the CPU."""
+    rows = []
+    with console.progress("measuring", 2) as advance:
+        for row in compared(path, runs, EXPORTED_SECONDS):
+            rows.append(row)
+            advance()
+    console.table(
+        ("runtime", "arithmetic", "ms", "min", "times as fast"),
+        [
+            (r.runtime, r.precision, _short(1000 * r.median), _short(1000 * r.least), f"{r.gain:.2f}")
+            for r in rows
+        ],
+        title=f"{path.name} on {describe(torch.device('cpu'))['name']}; PyTorch with random weights",
+        numbers=("ms", "min", "times as fast"),
+    )
+    if json_file is not None:
+        about = {"file": str(path), **describe(torch.device("cpu")), "rows": [asdict(row) for row in rows]}
+        write_bytes(json_file, json.dumps(about, indent=1).encode())
 
 
 # --- options -----------------------------------------------------------------------------------------------

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from reincli.commands.console import duration, progress, result, table
+from reincli.commands.console import duration, note, progress, result, table
 from reincli.config import DataSettings
-from reincli.data.check import FileReport, class_pixels, inspect_all
+from reincli.data.check import FileReport, absent_classes, class_pixels, inspect_all, require_pixels
 from reincli.data.labels import CITYSCAPES, Classes
-from reincli.data.layouts import DATASETS, own_folders
+from reincli.data.layouts import DATASETS, NO_CONVERSION, own_folders
+from reincli.data.loading import value_hint
 from reincli.data.sources import label_table, some
 from reincli.errors import ReinError
-from reincli.prepare import planning, prepare
+from reincli.prepare import prepare
 
 SHOWN = 3
 """Names shown of each kind of fault."""
@@ -46,6 +47,7 @@ class Findings:
     undeclared: list[str] = field(default_factory=list)
     mismatched: list[str] = field(default_factory=list)
     turned: list[str] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
     lone: list[str] = field(default_factory=list)
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
 
@@ -54,8 +56,10 @@ class Findings:
         name = report.sample.name
         if report.unreadable:
             self.unreadable.append(report.unreadable)
+            self.hints.append(report.hint)
         elif report.undeclared:
             self.undeclared.append(f"{name} has {', '.join(map(str, report.undeclared))}")
+            self.hints.append(value_hint(report.sample))
         if report.mismatched or report.turned:
             (height, width), (label_height, label_width) = report.image_size, report.label_size
             kind = self.turned if report.turned else self.mismatched
@@ -106,7 +110,14 @@ def check(
     else:
         _show(dataset, findings, values, classes)
         result(f"Checked in {duration(time.monotonic() - start)}.")
-    _fail_on_faults(dataset, findings, tolerate_sizes=own is None)
+    if own is not None and not as_json:
+        for found in findings:
+            absent = absent_classes(found.pixels, values, classes)
+            if absent:
+                note(f"{found.split}: {absent}")
+    _fail_on_faults(dataset, root, findings, tolerate_sizes=own is None)
+    for found in findings:
+        require_pixels(found.pixels, values, f"the {found.pairs} labels of '{dataset}:{found.split}'")
 
 
 def _show(dataset: str, findings: list[Findings], values: np.ndarray, classes: Classes) -> None:
@@ -152,18 +163,34 @@ def _as_json(
     return {"dataset": dataset, "root": str(root), "splits": splits}
 
 
-def _fail_on_faults(dataset: str, findings: list[Findings], *, tolerate_sizes: bool) -> None:
-    """Raise for what would stop or spoil a run; the public sets have a few pairs of unlike size, as released."""
+def _fail_on_faults(dataset: str, root: Path, findings: list[Findings], *, tolerate_sizes: bool) -> None:
+    """Raise for what would stop or spoil a run, with the hint of the first kind of fault.
+
+    The public sets have a few pairs of unlike size, as released.
+    """
     tolerated = {"lone", *(("mismatched", "turned") if tolerate_sizes else ())}
     kinds = [kind for kind in FAULTS if kind not in tolerated]
-    parts, first = [], ""
+    parts, first, hint = [], "", ""
     for kind in kinds:
         faults = [fault for f in findings for fault in getattr(f, kind)]
         if faults:
             parts.append(f"{len(faults)} {FAULTS[kind]}")
             first = first or some(faults)
+            own = next((each for f in findings for each in f.hints), "")
+            hint = hint or _hint(kind, own, dataset, root)
     if parts:
         message = f"'{dataset}' has faults: {', '.join(parts)} ({first})."
-        prepared = dataset in DATASETS and dataset not in planning.NOTHING_TO_CONVERT
-        hint = f"Prepare it: rein prepare-data {dataset}" if prepared else "Mend or remove these files."
         raise ReinError(message, hint)
+
+
+def _hint(kind: str, own: str, dataset: str, root: Path) -> str:
+    """What to do about a kind of fault; `own` is what the reader of the first file at fault says."""
+    if kind in ("unreadable", "undeclared"):
+        return own
+    if kind == "without_image":
+        return "Bring their images: a part of the download, or their folder, is missing. Else take the labels out."
+    if kind == "without_label":
+        prepared = dataset in DATASETS and dataset not in NO_CONVERSION
+        command = f"rein prepare-data {dataset} {root}"
+        return f"Prepare them: {command}" if prepared else "Bring their labels, or take these images out."
+    return "Bring the label that belongs to the image, in its size, or take the pair out of both folders."

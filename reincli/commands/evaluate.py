@@ -28,7 +28,9 @@ from reincli.errors import ReinError
 from reincli.media.images import write_bytes, write_png
 from reincli.media.outputs import Outputs, at_work, mark
 from reincli.prediction.evaluate import Scored, domain_names, evaluate
-from reincli.prediction.predict import Predictor, load_segmentor
+from reincli.prediction.exported import is_exported, open_session
+from reincli.prediction.opening import open_segmentor
+from reincli.prediction.predict import Predictor
 from reincli.prediction.results import Evaluation, image_matrices, report
 from reincli.settings_files import build_settings, load_settings, read_config
 
@@ -84,13 +86,15 @@ def run(
         check_size(size)
     if submit is not None and submit.suffix != ".zip":
         raise ReinError(f"--submit '{submit}' does not end with .zip.", usage=True)
-    settings = chosen_settings(checkpoint, preset, config, sets or [], data_root, own)
+    settings = chosen_settings(
+        checkpoint, preset, config, sets or [], data_root, own, backbone=backbone, data=data or []
+    )
     sources = [each for source in data or [] for each in corrupted_sources(source)]
     sources = sources or ([SOURCE] if submit else list(settings.data.val))
     samples, left_out = find_all(sources, settings, allow_missing, submit)
     outputs = Wanted(out, json_file, report_file, _submission(submit, samples))
     require_free(outputs, samples, [checkpoint, used_backbone(settings, backbone), config, own])
-    predictor = load_segmentor(
+    predictor = open_segmentor(
         checkpoint,
         backbone=backbone,
         settings=settings,
@@ -161,14 +165,23 @@ def check_size(size: str) -> None:
 
 def chosen_settings(
     checkpoint: Path, preset: str | None, config: Path | None, sets: list[str], data_root: Path | None,
-    own: Path | None = None,
+    own: Path | None = None, *, backbone: Path | None = None, data: Sequence[str] = (),
 ) -> Settings:  # fmt: skip
-    """Settings for a checkpoint: of a preset or file where given, else its own; then own datasets and the options."""
+    """Settings for a checkpoint: of a preset or file where given, else its own; then own datasets and the options.
+
+    `backbone` and `data` decide what a checkpoint of the original's is taken for; the user is told.
+    """
     options = {"data.root": str(data_root) if data_root else None}
     if preset or config:
         raw = load_settings(preset, config, sets, options).model_dump(mode="json")
+    elif is_exported(checkpoint):
+        raw = open_session(checkpoint, "cpu")[1].settings.model_dump(mode="json")
     else:
-        raw = settings_for(read_checkpoint(checkpoint), None).model_dump(mode="json")
+        notes: list[str] = []
+        read = read_checkpoint(checkpoint)
+        raw = settings_for(read, None, backbone, scored=data, notes=notes).model_dump(mode="json")
+        for text in notes:
+            console.note(text)
     if own is not None:
         raw["data"] |= described_data(own)
     return build_settings(raw, sets, options)

@@ -55,8 +55,17 @@ def protocol_line(result: Mapping[str, Any]) -> str:
     if len(result["domains"]) > WIDE:
         sizes = ", ".join(f"{len(names)} domains at {size}" for size, names in by_size.items())
     else:
-        sizes = ", ".join(f"{name} at {domain['test_size']}" for name, domain in result["domains"].items())
+        sizes = ", ".join(f"{name} at {_size_used(domain)}" for name, domain in result["domains"].items())
     return f"{partial}{protocol['mode']}{window}{views}, {protocol['precision']}; test size: {sizes}"
+
+
+def _size_used(domain: Mapping[str, Any]) -> str:
+    """The test size as asked for and, where that keeps the ratio within it, the one that came of it."""
+    asked, used = str(domain["test_size"]), domain.get("predicted_at") or []
+    if asked == "native" or used in ([], [asked.removesuffix("!")]):
+        return asked
+    found = used[0] if len(used) == 1 else f"{len(used)} sizes"
+    return f"{asked} (ratio kept: {found})"
 
 
 def mean_of(names: Sequence[str]) -> str:

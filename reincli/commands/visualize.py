@@ -81,6 +81,9 @@ def run(
     else:
         for each in found.missing:
             problem(f"There is no image, video or folder at '{each}'.")
+        if found.passed:
+            kinds = ", ".join(f"{number} {suffix}" for suffix, number in found.passed.most_common())
+            note(f"Passed over, as kinds that are not read in folders: {kinds}. Save them as PNG or JPEG.")
     checkpoint = checkpoint or (default_checkpoint() if found.files or found.cameras else None)
     way = Way(style, alpha, legend, confidence, size, mode)
     used = [path for path in (checkpoint, compare, backbone, compare_backbone, config) if path is not None]
@@ -134,10 +137,10 @@ def build_artist(
     """
     from reincli.media.paint import Look
     from reincli.prediction.artist import Artist
-    from reincli.prediction.predict import load_segmentor
+    from reincli.prediction.opening import open_segmentor
 
     predictors = [
-        load_segmentor(
+        open_segmentor(
             each.checkpoint,
             backbone=each.backbone,
             settings=each.settings,

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from reincli.commands.console import problem, progress
+from reincli.commands.console import note, problem, progress
 from reincli.commands.visualize_request import Request, count, label_of
 from reincli.errors import ReinError
 from reincli.media.drawing import write_drawing
@@ -100,6 +100,10 @@ def draw_pictures(pictures: list[Input], artist: Artist, request: Request, tally
 
 def _see(jobs: list[_Job], artist: Artist) -> None:
     """Predict the pictures together; where that fails, each alone, so that only the one at fault is lost."""
+    for job in jobs:
+        remark = artist.far_from_scale(job.image.shape) if job.image is not None else ""
+        if remark:
+            note(remark)
     try:
         found = artist.see([job.image for job in jobs if job.image is not None])
     except ReinError as error:

@@ -105,6 +105,9 @@ def _written(
     def seen() -> Iterator[tuple[int, Seen]]:
         with closing(ahead(video.read(span), depth=AHEAD)) as frames:
             for group in batched(zip(span, frames, strict=False), artist.batch):
+                remark = artist.far_from_scale(group[0][1].shape)
+                if remark:
+                    note(remark)
                 found = artist.see([frame for _, frame in group])
                 yield from zip((number for number, _ in group), found, strict=True)
 

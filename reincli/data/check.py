@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reincli.data.labels import count_values
+from reincli.data.labels import IGNORE, Classes, count_values
 from reincli.data.sources import UNDECLARED, Sample
+from reincli.data.stored import read_values
 from reincli.errors import ReinError
-from reincli.media.images import read_image_like, read_label
+from reincli.media.images import read_image_like
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class FileReport:
         undeclared: stored values that the dataset does not declare, ascending.
         image_size, label_size: (height, width); (0, 0) where not read.
         stored: (256,) int64 pixels by stored value; all 0 where not read.
+        hint: what to do where it is unreadable.
     """
 
     sample: Sample
@@ -32,6 +34,7 @@ class FileReport:
     image_size: tuple[int, int]
     label_size: tuple[int, int]
     stored: np.ndarray
+    hint: str = ""
 
     @property
     def turned(self) -> bool:
@@ -60,10 +63,11 @@ def inspect(sample: Sample, table: np.ndarray) -> FileReport:
     try:
         if sample.label is None:
             return FileReport(sample, f"The image '{sample.image}' has no label", (), (0, 0), (0, 0), nothing)
-        label = read_label(sample.label)
+        label = read_values(sample.label, sample.colors)
         image = read_image_like(sample.image, (label.shape[0], label.shape[1]))
     except ReinError as error:
-        return FileReport(sample, error.message.removesuffix("."), (), (0, 0), (0, 0), nothing)
+        message = error.message.removesuffix(".")
+        return FileReport(sample, message, (), (0, 0), (0, 0), nothing, error.hint)
     counts = count_values(label)
     size, label_size = image.shape[:2], label.shape[:2]
     return FileReport(
@@ -92,3 +96,43 @@ def class_pixels(counts: np.ndarray, table: np.ndarray, classes: int) -> np.ndar
     known = (table >= 0) & (table < classes)
     pixels = np.bincount(table[known], weights=counts[known], minlength=classes)
     return np.rint(pixels[:classes]).astype(np.int64)
+
+
+def require_pixels(stored: np.ndarray, table: np.ndarray, what: str) -> None:
+    """ReinError where no pixel is of any class: `stored` (256,) pixels by stored value, by a label table.
+
+    `what` was looked through, in the words of the error. Nothing is said where nothing was read.
+    """
+    total = int(stored.sum())
+    if not total or int(stored[(table >= 0) & (table != IGNORE)].sum()):
+        return
+    values = ", ".join(
+        f"{value} ({stored[value] / total:.0%})" for value in np.argsort(-stored)[:3] if stored[value]
+    )
+    raise ReinError(
+        f"No pixel of {what} is of any class: all are of stored values that are ignored, {values}.",
+        'Declare which values are classes: ignore, and map = { "VALUE" = CLASS }, in the description.',
+    )
+
+
+def absent_classes(stored: np.ndarray, table: np.ndarray, classes: Classes) -> str:
+    """A sentence on classes of which no pixel is there, and on ignored ones that may be meant; '' where all occur."""
+    total, pixels = int(stored.sum()), class_pixels(stored, table, len(classes))
+    absent = [name for name, count in zip(classes.names, pixels, strict=True) if not count]
+    if not absent or not total:
+        return ""
+    told = f"no pixel is of {_listed(absent)} ({len(absent)} of {len(classes)} classes)"
+    ignored = [int(value) for value in np.flatnonzero((table == IGNORE) & (stored > 0))]
+    if not ignored:
+        return told + "."
+    most = max(ignored, key=lambda value: int(stored[value]))
+    example = classes.names.index(absent[0])
+    return (
+        f"{told}; value {most}, which is ignored, covers {stored[most] / total:.0%} of the pixels: if it is "
+        f"'{absent[0]}', write map = {{ ..., \"{most}\" = {example} }}."
+    )
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -23,9 +23,10 @@ import cv2
 import numpy as np
 
 from reincli.data.sources import Sample
+from reincli.data.stored import read_values
 from reincli.data.transforms import Box
 from reincli.errors import ReinError
-from reincli.media.images import read_image, read_label, write_bytes
+from reincli.media.images import read_image, write_bytes
 
 MAGIC = b"REINTIL2"
 TILE = 256
@@ -153,9 +154,10 @@ def open_compact(sample: Sample) -> Compact | None:
 
 
 def _state(sample: Sample) -> list[int]:
-    """Sizes and times of both original files."""
+    """Sizes and times of both original files, and what their colours mean where that is declared."""
     image, label = sample.image.stat(), Path(str(sample.label)).stat()
-    return [image.st_size, image.st_mtime_ns, label.st_size, label.st_mtime_ns]
+    painted = [zlib.crc32(repr(sample.colors).encode())] if sample.colors else []
+    return [image.st_size, image.st_mtime_ns, label.st_size, label.st_mtime_ns, *painted]
 
 
 # --- writing -----------------------------------------------------------------------------------------------
@@ -184,7 +186,7 @@ def write_compact(sample: Sample, *, lossless: bool = False) -> None:
         ReinError: a file cannot be read or written, or image and label differ in size.
     """
     state = _state(sample)
-    image, label = read_image(sample.image), read_label(Path(str(sample.label)))
+    image, label = read_image(sample.image), read_values(Path(str(sample.label)), sample.colors)
     if image.shape[:2] != label.shape:
         (height, width), (label_height, label_width) = image.shape[:2], label.shape
         raise ReinError(

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from reincli.config import AugmentSettings, Settings, parse_size, test_size
+from reincli.config import AugmentSettings, Settings, is_exact, parse_size, test_size
 from reincli.data import transforms
-from reincli.data.check import FileReport, inspect_all, is_turned
+from reincli.data.check import FileReport, inspect_all, is_turned, require_pixels
 from reincli.data.labels import IGNORE
 from reincli.data.loading import complaint, load_label, open_pair, value_hint
 from reincli.data.sampling import RareClasses
@@ -126,10 +126,12 @@ class TrainDataset(Dataset[dict[str, Any]]):
 
 
 def eval_size(height: int, width: int, size: str) -> tuple[int, int]:
-    """The (height, width) at which an image is predicted, `size` being 'WxH' (ratio kept) or 'native'."""
+    """The (height, width) at which an image is predicted: `size` is 'WxH' (ratio kept), 'WxH!' (exact) or 'native'."""
     target = parse_size(size)
     if target is None:
         return height, width
+    if is_exact(size):
+        return target[1], target[0]
     return transforms.keep_ratio_size(height, width, max(target), min(target))
 
 
@@ -172,6 +174,7 @@ class EvalDataset(Dataset[dict[str, Any]]):
             images: (3, H, W) uint8 RGB tensors, at each scale of the test size.
             label: (h, w) uint8 class indices (numpy) at the size of the label file, or None.
             original_size: (h, w) of the image file.
+            size: (h, w) at which it is predicted, at scale 1.
             sample: the sample.
         """
         sample = self.samples[index]
@@ -186,6 +189,7 @@ class EvalDataset(Dataset[dict[str, Any]]):
             "images": [to_tensor(transforms.resize_image(image, size)) for size in sizes],
             "label": label,
             "original_size": (height, width),
+            "size": whole,
             "sample": sample,
         }
 
@@ -196,7 +200,7 @@ def check_labels(
     *,
     on_file: Callable[[], None] | None = None,
     threads: int = 4,
-) -> None:
+) -> dict[str, np.ndarray]:
     """Read all labels and raise for values that are not declared, sizes unlike the image's, unreadable files.
 
     Args:
@@ -205,17 +209,22 @@ def check_labels(
         on_file: called after every file, in this thread.
         threads: files read at a time (decoding runs outside of the interpreter's lock).
 
+    Returns:
+        (256,) int64 pixels by stored value, by dataset.
+
     Raises:
-        ReinError: naming the first files at fault.
+        ReinError: naming the first files at fault, or that there is no pixel of any class.
     """
     faults: list[str] = []
+    pixels = {sample.dataset: np.zeros(256, np.int64) for sample in samples}
     hint = ""
     reports = inspect_all(samples, tables, threads=threads)
     for report in reports:
         fault = _fault(report, tables[report.sample.dataset])
         if fault:
-            hint = hint or value_hint(report.sample)
+            hint = hint or _hint(report)
             faults.append(fault)
+        pixels[report.sample.dataset] += report.stored
         if on_file is not None:
             on_file()
         if len(faults) == CHECK_LIMIT:
@@ -223,6 +232,18 @@ def check_labels(
     reports.close()
     if faults:
         raise ReinError("; ".join(faults) + ".", hint)
+    for dataset, stored in pixels.items():
+        require_pixels(stored, tables[dataset], f"the {len(samples)} labels of '{dataset}'")
+    return pixels
+
+
+def _hint(report: FileReport) -> str:
+    """What to do about a pair at fault."""
+    if report.unreadable:
+        return report.hint
+    if report.undeclared:
+        return value_hint(report.sample)
+    return "Bring the label that belongs to the image, in its size, or take the pair out of both folders."
 
 
 def _fault(report: FileReport, table: np.ndarray) -> str | None:

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reincli.config import OwnDataset
+from reincli.data.stored import Colors, colors_of
 
 DATASETS = ("cityscapes", "gta", "synthia", "urbansyn", "mapillary", "bdd100k", "acdc", "cityscapes-c")
 """Names of the built-in datasets."""
+NO_CONVERSION = ("bdd100k", "urbansyn")
+"""Those whose labels come as class indices."""
 TRAINING_ONLY = ("gta", "synthia", "urbansyn")
 CONDITIONS = ("night", "fog", "rain", "snow")
 """Conditions of ACDC, in the order in which they are reported."""
@@ -56,6 +59,7 @@ class Folders:
         base: leading part of `images` that is kept in the names of the samples.
         listed: a text file of image names a line; only those are taken.
         lone: names without suffix that were released without a partner; they are passed over.
+        colors: in which labels may be painted, with the stored values they stand for; None: none.
     """
 
     images: str
@@ -67,6 +71,7 @@ class Folders:
     base: str = ""
     listed: str | None = None
     lone: frozenset[str] = frozenset()
+    colors: Colors | None = None
 
 
 def split_folders(root: Path) -> dict[str, dict[str, tuple[Folders, ...]]]:
@@ -156,6 +161,15 @@ def corruption_of(domain: str) -> tuple[str, int] | None:
 def own_folders(own: OwnDataset) -> dict[str, tuple[Folders, ...]]:
     """Folders of a dataset described in TOML, by split."""
     return {
-        split: (Folders(s.images, s.labels, s.image_suffix, (s.label_suffix,), s.domain or split),)
+        split: (
+            Folders(
+                s.images,
+                s.labels,
+                s.image_suffix,
+                (s.label_suffix,),
+                s.domain or split,
+                colors=colors_of(own),
+            ),
+        )
         for split, s in own.splits.items()
     }

@@ -16,11 +16,12 @@ import numpy as np
 from reincli.data.check import is_turned
 from reincli.data.compact import open_compact
 from reincli.data.labels import IGNORE, count_values
-from reincli.data.layouts import DATASETS
+from reincli.data.layouts import DATASETS, NO_CONVERSION
 from reincli.data.sources import UNDECLARED, Sample
+from reincli.data.stored import read_values
 from reincli.data.transforms import ArrayPixels, Pixels
 from reincli.errors import ReinError
-from reincli.media.images import jpeg_size, read_image, read_image_like, read_label
+from reincli.media.images import jpeg_size, read_image, read_image_like
 
 SHRINKS = (8, 4, 2)
 """Factors by which a JPEG decoder can shrink an image on the way."""
@@ -95,7 +96,7 @@ def load_label(sample: Sample, table: np.ndarray) -> np.ndarray:
     """
     if sample.label is None:
         raise ReinError(f"The image '{sample.image}' has no label.", "Choose a split with labels.")
-    stored = read_label(sample.label)
+    stored = read_values(sample.label, sample.colors)
     if cv2.countNonZero(cv2.LUT(stored, (table == UNDECLARED).astype(np.uint8))):
         found = np.flatnonzero((count_values(stored) > 0) & (table == UNDECLARED))
         raise _undeclared(sample, [int(value) for value in found], table)
@@ -120,6 +121,11 @@ def complaint(sample: Sample, values: Sequence[int], table: np.ndarray) -> str:
 
 def value_hint(sample: Sample) -> str:
     """What to do about values that are not declared."""
+    if sample.dataset in NO_CONVERSION:
+        return (
+            f"Bring the labels that '{sample.dataset}' is trained on: class indices (0-18, 255) of its semantic "
+            "segmentation, not those of another task."
+        )
     if sample.dataset in DATASETS:
         return f"Prepare the labels again: rein prepare-data {sample.dataset} --force"
     return f"Declare the values under data.own.{sample.dataset} (classes, ignore, map), or mend the files."

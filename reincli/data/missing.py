@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +12,12 @@ from reincli.data.downloads import names_for, unfinished
 from reincli.data.layouts import DATASETS, HOMES
 from reincli.errors import ReinError
 
+OLD_TREES = {"bdd100k": (("seg/images", "images/10k"), ("seg/labels", "labels/sem_seg/masks"))}
+"""Folders of an older download, and where their content belongs."""
 DEPTH = 2
 """Levels below a folder that are searched for the dataset."""
+PICTURES = (".png", ".jpg", ".jpeg", ".jp2", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+"""Suffixes of what may be meant as images."""
 HEIGHT = 4
 """Levels above it."""
 
@@ -19,7 +25,9 @@ HEIGHT = 4
 def hint(dataset: str, root: Path, folder: str = "", *, prepare: bool = False) -> str:
     """What brings a dataset, or a folder of it, that is missing or not prepared."""
     if dataset not in DATASETS:
-        return "Check the folders and suffixes of its description; they are relative to its root."
+        beside = _nearest_folder(root, folder)
+        near = f" Did you mean '{beside}'?" if beside else ""
+        return f"Mend the folder or its root in the description; it is relative to '{root}'.{near}"
     command = f"rein prepare-data {dataset}" + ("" if root == Path("data") / dataset else f" {root}")
     if prepare and dataset not in ("bdd100k", "urbansyn"):
         return f"Prepare the labels: {command}"
@@ -30,6 +38,29 @@ def hint(dataset: str, root: Path, folder: str = "", *, prepare: bool = False) -
     files = names_for(dataset, folder)
     what = f"{files} from {HOMES[dataset]}" if files else f"it from {HOMES[dataset]}"
     return f"Get {what}, put it into '{root}', packed or unpacked, then: {command}"
+
+
+def no_image(folder: Path, suffix: str, dataset: str, otherwise: str) -> ReinError:
+    """The error for a folder without images of the expected suffix: says which others are there, how many of each.
+
+    Args:
+        folder: searched. suffix: expected. otherwise: the hint where nothing else is there either.
+    """
+    there: Counter[str] = Counter()
+    for _, _, names in os.walk(folder, followlinks=True):
+        there.update(Path(name).suffix for name in names if not name.startswith("."))
+    counted = ", ".join(f"{count} {end or 'without suffix'}" for end, count in there.most_common(4))
+    message = f"No image '*{suffix}' is in '{folder}'" + (
+        f"; there are {counted}." if counted else ": it is empty."
+    )
+    pictures = [end for end, _ in there.most_common() if end.lower() in PICTURES]
+    if not pictures:
+        return ReinError(message, otherwise)
+    if dataset in DATASETS:
+        return ReinError(
+            message, f"'{dataset}' is read with the names of its download: give the images as '*{suffix}'."
+        )
+    return ReinError(message, f'Write image_suffix = "{pictures[0]}" in the description of this split.')
 
 
 def missing_folder(folder: str, root: Path, dataset: str) -> ReinError:
@@ -44,8 +75,20 @@ def missing_folder(folder: str, root: Path, dataset: str) -> ReinError:
             shown = root.parent if step == 0 else above
             level = "one level higher" if step == 0 else "higher"
             return ReinError(message, f"It lies {level}, in '{shown}': that is the dataset's folder.")
+    for old, new in OLD_TREES.get(dataset, ()):
+        place = next((each for each in (root, *_below(root, 1)) if (each / old).is_dir()), None)
+        if folder.startswith(new) and place is not None:
+            moves = " and ".join(f"'{place / old}' to '{root / new}'" for old, new in OLD_TREES[dataset])
+            return ReinError(message, f"It is there in the older layout: move {moves}.")
     prepared = folder.startswith(("cityscapes_trainIdLabel", "half"))
     return ReinError(message, hint(dataset, root, folder, prepare=prepared))
+
+
+def _nearest_folder(root: Path, folder: str) -> str:
+    """A folder below the root that a mistyped one may stand for; '' where none is near."""
+    there = [place.relative_to(root).as_posix() for place in _below(root, 3)] if root.is_dir() else []
+    close = difflib.get_close_matches(folder.replace("\\", "/"), there, n=1, cutoff=0.7) if folder else []
+    return close[0] if close else ""
 
 
 def _below(root: Path, depth: int) -> Iterator[Path]:

@@ -15,7 +15,8 @@ from reincli.config import DataSettings
 from reincli.data.index import list_files
 from reincli.data.labels import CITYSCAPES, IGNORE, Classes
 from reincli.data.layouts import TRAINING_ONLY, Folders, own_folders, split_folders
-from reincli.data.missing import hint, missing_folder
+from reincli.data.missing import hint, missing_folder, no_image
+from reincli.data.stored import Colors
 from reincli.errors import ReinError, nearest
 
 UNDECLARED = -1
@@ -32,6 +33,7 @@ class Sample:
         dataset: name of the dataset, which decides its label table and test size.
         domain: name under which it is scored.
         name: posix path relative to the dataset's image folder.
+        colors: in which its label may be painted, see `stored`.
     """
 
     image: Path
@@ -39,6 +41,7 @@ class Sample:
     dataset: str
     domain: str
     name: str
+    colors: Colors | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,11 @@ def find_pairs(
         if label is None:
             without_label.append(name)
         path = None if label is None else Path(label_base + "/" + label)
-        samples.append(Sample(Path(base + "/" + name), path, dataset, folders.domain, folders.base + name))
+        samples.append(
+            Sample(
+                Path(base + "/" + name), path, dataset, folders.domain, folders.base + name, folders.colors
+            )
+        )
     known = set(keys.values())
     without_image = [] if folders.listed else [label for key, label in labels.items() if key not in known]
     lone += [label for label in without_image if Path(label).stem.removesuffix("_train_id") in folders.lone]
@@ -217,9 +224,7 @@ def find_samples(source: str, data: DataSettings, *, need_labels: bool = True) -
         pairs = find_pairs(folders, root, dataset, with_labels=present)
         if not pairs.samples:
             where = root / folders.images
-            raise ReinError(
-                f"No image '*{folders.image_suffix}' is in '{where}'.", hint(dataset, root, folders.images)
-            )
+            raise no_image(where, folders.image_suffix, dataset, hint(dataset, root, folders.images))
         if need_labels:
             _require_partners(pairs, folders, root, dataset)
         samples += pairs.samples
@@ -237,7 +242,8 @@ def _require_partners(pairs: Pairs, folders: Folders, root: Path, dataset: str) 
         count = len(pairs.without_image)
         message = f"{count} labels in '{where}' have no image in '{root / folders.images}'"
         raise ReinError(
-            f"{message}: {some(pairs.without_image)}.", "Bring the images, or remove these labels."
+            f"{message}: {some(pairs.without_image)}.",
+            "Bring the images: a part of the download, or their folder, is missing. Else take the labels out.",
         )
 
 

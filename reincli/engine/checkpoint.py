@@ -7,7 +7,7 @@ model trained here runs in the original, and the original's checkpoints are read
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,11 @@ from torch import Tensor
 
 from reincli.config import Settings
 from reincli.data.labels import Classes
-
-# find_backbone, load_backbone and write_file: for callers that take all about a model's files from here
-from reincli.engine.backbone_files import find_backbone as find_backbone
-from reincli.engine.backbone_files import load_backbone as load_backbone
+from reincli.engine.backbone_files import load_backbone
 from reincli.engine.fingerprint import Fingerprint, fingerprint_of, read_fingerprint, require_same
 from reincli.engine.recognition import preset_of
 from reincli.engine.validation import damaged, iteration_of, own_fields, require_finite
 from reincli.engine.weight_files import read_file
-from reincli.engine.weight_files import write_file as write_file
 from reincli.errors import ReinError
 from reincli.model import foundation, weights
 from reincli.model.segmentor import Segmentor
@@ -122,21 +118,28 @@ def original_content(model: Segmentor, classes: Classes, iteration: int) -> dict
     return {"meta": meta, "state_dict": state}
 
 
-def settings_for(checkpoint: Checkpoint, given: Settings | None, backbone: Path | None = None) -> Settings:
-    """Settings to use with a checkpoint: as given, its own, or those of the one preset that fits.
+def settings_for(
+    checkpoint: Checkpoint,
+    given: Settings | None,
+    backbone: Path | None = None,
+    *,
+    scored: Sequence[str] | None = None,
+    notes: list[str] | None = None,
+) -> Settings:
+    """Settings to use with a checkpoint: as given, its own, or those of the preset that fits.
 
     Args:
         checkpoint: read. given: chosen by the user, or None.
-        backbone: its file, if the user gave one; see `recognition.preset_of`.
+        backbone: its file, if the user gave one. scored, notes: see `recognition.preset_of`.
 
     Raises:
-        ReinError: an original checkpoint that several presets fit, or none, lists them.
+        ReinError: an original checkpoint that no preset fits, or several that score otherwise.
     """
     if given is not None:
         return given
     if checkpoint.settings is not None:
         return checkpoint.settings
-    return preset_of(checkpoint.state, checkpoint.path, backbone)
+    return preset_of(checkpoint.state, checkpoint.path, backbone, scored=scored, notes=notes)
 
 
 def load_frozen(

@@ -2,51 +2,58 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
 import pickle
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import torch
+from torch import Tensor
 
 from reincli.engine.archive import is_archive, read_archive
+from reincli.engine.file_kinds import INDEX, SAFETENSORS, ZIP, kind_of
+from reincli.engine.tensor_pickle import ForbiddenError, read_tensors
 from reincli.engine.validation import check_content, check_file
 from reincli.errors import ReinError
 from reincli.media.images import replace_whole
 
+FOLDER = (
+    "model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin",
+)  # fmt: skip
+"""Files in which a folder of Hugging Face keeps a model, the first that is there."""
 
-def read_file(path: Path) -> Any:
-    """Content of a `.pth`/`.pt` or `.safetensors` file. No code in it is ever run.
+
+def read_file(path: Path, *, map_only: bool = False) -> Any:
+    """Content of a weights file, known by its first bytes. No code in it is ever run.
+
+    Args:
+        path: a file of `torch.save`, TorchScript or safetensors; the index of a model in parts; or the folder in
+            which such a model lies.
+        map_only: leave the numbers in the file until they are asked for, to look at names and shapes alone.
 
     Raises:
-        ReinError: no such file, cut short, no weights at all, or a pickle that asks for more than tensors.
+        ReinError: no such file, cut short, no weights at all, or a pickle that asks for what runs programs.
     """
-    if path.is_dir():
-        raise ReinError(
-            f"'{path}' is a folder; a weights file was expected.", "Give a .pth or .safetensors file."
-        )
+    path = _in_folder(path) if path.is_dir() else path
     if not path.exists():
         raise ReinError(f"There is no weights file at '{path}'.", "Check the path.")
-    content = _load(path)
+    content = _load(path, map_only)
     check_content(content, path)
     return content
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path, map_only: bool) -> Any:
     try:
         check_file(path)
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        if is_archive(path):
-            return read_archive(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return _read(path, kind_of(path), map_only)
     except ReinError:
         raise
-    except pickle.UnpicklingError as error:
-        raise _refused(path, error) from None
+    except ForbiddenError as error:
+        raise ReinError(
+            f"'{path}' asks to run code while loading ({error}); it was refused and nothing was run.",
+            "No weights need that: fetch the file from its publisher, as .safetensors where there is one.",
+        ) from None
     except PermissionError:
         raise ReinError(f"No permission to read '{path}'.", "Check its owner and mode.") from None
     except MemoryError:
@@ -54,29 +61,72 @@ def _load(path: Path) -> Any:
             f"'{path}' does not fit into memory.", "It may be damaged: compare its size."
         ) from None
     except (Exception, RecursionError) as error:  # every library names a damaged file in its own way
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        reason = _sentence(str(error)) or type(error).__name__
         raise ReinError(
             f"'{path}' ({path.stat().st_size:,} bytes) cannot be read as weights: {reason}.",
             "It is cut short, damaged, or another kind of file: fetch it again and compare its size.",
         ) from None
 
 
-def _refused(path: Path, error: Exception) -> ReinError:
-    with open(path, "rb") as file:
-        start = file.read(4)
-    if not start.startswith(b"PK") and not start.startswith(b"\x80"):
-        return ReinError(
-            f"'{path}' is not a weights file (it starts with {start!r}).", "Give a .pth or .safetensors file."
+def _sentence(text: str, most: int = 120) -> str:
+    """The first sentence of a library's message, cut between words."""
+    line = text.strip().partition("\n")[0].partition(". ")[0].rstrip(".")
+    return line if len(line) <= most else line[:most].rsplit(" ", 1)[0] + " ..."
+
+
+def _in_folder(folder: Path) -> Path:
+    found = next((folder / name for name in FOLDER if (folder / name).is_file()), None)
+    if found is None:
+        raise ReinError(
+            f"'{folder}' is a folder without {FOLDER[1]} or {FOLDER[3]}; a weights file was expected.",
+            "Give a .pth or .safetensors file.",
         )
-    names: list[str] = []
-    with contextlib.suppress(Exception):
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    found = f": {', '.join(names[:3])}" if names else ""
-    return ReinError(
-        f"'{path}' asks to run code while loading{found}; it was refused and nothing was run.",
-        "Save its tensors alone where you trust it: "
-        "torch.save({'state_dict': checkpoint['state_dict']}, 'weights.pth'), or use safetensors.",
-    )
+    return found
+
+
+def _read(path: Path, kind: str, map_only: bool) -> Any:
+    if kind == SAFETENSORS:
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    if kind == INDEX:
+        return _read_parts(path, map_only)
+    if kind == ZIP and is_archive(path):
+        try:
+            return read_archive(path)
+        except pickle.UnpicklingError as error:
+            raise ForbiddenError(str(error)) from None
+    try:
+        if path.suffix == ".safetensors":  # torch goes by the suffix of a path
+            with open(path, "rb") as file:
+                return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=map_only and kind == ZIP)
+    except pickle.UnpicklingError:
+        return read_tensors(path)  # it holds more than tensors
+
+
+def _read_parts(index: Path, map_only: bool) -> dict[str, Tensor]:
+    """All tensors of a model in parts, by its list {"weight_map": {tensor: file}}."""
+    table = json.loads(index.read_text("utf-8")).get("weight_map")
+    if not isinstance(table, dict) or not table:
+        raise ReinError(f"'{index}' lists no parts (no weight_map).", "Fetch it again from the model's page.")
+    parts = sorted({str(name) for name in table.values()})
+    missing = [name for name in parts if Path(name).name != name or not (index.parent / name).is_file()]
+    if missing:
+        raise ReinError(
+            f"{len(missing)} of {len(parts)} parts that '{index}' lists are not beside it: {missing[0]}.",
+            f"Fetch them into '{index.parent}'.",
+        )
+    result: dict[str, Tensor] = {}
+    for name in parts:
+        result |= read_file(index.parent / name, map_only=map_only)
+    absent = [name for name in table if name not in result]
+    if absent:
+        raise ReinError(
+            f"{len(absent)} tensors that '{index}' lists are in none of its parts: {absent[0]}.",
+            "Fetch the parts again: they are of another version.",
+        )
+    return result
 
 
 def write_file(path: Path, content: Any) -> None:

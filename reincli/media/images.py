@@ -22,8 +22,9 @@ from reincli.errors import ReinError
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_HEAD = 33  # bytes of signature and header
-_PALETTE = 3  # colour type of a palette PNG; 0 is grey
+_GREY, _PALETTE = 0, 3  # colour types of a PNG
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # marks that the size follows
+_JPEG_START = b"\xff\xd8\xff"
 _ORIENTATION = 0x0112  # number of the EXIF note
 _JPEG_PIXELS = (0xD9, 0xDA)  # end of the image, start of its pixels
 _OPEN_FILE = re.compile(r"/(?:proc/self|dev)/fd/(\d+)")
@@ -58,25 +59,86 @@ def read_bytes(path: Path, what: str) -> np.ndarray:
 
 def _decode(path: Path, flags: int, what: str, *, indices: bool = False) -> np.ndarray:
     data = read_bytes(path, what)
-    bits = _palette_bits(data) if indices else 0
+    bits, palette = _few_bits(data) if indices else (0, False)
+    if data.size and picture_kind(path) == "HEIC":  # a decoder may give the first of its tiles alone
+        raise _why_not(path, data, what)
     try:
-        array = cv2.imdecode(_palette_to_grey(data) if bits else data, flags) if data.size else None
+        array = cv2.imdecode(_palette_to_grey(data) if palette else data, flags) if data.size else None
     except (cv2.error, ValueError):
         array = None
     if array is not None and 0 < bits < 8:
         array = array // (255 // (2**bits - 1))  # OpenCV stretches grey of few bits to 0-255
     if array is None:
-        raise ReinError(
-            f"Cannot decode the {what} '{path}' ({data.size} bytes).",
-            "The file is damaged, cut short or no image: fetch it again or remove it.",
-        )
+        raise _why_not(path, data, what)
     return array
 
 
-def _palette_bits(data: np.ndarray) -> int:
-    """Bits an index of a palette PNG takes; 0 for every other file."""
+HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+"""What an HEIF file says of itself; such photographs are often made of tiles."""
+
+
+def picture_kind(path: Path) -> str:
+    """'HEIC', 'AVIF' or 'GIF' by the first bytes of a file; '' for every other."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64)
+    except OSError:
+        return ""
+    if start.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    if start[4:8] == b"ftyp":
+        brands = {
+            start[8:12],
+            *(start[n : n + 4] for n in range(16, min(int.from_bytes(start[:4], "big"), 64), 4)),
+        }
+        if brands & {b"avif", b"avis"}:
+            return "AVIF"
+        if brands & set(HEIF_BRANDS):
+            return "HEIC"
+    return ""
+
+
+def _why_not(path: Path, data: np.ndarray, what: str) -> ReinError:
+    """Why a file cannot be decoded: what it is instead of a damaged image, where that can be told."""
+    kind, size = picture_kind(path), _png_size(data)
+    if kind == "HEIC":
+        return ReinError(
+            f"The {what} '{path}' is an HEIC photo, which is not read here.",
+            "Convert it to JPEG or PNG (any photo program, or: magick IN.heic OUT.jpg).",
+        )
+    if kind:
+        return ReinError(
+            f"The {what} '{path}' is a {kind} that OpenCV does not read.", "Save it as PNG or JPEG."
+        )
+    if size is not None and size[0] * size[1] > 1 << 30:
+        return ReinError(
+            f"The {what} '{path}' has {size[0]}x{size[1]} pixels, more than OpenCV reads (2^30).",
+            "Cut it into tiles, or raise the limit: set OPENCV_IO_MAX_IMAGE_PIXELS before the command.",
+        )
+    if data[:4].tobytes() in (b"II*\0", b"MM\0*"):
+        return ReinError(
+            f"Cannot decode the {what} '{path}', a TIFF: it is damaged, or of a kind that OpenCV does not read.",
+            "Save it anew with 8 or 16 bits a channel; samples of 32 bits are not read.",
+        )
+    return ReinError(
+        f"Cannot decode the {what} '{path}' ({data.size} bytes).",
+        "The file is damaged, cut short or no image: fetch it again.",
+    )
+
+
+def _png_size(data: np.ndarray) -> tuple[int, int] | None:
+    header = data[:24].tobytes()
+    if header[:8] != _PNG_SIGNATURE or len(header) < 24:
+        return None
+    return int.from_bytes(header[16:20], "big"), int.from_bytes(header[20:24], "big")
+
+
+def _few_bits(data: np.ndarray) -> tuple[int, bool]:
+    """Bits that a value of a palette or grey PNG takes, and whether it has a palette; (0, False) for other files."""
     header = data[:26].tobytes()
-    return header[24] if header[:8] == _PNG_SIGNATURE and len(header) == 26 and header[25] == _PALETTE else 0
+    if header[:8] != _PNG_SIGNATURE or len(header) < 26 or header[25] not in (_GREY, _PALETTE):
+        return 0, False
+    return header[24], header[25] == _PALETTE
 
 
 def _palette_to_grey(data: np.ndarray) -> np.ndarray:
@@ -169,12 +231,19 @@ def jpeg_size(path: Path) -> tuple[int, int] | None:
 def read_stored(path: Path) -> np.ndarray:
     """A label file as stored: (H, W) or (H, W, channels), uint8 or uint16, channels in OpenCV's order.
 
-    Palette PNGs give their indices, not their colours.
+    Palette PNGs give their indices, not their colours; grey ones of 1, 2 or 4 bits the values as stored.
 
     Raises:
-        ReinError: no such file, no permission, or not decodable.
+        ReinError: no such file, no permission, not decodable, or a JPEG, whose values are not those written.
     """
-    return _decode(path, cv2.IMREAD_UNCHANGED, "label", indices=True)
+    stored = _decode(path, cv2.IMREAD_UNCHANGED, "label", indices=True)
+    with open(path, "rb") as file:
+        if file.read(3) == _JPEG_START:
+            raise ReinError(
+                f"The label '{path}' is a JPEG: its compression changes values at every edge.",
+                "Get the labels as PNG, from where they were painted; converting the JPEG does not bring them back.",
+            )
+    return stored
 
 
 def read_label(path: Path) -> np.ndarray:

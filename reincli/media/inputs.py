@@ -15,10 +15,14 @@ from typing import Literal
 import cv2
 
 from reincli.errors import ReinError
+from reincli.media.images import picture_kind
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jp2", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp",
                   ".ogv", ".mts", ".m2ts")  # fmt: skip
+OTHER_PICTURES = (".gif", ".avif", ".heic", ".heif", ".jxl", ".psd", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef",
+                  ".arw")  # fmt: skip
+"""Pictures that are passed over in folders, and counted."""
 LIST_SUFFIXES = (".txt", ".lst")
 CAMERA = re.compile(r"camera:(\d{1,4})")
 
@@ -50,11 +54,12 @@ class Input:
 
 @dataclass
 class Inputs:
-    """Everything that was named: files, numbers of cameras, and what is not there."""
+    """Everything that was named: files, numbers of cameras, what is not there, pictures passed over by suffix."""
 
     files: list[Input] = field(default_factory=list)
     cameras: list[int] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    passed: Counter[str] = field(default_factory=Counter)
 
 
 def find_inputs(
@@ -87,6 +92,8 @@ def find_inputs(
             result.cameras.append(int(camera[1]))
             continue
         files = _files(text, out, suffix, match, result.missing)
+        if suffix is None and Path(text).is_dir():
+            result.passed += _passed_over(Path(text), out)
         for file, name in files:
             found.setdefault(Path(os.path.realpath(file)), (file, name))
     if not found and not result.cameras:
@@ -116,7 +123,7 @@ def kind_of(path: Path) -> Kind:
     suffix = path.suffix.lower()
     if suffix in VIDEO_SUFFIXES:
         return "video"
-    if suffix in IMAGE_SUFFIXES or cv2.haveImageReader(str(path)):
+    if suffix in IMAGE_SUFFIXES or picture_kind(path) or cv2.haveImageReader(str(path)):
         return "image"
     from reincli.media.video import Video
 
@@ -156,11 +163,17 @@ def _walk(folder: Path, drawn: Path, suffix: str | None, match: str | None) -> I
         for name in sorted(files):
             path = Path(parent, name)
             relative = path.relative_to(folder).as_posix()
-            wanted = name.endswith(suffix) if suffix else _is_known(name)
+            wanted = name.endswith(suffix) if suffix is not None else _is_known(name)
             if match and not (fnmatch.fnmatch(relative, match) or fnmatch.fnmatch(name, match)):
                 wanted = False
             if wanted and not name.startswith("."):
                 yield path
+
+
+def _passed_over(folder: Path, out: Path) -> Counter[str]:
+    """Pictures of kinds that are not taken from folders, by suffix."""
+    every = (path for path in _walk(folder, out.resolve(), "", None))
+    return Counter(path.suffix.lower() for path in every if path.suffix.lower() in OTHER_PICTURES)
 
 
 def _is_known(name: str) -> bool:

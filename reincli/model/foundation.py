@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -17,43 +16,9 @@ from reincli.model.backbones import Backbone
 from reincli.model.families import FAMILIES, OWN
 from reincli.model.layouts import HEADS, LAYOUTS, Layout, State
 from reincli.model.weights import is_original
+from reincli.model.wrappers import plain_backbone as plain_backbone
+from reincli.model.wrappers import unwrap as unwrap
 from reincli.ops.resample import resize_grid, resize_kernel, resize_positions
-
-WRAPPERS = ("state_dict", "model", "teacher", "model_state", "module")
-
-
-def unwrap(content: object) -> dict[str, Tensor]:
-    """The state dict inside a loaded file: itself, or under one of the usual keys; a shared prefix is cut.
-
-    Raises:
-        ReinError: no tensors there.
-    """
-    while isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
-        raise ReinError(
-            "The file holds no weights (no table of tensors).", "Expected a state dict, .pth or .safetensors."
-        )
-    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    prefix = "module."
-    if all(name.startswith(prefix) for name in state):
-        state = {name[len(prefix) :]: value for name, value in state.items()}
-    return state
-
-
-def plain_backbone(state: State) -> dict[str, Tensor]:
-    """The backbone's tensors under its own names, out of a backbone file or of a whole model's state dict."""
-    if not any(name.startswith("backbone.") for name in state):
-        return dict(state)
-    trained = ("backbone.reins.", "backbone.fpn")  # the rest of the original's backbones is frozen
-    return {
-        name.removeprefix("backbone."): value
-        for name, value in state.items()
-        if name.startswith("backbone.") and not name.startswith(trained)
-    }
 
 
 @dataclass(frozen=True)
@@ -89,6 +54,7 @@ def recognise_backbone(
     Raises:
         ReinError: it is none of the families, with a word on what it looks like.
     """
+    _refuse_other_model(state, path)
     for layout in LAYOUTS.values():
         renamed = layout.published(state) if layout.signs else None
         if renamed is not None:
@@ -110,7 +76,8 @@ def _facts(state: State, layout: Layout, path: str, prefer: tuple[int, int] | No
         if table.ndim == 4:
             grid = (table.shape[1], table.shape[2])
         else:
-            grid = grid_of(table.shape[-2] - layout.prefix, path, prefer)
+            cells = table.reshape(-1, table.shape[-1])[layout.prefix :]
+            grid = grid_of(len(cells), path, prefer, cells)
     return BackboneFacts(name_of(layout, width, len(blocks)), layout, width, len(blocks), patch, grid)
 
 
@@ -120,6 +87,30 @@ def name_of(layout: Layout, width: int, blocks: int) -> str:
         if (family.kind, family.widths[0], family.blocks) == (layout.kind, width, blocks):
             return name
     return OWN if layout.kind == "dinov2" else f"another {layout.title}"
+
+
+REGISTERED = {384: "small", 768: "base", 1024: "large", 1536: "giant"}
+"""Sizes of DINOv2 with registers by width, as timm calls them."""
+
+
+def _refuse_other_model(state: State, path: str) -> None:
+    """Name models that timm carries and these tables do not, and what to write to use them."""
+    name = title = None
+    if {"pos_embed", "blocks.0.ls1.gamma"} <= set(state) and {"register_tokens", "reg_token"} & set(state):
+        title = "DINOv2 with registers"
+        size = REGISTERED.get(state["blocks.0.ls1.gamma"].shape[0])
+        name = f"vit_{size}_patch14_reg4_dinov2" if size else None
+    elif {"conv1.weight", "layer1.0.conv3.weight", "layer3.5.conv1.weight"} <= set(state):
+        title = "a ResNet with one convolution in its stem (the method's form, v1c, has three)"
+        depth = {6: 50, 23: 101, 36: 152}.get(
+            len({name.split(".")[1] for name in state if name.startswith("layer3.")})
+        )
+        name = f"resnet{depth}" if depth else None
+    if title is not None:
+        raise ReinError(
+            f"'{path}' is {title}: a model of timm's, another than those of the tables.",
+            f"Use it as it is: --set model.backbone.name={name or 'NAME'} --backbone {path}",
+        )
 
 
 def looks_like(state: State) -> str:
@@ -132,8 +123,12 @@ def looks_like(state: State) -> str:
         return "it looks like a part of CLIP, or a CLIP with another image tower"
     if "register_tokens" in state:
         return "it looks like a ViT with register tokens"
+    if any("_flat_param" in name for name in state):
+        return "it looks like flattened parts of FSDP; save the full state dict"
     if "conv1.weight" in state and "layer1.0.conv1.weight" in state:
         return "it looks like a ResNet with a plain stem; the v1c form has three convolutions there"
+    if any("embeddings.patch_embeddings." in name for name in state):
+        return "it looks like another model in the names of Hugging Face's transformers"
     if any("rope" in name for name in state):
         return "it looks like EVA or DINOv3 of another form"
     if any(name.startswith(("layer1.", "stem.", "stages.")) for name in state):
@@ -144,8 +139,13 @@ def looks_like(state: State) -> str:
     return f"its first tensor is '{first}'"
 
 
-def grid_of(count: int, path: str = "", prefer: tuple[int, int] | None = None) -> tuple[int, int]:
-    """The (h, w) of a position grid from the number of its cells: `prefer` if it fits, a square, or twice as wide.
+def grid_of(
+    count: int, path: str = "", prefer: tuple[int, int] | None = None, cells: Tensor | None = None
+) -> tuple[int, int]:
+    """The (h, w) of a position grid: `prefer` if it fits, a square, what the cells themselves say, or twice as wide.
+
+    Args:
+        count: of the cells. cells: (h*w, C) the positions: in their true shape, cells above each other are alike.
 
     Raises:
         ReinError: none of these fits.
@@ -155,13 +155,32 @@ def grid_of(count: int, path: str = "", prefer: tuple[int, int] | None = None) -
     side = math.isqrt(count)
     if side * side == count:
         return side, side
+    found = _grid_of_likeness(cells) if cells is not None else None
+    if found is not None:
+        return found
     half = math.isqrt(count // 2)
     if half * half * 2 == count:
         return half, 2 * half
     raise ReinError(
-        f"'{path}' stores {count} positions, which is no square grid.",
+        f"'{path}' stores {count} positions, which is no square grid, and they do not show its shape.",
         "Convert the raw file for the size you need.",
     )
+
+
+def _grid_of_likeness(cells: Tensor) -> tuple[int, int] | None:
+    """The one shape, no longer than 4:1, in which cells above each other are clearly more alike than in all others."""
+    if cells.device.type == "meta":
+        return None
+    count, cells = len(cells), cells.float()
+    apart: list[tuple[float, tuple[int, int]]] = []
+    for height in range(2, count // 2 + 1):
+        if count % height == 0 and max(height, count // height) <= 4 * min(height, count // height):
+            width = count // height
+            apart.append((float((cells[width:] - cells[:-width]).square().mean()), (height, width)))
+    apart.sort()
+    if len(apart) == 1 or (len(apart) > 1 and apart[0][0] < 0.7 * apart[1][0]):
+        return apart[0][1]
+    return None
 
 
 def convert_backbone(

@@ -129,7 +129,7 @@ class MaskDecoder(nn.Module):
             raise ValueError("this decoder takes its queries from adapters, but none were given")
         features = self.query_features if self.to_features is None else self.to_features(positions)
         assert features is not None
-        batch = len(pixels.mask_features)
+        batch = pixels.mask_features.shape[0]
         queries = features.expand(batch, -1, -1)
         memories = [m + e for m, e in zip(pixels.memories, self.level_embed, strict=True)]
         keys = [

@@ -135,13 +135,24 @@ class ViT(nn.Module):
         if self.stream is not None:
             self.stream.merge_gains()
 
+    @torch.no_grad()
+    def fix_positions(self, size: tuple[int, int]) -> None:
+        """Store the positions of one input size (H, W) in place of the training crop's: for models of one size."""
+        grid = (size[0] // self.patch_size, size[1] // self.patch_size)
+        stored = self.body.pos_embed
+        if stored is not None:
+            positions = ViT.positions(self, grid)
+            assert positions is not None
+            self.body.pos_embed = nn.Parameter(positions.clone(), requires_grad=False)
+        self.grid = grid
+
     def embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
         """Patches and prefix tokens with their positions: (B, P + N, C)."""
         body, positions = self.body, self.positions(grid)
         patches = body.patch_embed.norm(patches_of(images, body.patch_embed.proj))
         leading = [token for token in (body.cls_token, getattr(body, "reg_token", None)) if token is not None]
         stored = positions if positions is not None else leading[0] if leading else patches
-        parts = [token.expand(len(images), -1, -1) for token in leading] + [patches.to(stored.dtype)]
+        parts = [token.expand(images.shape[0], -1, -1) for token in leading] + [patches.to(stored.dtype)]
         if positions is not None and positions.shape[1] == grid[0] * grid[1]:
             parts[-1] = parts[-1] + positions  # the prefix has none
             positions = None
@@ -224,6 +235,13 @@ class ClipViT(ViT):
 
 class SamViT(ViT):
     """SAM's image encoder without its neck: windows of 14, relative positions, no prefix tokens."""
+
+    @torch.no_grad()
+    def fix_positions(self, size: tuple[int, int]) -> None:
+        """As `ViT.fix_positions`; positions are a map (1, h, w, C)."""
+        self.grid = (size[0] // self.patch_size, size[1] // self.patch_size)
+        table = resize_grid(self.body.pos_embed[0], self.grid)[None]
+        self.body.pos_embed = nn.Parameter(table, requires_grad=False)
 
     def embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, N, C), row by row."""

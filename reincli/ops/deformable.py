@@ -59,6 +59,8 @@ def deformable_attention(
         (B, Q, H*D), in the type of `value`: under autocast that is the low type of the projection before. Whatever
         it is, places and sums are worked out in fp32 (places in bf16 would be off by an eighth of a pixel of 64).
     """
+    if exporting():
+        return sample_gathered(value, shapes, locations, weights)
     if _by_triton(value.device, value.shape[3], value.dtype):
         from reincli.ops.deformable_triton import attend
 
@@ -88,6 +90,39 @@ def sample_plain(
     mix = weights.to(kind).transpose(1, 2).reshape(batch * heads, 1, queries, -1)
     mixed = (stacked * mix).sum(-1)  # (B*H, D, Q)
     return mixed.view(batch, heads * width, queries).transpose(1, 2).contiguous().to(value.dtype)
+
+
+def exporting() -> bool:
+    """Whether the model is being written down for another runtime."""
+    probe = getattr(torch.compiler, "is_exporting", None)  # newer than the oldest PyTorch of the range
+    return bool(probe and probe())
+
+
+def sample_gathered(
+    value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
+) -> Tensor:
+    """`deformable_attention` by gathering the four corners of each point: operators that every runtime has."""
+    batch, _, heads, width = value.shape
+    queries, points = locations.shape[1], locations.shape[4]
+    rows = value.transpose(1, 2).float()  # (B, H, N, D)
+    mixed = torch.zeros(1, device=value.device)
+    start = 0
+    for level, (height, across) in enumerate(shapes):
+        where = locations[:, :, :, level].float().transpose(1, 2)  # (B, H, Q, P, 2)
+        share = weights[:, :, :, level].float().transpose(1, 2)
+        x, y = where[..., 0] * across - 0.5, where[..., 1] * height - 0.5
+        left, top = x.floor(), y.floor()
+        for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            column, line = left + right, top + down
+            held_column, held_line = column.clamp(0, across - 1), line.clamp(0, height - 1)
+            inside = ((held_column == column) & (held_line == line)).float()
+            factor = inside * (1 - (x - column).abs()) * (1 - (y - line).abs())  # bilinear
+            index = (held_line * across + held_column).long() + start
+            flat = index.flatten(2)[..., None].expand(-1, -1, -1, width)
+            corner = rows.gather(2, flat).unflatten(2, (queries, points))  # (B, H, Q, P, D)
+            mixed = mixed + (corner * (share * factor)[..., None]).sum(3)
+        start += height * across
+    return mixed.transpose(1, 2).reshape(batch, queries, heads * width).to(value.dtype)
 
 
 def sample_sparse(

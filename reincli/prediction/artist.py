@@ -11,13 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
+from reincli.config import parse_size, test_size
 from reincli.data.check import count_values, undeclared_values
 from reincli.data.labels import CITYSCAPES, IGNORE
 from reincli.data.sources import UNDECLARED, label_table
+from reincli.data.stored import colors_of, read_values
 from reincli.errors import ReinError
 from reincli.media import paint
-from reincli.media.images import read_label
 from reincli.prediction.predict import Predictor
+
+FAR = 2.5
+"""Times its test size from which on a model is told to be far from its scale: twice that size is usual."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,24 @@ class Artist:
     confidence: bool = False
     size: str = "native"
     mode: str | None = None
+    told: set[str] = field(default_factory=set, repr=False)
+
+    def far_from_scale(self, shape: tuple[int, ...]) -> str:
+        """A remark where an image of (H, W) is predicted far larger than the model was tested; '' if not, or told."""
+        settings = self.predictors[0].settings
+        sizes = {test_size(settings, source.split(":")[0]) for source in settings.data.val}
+        known = [size for text in sizes if (size := parse_size(text)) is not None]
+        if self.size != "native" or not known or "scale" in self.told:
+            return ""
+        width, height = max(known)
+        times = min(max(shape[:2]) / max(width, height), min(shape[:2]) / min(width, height))
+        if times < FAR:
+            return ""
+        self.told.add("scale")
+        return (
+            f"Images of {shape[1]}x{shape[0]} are {times:.1f} times as large as those the model was tested on "
+            f"({width}x{height}): it sees things larger than it knows them. --size {width}x{height} fits it."
+        )
 
     @property
     def batch(self) -> int:
@@ -91,13 +113,14 @@ class Artist:
             ReinError: unreadable, of another size, or with values that are no class.
         """
         predictor = self.predictors[0]
-        stored = read_label(path)
+        own = list(predictor.settings.data.own)
+        colors = colors_of(predictor.settings.data.own[own[0]]) if len(own) == 1 else None
+        stored = read_values(path, colors)
         if stored.shape != tuple(shape[:2]):
             raise ReinError(
                 f"The label '{path}' is {stored.shape[1]}x{stored.shape[0]}, its image {shape[1]}x{shape[0]}.",
                 "Labels have the size of their image.",
             )
-        own = list(predictor.settings.data.own)
         if len(own) == 1:
             table = label_table(own[0], predictor.settings.data)
         else:

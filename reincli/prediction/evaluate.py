@@ -52,6 +52,7 @@ class Scored:
     domain: str
     prediction: np.ndarray
     matrix: np.ndarray | None
+    size: tuple[int, int]
 
 
 # --- what is scored ----------------------------------------------------------------------------------------
@@ -141,6 +142,7 @@ def evaluate(
                 domain = result.domains[scored.domain]
                 domain.matrix += scored.matrix
                 domain.images += 1
+                domain.sizes.add(scored.size)
                 domain.counts.append(ImageCount(place, scored.sample.name, sparse(scored.matrix)))
             if on_image is not None:
                 on_image(scored)
@@ -217,7 +219,7 @@ def _count(
         label = torch.as_tensor(item["label"]).to(prediction.device)
         matrix = confusion_matrix(prediction, label, len(predictor.classes), IGNORE).cpu().numpy()
     domain = names.get((sample.dataset, sample.domain), sample.domain)
-    return Scored(sample, domain, prediction.cpu().numpy(), matrix)
+    return Scored(sample, domain, prediction.cpu().numpy(), matrix, item["size"])
 
 
 def _sum_over_processes(result: Evaluation, rank: Rank) -> None:
@@ -231,4 +233,5 @@ def _sum_over_processes(result: Evaluation, rank: Rank) -> None:
         parts = [part[name] for part in gathered]
         domain.matrix = sum((part.matrix for part in parts), np.zeros_like(domain.matrix))
         domain.images = sum(part.images for part in parts)
+        domain.sizes = set().union(*(part.sizes for part in parts))
         domain.counts = sorted((c for part in parts for c in part.counts), key=lambda count: count.place)

@@ -21,6 +21,7 @@ from reincli.data.labels import Classes
 from reincli.data.sources import classes_of
 from reincli.data.transforms import resize_image
 from reincli.engine import checkpoint as checkpoints
+from reincli.engine.backbone_files import find_backbone
 from reincli.engine.device import DTYPES, autocast, full_fp32, kernel_notes, pick_device, pick_precision
 from reincli.engine.fusing import fused
 from reincli.errors import ReinError
@@ -366,12 +367,12 @@ def load_model(
         ReinError: as `load_segmentor`.
     """
     read = checkpoints.read_checkpoint(checkpoint)
-    settings = checkpoints.settings_for(read, settings, backbone)
+    notes: list[str] = []
+    settings = checkpoints.settings_for(read, settings, backbone, notes=notes)
     classes = read.classes or classes_of(settings.data)
     model = checkpoints.build_model(settings, len(classes))
-    notes = []
     if not holds_backbone(read.state):
-        path = checkpoints.find_backbone(settings, backbone)
+        path = find_backbone(settings, backbone)
         if path is None:
             raise ReinError(
                 f"'{checkpoint}' needs its backbone, and its settings name none.", "Give --backbone FILE."

@@ -35,7 +35,10 @@ class ImageCount:
 
 @dataclass
 class DomainResult:
-    """What was counted for one domain: `matrix` is (K, K) int64, rows = label, columns = prediction."""
+    """What was counted for one domain: `matrix` is (K, K) int64, rows = label, columns = prediction.
+
+    `test_size` is what was asked for, `sizes` the (height, width) at which its images were predicted.
+    """
 
     domain: str
     dataset: str
@@ -43,6 +46,7 @@ class DomainResult:
     matrix: np.ndarray
     images: int = 0
     counts: list[ImageCount] = field(default_factory=list)
+    sizes: set[tuple[int, int]] = field(default_factory=set)
 
 
 @dataclass
@@ -137,6 +141,7 @@ def _domain_report(classes: Sequence[str], result: DomainResult, found: Scores) 
         "dataset": result.dataset,
         "images": result.images,
         "test_size": result.test_size,
+        "predicted_at": [f"{width}x{height}" for height, width in sorted(result.sizes)],
         "mIoU": _number(found.miou),
         "mAcc": _number(found.macc),
         "aAcc": _number(found.aacc),

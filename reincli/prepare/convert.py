@@ -20,6 +20,7 @@ from reincli.data.labels import (
     mapillary_table,
     table_to_indices,
 )
+from reincli.data.stored import mapillary_ids
 from reincli.data.transforms import resize_label
 from reincli.errors import ReinError
 from reincli.media.images import (
@@ -44,13 +45,18 @@ def from_label_ids(path: Path) -> np.ndarray:
 def from_synthia(path: Path) -> np.ndarray:
     """Synthia's 16-bit PNG of several channels; the class is in the last one as OpenCV orders them."""
     stored = read_stored(path)
+    if stored.ndim == 3 and stored.dtype == np.uint8:
+        raise ReinError(
+            f"'{path}' is a colour picture (8 bits a channel); Synthia's labels have 16.",
+            "Put the files of GT/LABELS there, not those of GT/COLOR.",
+        )
     ids = stored[..., -1] if stored.ndim == 3 else stored
     return table_to_indices(SYNTHIA_IDS)[np.minimum(ids, 255)]
 
 
 def from_mapillary(path: Path) -> np.ndarray:
     """Mapillary Vistas 1.2: palette PNG of 66 ids."""
-    return cv2.LUT(read_label(path), mapillary_table())
+    return cv2.LUT(mapillary_ids(path), mapillary_table())
 
 
 def from_polygons(path: Path) -> np.ndarray:

@@ -8,13 +8,11 @@ from pathlib import Path
 
 from reincli.data.downloads import names_for
 from reincli.data.index import list_files
-from reincli.data.layouts import CONDITIONS, HOMES
+from reincli.data.layouts import CONDITIONS, HOMES, NO_CONVERSION
 from reincli.data.missing import missing_folder
 from reincli.errors import ReinError
 from reincli.prepare.corruption import HEADLINE, Corruption
 
-NOTHING_TO_CONVERT = ("urbansyn", "bdd100k")
-"""Datasets whose labels are class indices as they come."""
 POLYGONS, LABEL_IDS, TRAIN_IDS = "_gtFine_polygons.json", "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
 
 
@@ -56,7 +54,7 @@ def plan(
         ReinError: the raw labels are missing, or the dataset cannot be prepared.
     """
     target = out or root
-    if dataset in NOTHING_TO_CONVERT:
+    if dataset in NO_CONVERSION:
         return []
     if dataset == "cityscapes-c":
         return _plan_corruptions(root, target, corruptions)
@@ -68,7 +66,7 @@ def plan(
         "acdc": _plan_acdc,
     }
     if dataset not in planners:
-        known = ", ".join([*planners, *NOTHING_TO_CONVERT, "cityscapes-c"])
+        known = ", ".join([*planners, *NO_CONVERSION, "cityscapes-c"])
         raise ReinError(f"'{dataset}' cannot be prepared.", f"Known: {known}.", usage=True)
     jobs = planners[dataset](root, target)
     return sorted(jobs, key=lambda job: job.writes)

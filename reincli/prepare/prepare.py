@@ -14,8 +14,8 @@ from pathlib import Path
 
 from reincli.data.index import list_files
 from reincli.data.labels import CITYSCAPES, count_values
-from reincli.data.layouts import Folders, split_folders
-from reincli.data.missing import missing_folder
+from reincli.data.layouts import DATASETS, Folders, split_folders
+from reincli.data.missing import hint, missing_folder, no_image
 from reincli.data.sources import Pairs, find_pairs, some
 from reincli.errors import ReinError
 from reincli.media.images import clear_dead, write_bytes
@@ -32,7 +32,7 @@ _PNG_END, _JPEG_END = b"IEND\xae\x42\x60\x82", b"\xff\xd9"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: 'written', 'kept' (it was there), or 'failed' with the reason.
+    """What became of a job: 'written', 'kept' (it was there), or 'failed' with the reason and what to do.
 
     `pixels`: of each class index in a label that was written; empty otherwise.
     """
@@ -41,6 +41,7 @@ class Outcome:
     state: str
     reason: str = ""
     pixels: tuple[int, ...] = ()
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _do(job: Job) -> Outcome:
     except ReinError as error:
         if error.message.startswith("Cannot write"):
             raise  # the next file would fail as well
-        return Outcome(job, "failed", error.message)
+        return Outcome(job, "failed", error.message, hint=error.hint)
     if label is None:
         return Outcome(job, "written")
     return Outcome(job, "written", pixels=tuple(count_values(label)[: len(CITYSCAPES)].tolist()))
@@ -135,7 +136,8 @@ def failure(outcomes: Sequence[Outcome]) -> ReinError | None:
     reasons = " ".join(outcome.reason for outcome in failed[:3])
     more = " …" if len(failed) > 3 else ""
     message = f"{len(failed)} of {len(outcomes)} labels could not be prepared: {reasons}{more}"
-    return ReinError(message, "Fetch these files again, then run the same command: what is done stays.")
+    hint = failed[0].hint or "Fetch these files again."
+    return ReinError(message, f"{hint} Then run the same command: what is done stays.")
 
 
 def write_lists(root: Path, out: Path | None = None) -> list[Path]:
@@ -185,7 +187,7 @@ def report_pairs(
         out: where prepared files were written, if not in `root`.
 
     Raises:
-        ReinError: there is no split at all, or the label folder of one is missing.
+        ReinError: there is no split at all, one has no image, or a folder of one is missing.
     """
     reports: list[SplitReport] = []
     seen: set[tuple[Folders, ...]] = set()
@@ -199,6 +201,11 @@ def report_pairs(
             images = out if out is not None and (out / folders.images).is_dir() else root
             if (images / folders.images).is_dir():
                 found.append(find_pairs(folders, images, dataset, labels_root=out))
+            elif dataset not in DATASETS:  # somebody described it; of a built-in set a part may do
+                raise missing_folder(folders.images, root, dataset)
+        if found and not any(pairs.samples for pairs in found):
+            where, suffix = root / labelled[0].images, labelled[0].image_suffix
+            raise no_image(where, suffix, dataset, hint(dataset, root, labelled[0].images))
         if found:
             reports.append(SplitReport(split, _joined(found)))
     if not reports:
@@ -222,7 +229,7 @@ def splits_at(dataset: str, root: Path, out: Path | None) -> dict[str, tuple[Fol
 
 
 def require_pairs(reports: Sequence[SplitReport]) -> None:
-    """ReinError where images of a prepared split have no label."""
+    """ReinError where images of a prepared split have no label, or labels no image."""
     for report in reports:
         lone = report.pairs.without_label
         if lone:
@@ -230,3 +237,9 @@ def require_pairs(reports: Sequence[SplitReport]) -> None:
                 f"Split '{report.split}': {len(lone)} of {len(report.pairs.samples)} images have no label"
             )
             raise ReinError(f"{message}: {some(lone)}.", "Fetch the missing labels, or remove these images.")
+        alone = report.pairs.without_image
+        if alone:
+            raise ReinError(
+                f"Split '{report.split}': {len(alone)} labels have no image: {some(alone)}.",
+                "Bring their images: a part of the download is missing. Without them, take these labels out.",
+            )

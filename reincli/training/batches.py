@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -13,9 +13,10 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from reincli.config import Settings
+from reincli.data.check import absent_classes
 from reincli.data.dataset import TrainDataset, check_labels, init_worker
 from reincli.data.sampling import rare_classes
-from reincli.data.sources import Sample, find_samples, label_tables
+from reincli.data.sources import Sample, classes_of, find_samples, label_tables
 from reincli.engine.ranks import Rank
 from reincli.errors import ReinError
 from reincli.training.run import Run
@@ -68,12 +69,20 @@ class Draws(Sampler[int]):
         return len(self.iterations) * self.own
 
 
-def train_samples(settings: Settings) -> list[Sample]:
-    """All training images. Labels of own datasets are read through first: they may hold anything."""
+def train_samples(settings: Settings, note: Callable[[str], None] = lambda text: None) -> list[Sample]:
+    """All training images. Labels of own datasets are read through first: they may hold anything.
+
+    `note` takes a remark on classes that none of them has.
+    """
     samples = [sample for source in settings.data.train for sample in find_samples(source, settings.data)]
     own = [sample for sample in samples if sample.dataset in settings.data.own]
     if own:
-        check_labels(own, label_tables(settings.data.train, settings.data))
+        tables, classes = label_tables(settings.data.train, settings.data), classes_of(settings.data)
+        counted = check_labels(own, tables)
+        for dataset, stored in counted.items():
+            absent = absent_classes(stored, tables[dataset], classes)
+            if absent:
+                note(f"In the training labels of '{dataset}' {absent}")
     return samples
 
 

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from reincli.config import PretrainSettings
-from reincli.engine.checkpoint import read_file, write_file
 from reincli.engine.device import autocast
+from reincli.engine.weight_files import read_file, write_file
 from reincli.errors import ReinError
 from reincli.generated.world_light import Worlds, draw_worlds
 from reincli.generated.world_parts import FAR

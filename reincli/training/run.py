@@ -14,11 +14,13 @@ from reincli.config import Settings
 from reincli.data.labels import Classes
 from reincli.data.sources import classes_of
 from reincli.engine import checkpoint as checkpoints
+from reincli.engine.backbone_files import find_backbone
 from reincli.engine.device import DTYPES
 from reincli.engine.fingerprint import Fingerprint
 from reincli.engine.fusing import fused
 from reincli.engine.processes import share_gradients, share_statistics, slice_size, wait_for_all
 from reincli.engine.ranks import Rank
+from reincli.engine.weight_files import write_file
 from reincli.errors import ReinError
 from reincli.model.segmentor import Segmentor
 from reincli.model.weights import half_precision
@@ -89,7 +91,7 @@ def prepare_run(
     classes = classes_of(settings.data)
     torch.manual_seed(train.seed)
     model = checkpoints.build_model(settings, len(classes))
-    path = checkpoints.find_backbone(settings, backbone)
+    path = find_backbone(settings, backbone)
     begun_from = folder / "last.pth" if resume else Path(train.start_from) if train.start_from else None
     read = checkpoints.read_checkpoint(begun_from) if begun_from and begun_from.exists() else None
     fingerprint = None
@@ -187,7 +189,7 @@ def write_checkpoint(run: Run) -> None:
     """`save` without waiting for other processes."""
     run_folder.require_there(run.folder)
     path = run.folder / f"iter_{run.iteration}.pth"
-    checkpoints.write_file(path, state_of_run(run))
+    write_file(path, state_of_run(run))
     run_folder.point_at(run.folder / "last.pth", path)
     run_folder.drop_old_checkpoints(run.folder, run.settings.train.keep_checkpoints)
 

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from reincli.config import Settings
 from reincli.data.sources import Sample
-from reincli.engine.checkpoint import write_file
 from reincli.engine.device import autocast, full_fp32
 from reincli.engine.processes import gradients_stay, mean_over_processes
+from reincli.engine.weight_files import write_file
 from reincli.errors import ReinError
 from reincli.model.criterion import PointSource, Targets, mask2former_loss, targets_of, uniform_points
 from reincli.ops.parts import part
@@ -73,7 +73,7 @@ def train(run: Run, watch: Watch | None = None) -> None:
             `train.stop_unsaved` is set.
     """
     watch, settings, train = watch or Watch(), run.settings, run.settings.train
-    samples = train_samples(settings)
+    samples = train_samples(settings, watch.note)
     run.surroundings = surroundings(
         samples, run.classes.names, run.device.type, run.precision, run.rank.world
     )

@@ -326,7 +326,7 @@ def test_several_datasets_at_their_own_sizes_and_at_full_size(streets):
     own = rein(
         "eval", "head.pth", "--set", "test.sizes={cityscapes='64x32', mapillary='64x32', bdd100k='90x45'}"
     ).stdout
-    assert "test size: cityscapes at 64x32, bdd100k at 90x45, mapillary at 64x32" in own
+    assert "test size: cityscapes at 64x32 (ratio kept: 56x32), bdd100k at 90x45 (ratio kept: 79x45)" in own
     assert "Mean of cityscapes, bdd100k, mapillary: " in own
     assert "(published: mIoU 64.3)" in own
     assert "published scores are of the setting's own test sizes" in own

@@ -47,5 +47,5 @@ def test_a_stopped_one_goes_on(tmp_path, monkeypatch):
     assert target.exists()
     other = tmp_path / "other.pth"
     pretrain.unfinished_of(target).write_bytes(b"")
-    assert "cannot be read" in told("pretrain", target, *FEW, "--force", code=1)
+    assert "is empty" in told("pretrain", target, *FEW, "--force", code=1)
     assert not other.exists()

@@ -72,7 +72,7 @@ def predictor(monkeypatch):
         fake.loaded.append((checkpoint, options))
         return fake
 
-    monkeypatch.setattr("reincli.prediction.predict.load_segmentor", load_segmentor)
+    monkeypatch.setattr("reincli.prediction.opening.open_segmentor", load_segmentor)
     return fake
 
 

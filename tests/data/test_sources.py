@@ -211,3 +211,12 @@ def test_label_tables() -> None:
     for name in ("256", "-1", "road"):
         with pytest.raises(ReinError, match=f"stored value '{name}'"):
             label_table("mine", own(map={name: 0}))
+
+
+def test_the_older_layout_of_bdd100k_is_recognised(tmp_path: Path) -> None:
+    for kind in ("images", "labels"):
+        (tmp_path / "bdd100k/bdd100k/seg" / kind / "val").mkdir(parents=True)
+    with pytest.raises(ReinError, match="no folder") as caught:
+        find_samples("bdd100k:val", DataSettings(root=str(tmp_path)))
+    place = tmp_path / "bdd100k"
+    assert f"move '{place}/bdd100k/seg/images' to '{place}/images/10k' and" in caught.value.hint

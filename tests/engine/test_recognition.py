@@ -39,10 +39,16 @@ def test_the_setting_of_an_originals_checkpoint_is_recognised(variant):
     assert settings_for(read, None).name == RECOGNISED[variant]
 
 
-def test_families_of_one_shape_are_told_apart_by_the_backbone(tmp_path):
+def test_families_of_one_shape_are_told_apart_by_the_backbone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     frozen = originals("frozen_dinov2_l_512", Path("x.pth"))
-    with pytest.raises(ReinError, match="fits gta2citys-eva02_l-frozen, gta2citys-frozen") as caught:
-        settings_for(frozen, None)
+    notes: list[str] = []
+    assert (
+        settings_for(frozen, None, notes=notes).name == "gta2citys-frozen"
+    )  # its backbone is asked for next
+    assert "it fits gta2citys-eva02_l-frozen too. --preset NAME takes another" in notes[0]
+    with pytest.raises(ReinError, match=r"gta2citys-frozen .*; gta2citys-eva02_l-frozen") as caught:
+        settings_for(frozen, None, scored=[])
     assert caught.value.usage
     inside = originals("frozen_dinov2_l_512", Path("x.pth"), whole=True)
     assert settings_for(inside, None).name == "gta2citys-frozen"
@@ -58,24 +64,68 @@ def test_families_of_one_shape_are_told_apart_by_the_backbone(tmp_path):
     assert found.name == "gta2citys-eva02_l-frozen"
 
 
-def large_dinov2(side: int) -> dict[str, torch.Tensor]:
-    """Names and shapes by which a converted file of the large model is known."""
+def large_dinov2(side: int, patch: int = 16) -> dict[str, torch.Tensor]:
+    """Names and shapes by which a file of the large model is known."""
     state = {f"blocks.{number}.ls1.gamma": torch.zeros(1) for number in range(24)}
     names = ("cls_token", "blocks.0.attn.qkv.weight")
     return state | {name: torch.zeros(1) for name in names} | {
-        "pos_embed": torch.zeros(1, side * side + 1, 1), "patch_embed.proj.weight": torch.zeros(1024, 1, 16, 16),
+        "pos_embed": torch.zeros(1, side * side + 1, 1),
+        "patch_embed.proj.weight": torch.zeros(1024, 1, patch, patch),
     }  # fmt: skip
 
 
-def test_a_converted_file_in_its_usual_place_tells_the_recipe(tmp_path, monkeypatch):
+RAW, SMALL, LARGE = "dinov2_vitl14_pretrain.pth", "dinov2_converted.pth", "dinov2_converted_1024x1024.pth"
+FILES = {RAW: large_dinov2(37, 14), SMALL: large_dinov2(32), LARGE: large_dinov2(64)}
+
+
+@pytest.mark.parametrize(
+    ("files", "preset"),
+    [
+        ([RAW], "gta2citys"),
+        ([SMALL], "gta2citys"),
+        ([RAW, SMALL], "gta2citys"),
+        ([SMALL, LARGE], "gta2citys"),
+        ([RAW, LARGE], "citys2acdc"),
+        ([LARGE], "citys2acdc"),
+    ],
+)
+def test_files_in_their_usual_places_decide_family_and_size(tmp_path, monkeypatch, files, preset):
+    """Where they leave it open, the main setting is taken, and a line says so."""
     monkeypatch.chdir(tmp_path)
-    read, usual = originals("rein_dinov2_l_512", Path("x.pth")), tmp_path / "checkpoints"
-    with pytest.raises(ReinError, match="fits citys16th2citys, citys2acdc, citys2acdc-512, "):
-        settings_for(read, None)
-    write_file(usual / "dinov2_converted.pth", large_dinov2(32))
-    found = settings_for(read, None)
-    assert (found.data.augment.crop, found.model.backbone.name) == (512, "dinov2_l")
-    (usual / "dinov2_converted.pth").unlink()
-    write_file(usual / "dinov2_converted_1024x1024.pth", large_dinov2(64))
-    with pytest.raises(ReinError, match="fits citys16th2citys, citys2acdc, citys2citysc, gta_synthia_urb"):
-        settings_for(read, None)  # these differ in their test sizes
+    for name in files:
+        write_file(tmp_path / "checkpoints" / name, FILES[name])
+    notes: list[str] = []
+    found = settings_for(originals("rein_dinov2_l_512", Path("x.pth")), None, notes=notes)
+    assert (found.name, found.model.backbone.name) == (preset, "dinov2_l")
+    assert f"taken for {preset}, dinov2_l at " in notes[0]
+    assert files[0] in notes[0]
+    assert "--preset NAME" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("file", "data", "preset"),
+    [
+        (RAW, [], "gta2citys"),
+        (SMALL, ["cityscapes:val"], "gta2citys"),
+        (SMALL, ["acdc:night"], "citys2acdc-512"),
+        (LARGE, ["acdc:val", "cityscapes:val"], "citys2acdc"),
+        (LARGE, ["cityscapes-c:severity3"], "citys2citysc"),
+        (LARGE, ["cityscapes:val"], "citys2acdc"),
+        (RAW, ["bdd100k:val"], "gta2citys"),
+    ],
+)
+def test_scoring_takes_the_preset_that_tests_on_the_data(tmp_path, monkeypatch, file, data, preset):
+    monkeypatch.chdir(tmp_path)
+    write_file(tmp_path / "checkpoints" / file, FILES[file])
+    assert settings_for(originals("rein_dinov2_l_512", Path("x")), None, scored=data).name == preset
+
+
+def test_scoring_asks_where_sizes_differ(tmp_path, monkeypatch):
+    """The raw file fits both recipes, which score Cityscapes at different sizes."""
+    monkeypatch.chdir(tmp_path)
+    write_file(tmp_path / "checkpoints" / RAW, FILES[RAW])
+    read = originals("rein_dinov2_l_512", Path("x.pth"))
+    with pytest.raises(ReinError, match=r"cityscapes at 1024x512.*cityscapes at 2048x1024") as caught:
+        settings_for(read, None, scored=["cityscapes:val"])
+    assert caught.value.usage
+    assert "--preset gta2citys" in caught.value.hint

@@ -1,0 +1,117 @@
+"""The label of a sample as stored values: of index maps what the file says, of colour labels the class they declare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from reincli.config import OwnDataset
+from reincli.data.labels import IGNORE
+from reincli.errors import ReinError
+from reincli.media.images import read_label, read_stored
+
+Colors = tuple[tuple[tuple[int, int, int], int], ...]
+"""RGB 0-255 with the stored value that it stands for."""
+SHOWN = 3
+"""Colours named in an error."""
+SMOOTHED = 256
+"""Colours that are not declared, from which on they are taken for smoothed edges rather than classes."""
+
+
+def colors_of(own: OwnDataset) -> Colors:
+    """The colours that a description declares, each with a value that its label table maps to the right class."""
+    back = {index: int(stored) for stored, index in own.map.items() if stored.isdigit()}
+    values = [back.get(index) if own.map else index for index in range(len(own.classes))]
+    return tuple(
+        (each.color, value)
+        for each, value in zip(own.classes, values, strict=True)
+        if value is not None and (own.map or value != own.ignore)
+    ) + tuple((color, own.ignore) for color in own.ignore_colors)
+
+
+def read_values(path: Path, colors: Colors | None) -> np.ndarray:
+    """A label file as (H, W) uint8 stored values.
+
+    Args:
+        path: an index map, or where colours are declared a picture painted in exactly these.
+        colors: of `colors_of`; None: an index map is expected.
+
+    Raises:
+        ReinError: unreadable, a JPEG, or colours that are not declared, counted.
+    """
+    if not colors:
+        return read_label(path)
+    stored = read_stored(path)
+    if stored.ndim == 2:
+        return read_label(path)
+    if stored.dtype != np.uint8 or stored.shape[2] not in (3, 4):
+        raise ReinError(
+            f"The label '{path}' has {stored.shape[2]} channels of {stored.dtype}; expected one channel of class "
+            "indices, or 8-bit colours.",
+            "Save it as a PNG of class indices.",
+        )
+    _require_distinct(colors)
+    known = np.array([_code(*color) for color, _ in colors])
+    order = np.argsort(known)
+    codes = stored[..., 2].astype(np.int32) << 16 | stored[..., 1].astype(np.int32) << 8 | stored[..., 0]
+    place = order[np.searchsorted(known, codes, sorter=order).clip(max=len(known) - 1)]
+    strange = known[place] != codes
+    if strange.any():
+        raise _not_declared(path, codes[strange], codes.size)
+    return np.array([value for _, value in colors], np.uint8)[place]
+
+
+def _code(red: int, green: int, blue: int) -> int:
+    return red << 16 | green << 8 | blue
+
+
+def _require_distinct(colors: Colors) -> None:
+    seen: dict[tuple[int, int, int], int] = {}
+    for color, value in colors:
+        if seen.setdefault(color, value) != value:
+            raise ReinError(
+                f"The labels are painted in colours, but two classes are declared in the same one, {color}.",
+                "Give each class its own color, that of the labels.",
+            )
+
+
+def _not_declared(path: Path, codes: np.ndarray, pixels: int) -> ReinError:
+    found, counts = np.unique(codes, return_counts=True)
+    most = np.argsort(-counts)[:SHOWN]
+    named = ", ".join(
+        f"({c >> 16}, {c >> 8 & 255}, {c & 255}) {n:,}"
+        for c, n in zip(found[most], counts[most], strict=True)
+    )
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    message = (
+        f"The label '{path}' is painted in colours, and {len(codes):,} of its pixels ({len(codes) / pixels:.1%}) "
+        f"have one that no class declares: {named}{more}."
+    )
+    if len(found) > SMOOTHED:
+        return ReinError(
+            message,
+            "So many colours come from smoothing or lossy compression, or it is a photograph: give the labels as they "
+            "were painted, or class indices.",
+        )
+    red, green, blue = (int(found[most[0]]) >> shift & 255 for shift in (16, 8, 0))
+    return ReinError(
+        message,
+        f"Declare it: as the color of a class, or ignore_colors = [[{red}, {green}, {blue}]] in the description.",
+    )
+
+
+def mapillary_ids(path: Path) -> np.ndarray:
+    """Ids of Mapillary Vistas 1.2.
+
+    Raises:
+        ReinError: ids that only version 2.0 has.
+    """
+    stored = read_label(path)
+    largest = int(stored.max(initial=0))
+    if 65 < largest != IGNORE:
+        raise ReinError(
+            f"'{path}' has id {largest}; version 1.2 ends at 65: these are labels of version 2.0.",
+            "Put those of v1.2/labels, from the same download, in their place.",
+        )
+    return stored

@@ -1,0 +1,167 @@
+"""`rein export`: a file that another runtime opens, proven, used like a checkpoint; wrong input in one sentence."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from terminal import told
+
+from reincli.commands import export
+from reincli.data.labels import CITYSCAPES
+from reincli.engine.weight_files import write_file
+from reincli.errors import ReinError
+from reincli.media.images import read_image, write_png
+from reincli.prediction import export as writing
+from reincli.prediction.exported import ExportedPredictor, read_about
+from reincli.prediction.opening import open_segmentor
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A checkpoint whose model is complete: nothing of it lies elsewhere."""
+    torch.manual_seed(0)
+    settings = tiny.settings("model.train_backbone=true")
+    model = tiny.model(settings)
+    write_file(tmp_path / "last.pth", tiny.checkpoint_content(model, settings, CITYSCAPES, 1, None))
+    rng = np.random.default_rng(0)
+    (tmp_path / "frames").mkdir()
+    for number in range(2):
+        write_png(tmp_path / "frames" / f"{number}.png", rng.integers(0, 256, (70, 100, 3), dtype=np.uint8))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"format_": "onxx"}, "--format 'onxx' is none of onnx, openvino, torch"),
+        ({"what": "label"}, "--what 'label'"),
+        ({"layout": "hwc"}, "--layout 'hwc'"),
+        ({"precision": "bf16"}, "--format onnx has no --precision bf16"),
+        ({"size": "native"}, "--size must be numbers"),
+        ({"size": "100x64"}, "does not divide by 32"),
+        ({"batch": "many"}, "neither a number"),
+    ],
+)
+def test_what_does_not_go_together_is_a_sentence(files, options, said):
+    with pytest.raises(ReinError, match=said) as caught:
+        export.run(files / "last.pth", **options)
+    assert caught.value.usage
+    assert sorted(each.name for each in files.iterdir()) == ["frames", "last.pth"]
+
+
+def test_what_is_there_stays(files):
+    (files / "last.onnx").write_text("mine")
+    with pytest.raises(ReinError, match="is there already"):
+        export.run(files / "last.pth")
+    assert (files / "last.onnx").read_text() == "mine"
+    with pytest.raises(ReinError, match="exported already"):
+        export.run(files / "last.onnx")
+    with pytest.raises(ReinError, match=r"must end in \.onnx"):
+        export.run(files / "last.pth", out=files / "x.pt")
+
+
+@pytest.mark.slow
+def test_a_torch_program_is_written_and_proven(files):
+    target = export.run(files / "last.pth", format_="torch", what="scores", batch="dynamic")
+    extra = {"rein.json": ""}
+    program = torch.export.load(target, extra_files=extra).module()
+    assert json.loads(extra["rein.json"])["size"] == [64, 64]
+    assert program(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).shape == (1, 19, 64, 64)
+
+
+@pytest.mark.slow
+def test_a_file_that_is_too_far_off_is_not_kept(files, monkeypatch):
+    monkeypatch.setitem(writing.BOUNDS, "fp32", (-1.0, 0.0))
+    with pytest.raises(ReinError, match="too far from PyTorch"):
+        export.run(files / "last.pth", format_="torch", what="scores")
+    assert sorted(each.name for each in files.iterdir()) == ["frames", "last.pth"]
+
+
+def needs_onnx():
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", ["2", "dynamic"])
+def test_an_onnx_file_is_just_another_model(files, batch):
+    needs_onnx()
+    target = export.run(files / "last.pth", what="scores", batch=batch, images=files / "frames")
+    exported, plain = (
+        open_segmentor(target),
+        open_segmentor(files / "last.pth", device="cpu", precision="fp32"),
+    )
+    assert isinstance(exported, ExportedPredictor)
+    assert exported.classes == plain.classes
+    image = torch.randint(0, 256, (3, 64, 150), dtype=torch.uint8)  # three windows: one more than the batch
+    ours, theirs = exported.class_maps(image, "slide"), plain.class_maps(image, "slide")
+    assert float((ours - theirs).norm() / theirs.norm()) < 1e-4
+    small = exported.predict(np.zeros((40, 50, 3), np.uint8))
+    assert small.label.shape == (40, 50)
+    assert any("filled up" in note for note in exported.notes)
+    with pytest.raises(ReinError, match="takes images of 64x64"):
+        exported.predict(np.zeros((70, 150, 3), np.uint8), mode="whole")
+
+
+@pytest.mark.slow
+def test_labels_alone_do_too(files):
+    needs_onnx()
+    target = export.run(files / "last.pth", layout="nhwc")
+    exported, plain = (
+        open_segmentor(target),
+        open_segmentor(files / "last.pth", device="cpu", precision="fp32"),
+    )
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    assert (exported.predict(image).label == plain.predict(image).label).mean() > 0.999
+    with pytest.raises(ReinError, match="is a file in fp32"):
+        open_segmentor(target, precision="bf16")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [(None, "was not written by"), ("{", "cannot be read"), ("{}", "cannot be read")]
+)
+def test_a_file_that_is_not_ours_says_so(tmp_path, text, said):
+    with pytest.raises(ReinError, match=said):
+        read_about(tmp_path / "m.onnx", text)
+
+
+def test_a_missing_file_says_how_to_make_one(tmp_path):
+    with pytest.raises(ReinError, match="There is no file"):
+        open_segmentor(tmp_path / "m.onnx")
+
+
+@pytest.mark.slow
+def test_the_example_of_the_documentation_needs_nothing_of_ours(files):
+    needs_onnx()
+    target = export.run(files / "last.pth")
+    text = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    script, out = files / "example.py", files / "out.png"
+    script.write_text(code)
+    done = subprocess.run(
+        [sys.executable, str(script), str(target), str(files / "frames" / "0.png"), str(out)],
+        capture_output=True, text=True, cwd=files,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "%" in done.stdout
+    assert "reincli" not in code
+    assert read_image(out).shape == (64, 64, 3)
+
+
+@pytest.mark.slow
+def test_a_file_is_measured_beside_pytorch(files):
+    needs_onnx()
+    target = export.run(files / "last.pth", what="scores")
+    output = told("bench", "--checkpoint", target, "--runs", "2", "--json", files / "speed.json")
+    assert "onnxruntime" in output
+    rows = json.loads((files / "speed.json").read_text())["rows"]
+    assert rows[0]["runtime"] == "PyTorch"
+    assert rows[-1]["runtime"] == "onnxruntime"
+    assert all(row["least"] > 0 for row in rows)

@@ -1,0 +1,96 @@
+"""A file is known by its content; what is no weights file is named for what it is."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tarfile
+import zipfile
+
+import pytest
+import torch
+
+from reincli.engine.weight_files import read_file, write_file
+from reincli.errors import ReinError
+
+STATE = {"a": torch.arange(4.0), "b": torch.ones(2, 3)}
+
+
+def same(read: dict[str, torch.Tensor]) -> bool:
+    return set(read) == set(STATE) and all(torch.equal(read[name], STATE[name]) for name in STATE)
+
+
+@pytest.mark.parametrize(
+    ("written", "named"), [("x.pth", "x.safetensors"), ("x.safetensors", "model.bin"), ("x.pth", "weights")]
+)
+def test_the_suffix_decides_nothing(tmp_path, written, named):
+    write_file(tmp_path / written, STATE)
+    (tmp_path / written).rename(tmp_path / named)
+    assert same(read_file(tmp_path / named))
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "told", "hint"),
+    [
+        (b"", "is empty", "fetch it again"),
+        (LFS, "Git LFS pointer", "git lfs pull"),
+        (b"<!DOCTYPE html>\n<html><head>", "web page", "/resolve/"),
+        (b"\n  <html>", "web page", "/resolve/"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code>', "web page", "address of the file"),
+        (gzip.compress(b"x", mtime=0), "gzip", "Unpack"),
+        (b"7z\xbc\xaf\x27\x1c rest", "7z", "Unpack"),
+        (b"\x89HDF\r\n\x1a\n", "HDF5", "PyTorch"),
+        (b'{"hidden_size": 384}', "JSON", "index.json"),
+        (b"hello, I am text\n", "it is text", ".pth"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(50), "PNG image", "itself"),
+        (b"\x00\x01\x02\x03", "no known form", ".pth"),
+    ],
+)
+@pytest.mark.parametrize("name", ["x.pth", "model.safetensors"])
+def test_what_is_brought_instead_is_named(tmp_path, content, told, hint, name):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ReinError, match=told) as caught:
+        read_file(tmp_path / name)
+    assert hint in caught.value.hint
+    assert name in caught.value.message
+
+
+def test_archives_that_hold_a_weights_file(tmp_path):
+    write_file(tmp_path / "w.pth", STATE)
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.write(tmp_path / "w.pth", "folder/w.pth")
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        archive.add(tmp_path / "w.pth", "w.pth")
+    for name, told in (("x.zip", r"zip archive of 1 files \(folder/w.pth\)"), ("x.tar", "tar archive")):
+        with pytest.raises(ReinError, match=told) as caught:
+            read_file(tmp_path / name)
+        assert "Unpack it" in caught.value.hint
+
+
+@pytest.mark.parametrize(("stem", "suffix"), [("model", "safetensors"), ("pytorch_model", "bin")])
+def test_a_model_in_parts_by_its_index_or_its_folder(tmp_path, stem, suffix):
+    parts = [f"{stem}-{n:05}-of-00002.{suffix}" for n in (1, 2)]
+    for part, name in zip(parts, STATE, strict=True):
+        held = tmp_path / f"x.{'safetensors' if suffix == 'safetensors' else 'pth'}"
+        write_file(held, {name: STATE[name]})
+        held.rename(tmp_path / part)
+    index = tmp_path / f"{stem}.{suffix}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": dict(zip(STATE, parts, strict=True))}))
+    assert same(read_file(index))
+    assert same(read_file(tmp_path))
+    (tmp_path / parts[1]).unlink()
+    with pytest.raises(ReinError, match="1 of 2 parts") as caught:
+        read_file(index)
+    assert str(tmp_path) in caught.value.hint
+
+
+def test_an_index_reads_nothing_outside_its_folder(tmp_path):
+    write_file(tmp_path / "secret.pth", STATE)
+    index = tmp_path / "inside" / "model.safetensors.index.json"
+    index.parent.mkdir()
+    index.write_text(json.dumps({"weight_map": {"a": "../secret.pth"}}))
+    with pytest.raises(ReinError, match="parts that"):
+        read_file(index)

@@ -1,0 +1,43 @@
+"""A model far from its scale is told once; sizes to the pixel."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from reincli.config import parse_size
+from reincli.data.dataset import eval_size
+from reincli.prediction.artist import Artist
+from reincli.settings_files import load_settings
+
+
+def artist(preset: str, size: str = "native") -> Artist:
+    return Artist([SimpleNamespace(settings=load_settings(preset))], size=size)
+
+
+def test_frames_far_larger_than_the_test_images_are_told_once():
+    small = artist("demo")
+    told = small.far_from_scale((720, 960, 3))
+    assert "960x720 are 3.8 times as large" in told
+    assert "--size 256x128" in told
+    assert small.far_from_scale((720, 960, 3)) == ""
+
+
+@pytest.mark.parametrize(
+    ("preset", "size", "shape"),
+    [
+        ("demo", "256x128", (720, 960)),
+        ("demo", "native", (128, 256)),
+        ("gta2citys", "native", (1024, 2048)),
+        ("citys2acdc", "native", (2160, 3840)),
+    ],
+)
+def test_usual_sizes_are_not(preset, size, shape):
+    assert artist(preset, size).far_from_scale(shape) == ""
+
+
+def test_a_size_keeps_the_ratio_unless_it_is_marked_exact():
+    assert parse_size("480x352!") == (480, 352)
+    assert eval_size(480, 640, "480x352") == (352, 469)
+    assert eval_size(480, 640, "480x352!") == (352, 480)
