@@ -9,6 +9,7 @@ from reincli.commands import console
 from reincli.config import parse_size
 from reincli.errors import ReinError, nearest
 from reincli.media.inputs import find_inputs
+from reincli.media.outputs import Outputs
 from reincli.model.exportable import ANSWERS, LAYOUTS
 from reincli.prediction.export import FORMATS, PRECISIONS, Request, export
 from reincli.prediction.exported import is_exported
@@ -34,6 +35,7 @@ def run(
     config: Path | None = None,
     backbone: Path | None = None,
     force: bool = False,
+    any_backbone: bool = False,
 ) -> Path:
     """Load, write, prove, tell.
 
@@ -67,7 +69,8 @@ def run(
             f"'{target}' is there already.", "Give another name with --out, or --force.", usage=True
         )
     settings = load_settings(preset, config) if preset or config else None
-    loaded = load_model(checkpoint, backbone, settings)
+    Outputs("export", [checkpoint, backbone, config]).claim(target, "--out", replace=force)
+    loaded = load_model(checkpoint, backbone, settings, any_backbone)
     for text in loaded.notes:
         console.note(text)
     request = Request(

@@ -18,6 +18,7 @@ from reincli.data.layouts import DATASETS, own_folders
 from reincli.data.sources import Sample, dataset_root, label_table, some
 from reincli.data.statistics import COUNTED, look_up, update_statistics
 from reincli.errors import ReinError, nearest
+from reincli.media.outputs import at_work
 from reincli.prepare import archives, planning, prepare
 from reincli.prepare.corruption import HEADLINE, Corruption, choose, require_library
 from reincli.settings_files import load_settings
@@ -103,7 +104,8 @@ def run(
             copied = _copy(dataset, [s for r in reports for s in r.pairs.samples], wishes)
             note(f"{copied} compact copies written.")
     else:
-        _prepare(dataset, place, out, wishes)
+        with at_work(out or place, "prepare-data"):
+            _prepare(dataset, place, out, wishes)
 
 
 def _folder(dataset: str, root: Path | None, data: DataSettings) -> Path:

@@ -14,14 +14,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import stat
 import struct
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from reincli.errors import ReinError
 from reincli.media.images import clear_dead
 
+AT_WORK = ".at-work"
+"""Lies in a folder while a process writes there, and says which."""
 ENDS = 512
 """Bytes at the beginning and at the end of a file in which its mark is looked for."""
 _SIGN = "Made by rein "
@@ -124,6 +128,52 @@ def _state(path: str) -> os.stat_result | None:
         return os.stat(path)
     except (OSError, ValueError):
         return None
+
+
+@contextlib.contextmanager
+def at_work(folder: Path, command: str) -> Iterator[None]:
+    """Be the only process that writes into a folder while the body runs; ends with the process, however that ends.
+
+    Raises:
+        ReinError: another process is at work there; says which.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / AT_WORK
+    while True:
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  # it is held for as long as the body runs
+        try:
+            # of this process alone: loader processes that outlive it for a moment do not hold it
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            who = file.read(200).strip() or "another process"
+            file.close()
+            raise ReinError(
+                f"Somebody is at work in '{folder}': {who}.",
+                "Wait until it is done, or choose another folder.",
+            ) from None
+        except OSError:  # a file system without locks
+            break
+        found = _state(str(path))
+        if found is not None and found.st_ino == os.fstat(file.fileno()).st_ino:
+            break
+        file.close()  # whoever had it has removed it since
+    try:
+        file.truncate(0)
+        file.write(
+            f"rein {command}, process {os.getpid()} on {platform.node()}, since {time.strftime('%H:%M:%S')}"
+        )
+        file.flush()
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        file.close()
 
 
 # --- marks -------------------------------------------------------------------------------------------------
