@@ -5,7 +5,7 @@ How a run's `Settings` is put together from presets, files and options: `setting
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -28,6 +28,10 @@ GROUPS = 32
 """Of the group norms in the head; its channels divide into them."""
 
 
+def _takes_truth(annotation: Any) -> bool:
+    return annotation is bool or bool in get_args(annotation)
+
+
 class Strict(BaseModel):
     """Base of all settings: unknown keys are errors, values never change."""
 
@@ -39,7 +43,7 @@ class Strict(BaseModel):
         """pydantic takes true for 1, which nobody means."""
         for name, value in values.items() if isinstance(values, dict) else ():
             field = cls.model_fields.get(name)
-            if isinstance(value, bool) and field is not None and field.annotation is not bool:
+            if isinstance(value, bool) and field is not None and not _takes_truth(field.annotation):
                 raise ValueError(f"{name} is {str(value).lower()}; true and false are for switches")
         return values
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -232,3 +234,28 @@ def test_what_cannot_be_built_is_refused_and_named(pair):
         build_settings({}, [pair])
     assert pair.split("=")[0].rsplit(".", 1)[1] in caught.value.message
     assert len(caught.value.message) < 400
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("train = 1979-05-27", "'train' in .* is the date or time 1979-05-27"),
+        ("[data]\nval = [07:32:00]", "'data.val' in .* is the date or time 07:32:00"),
+        ("x = " + "[" * 5000, "is nested too deep"),
+        ("a" + ".a" * 50_000 + " = 1", "is nested too deep"),
+        ("x = " + "9" * 5000, "has a number of thousands of digits"),
+        ('[data]\nroot = "a\\u0000b"', "'data.root' in .* has the character NUL"),
+        ("#" * 1_000_001, "is larger than 1,000,000 bytes"),
+    ],
+)
+def test_toml_that_no_setting_can_be_is_a_sentence(tmp_path, text, says):
+    path = tmp_path / "a.toml"
+    path.write_text(text)
+    begun = time.monotonic()
+    with pytest.raises(ReinError, match=says):
+        load_settings(config=path)
+    assert time.monotonic() - begun < 5
+
+
+def test_a_switch_that_may_be_left_out_takes_true():
+    assert build_settings({}, ["model.minor.biases=true"]).model.minor.biases is True

@@ -6,7 +6,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -53,6 +53,18 @@ class Wanted:
     report_file: Path | None = None
     submission: Submission | None = None
     extremes: Extremes = field(default_factory=Extremes)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Be the only process that writes them while the body runs. ReinError where another one is at it."""
+        zipped = None if self.submission is None else self.submission.path
+        with ExitStack() as stack:
+            if self.out is not None:
+                stack.enter_context(at_work(self.out, MAKER))
+            for path in (self.json_file, self.report_file, zipped):
+                if path is not None:
+                    stack.enter_context(at_work(path, MAKER, file=True))
+            yield
 
 
 def run(
@@ -136,16 +148,15 @@ def run(
         )
         raise ReinError(message, "Submit a model of those classes.", usage=True)
     evaluation = Evaluation(predictor.classes.names, left_out=left_out)
-    alone = at_work(out, MAKER) if out is not None and not rank.rank else nullcontext()
-    with rank.group(), alone:
+    with rank.group(), nullcontext() if rank.rank else outputs.at_work():
         with _told_if_stopped(predictor, evaluation, checkpoint, sources, outputs, rank, len(samples)):
             _evaluate(predictor, samples, evaluation, (size, mode, tta or None), outputs, rank, calibration)
         extremes = rank.gather(outputs.extremes) if report_file else []
         rank.gather(None)  # the label maps of every process are written
-    require_scored(evaluation, submit)
-    result = report(predictor, evaluation, str(checkpoint), sources)
-    if not rank.rank:
-        _deliver(result, evaluation, predictor, outputs, extremes)
+        require_scored(evaluation, submit)
+        result = report(predictor, evaluation, str(checkpoint), sources)
+        if not rank.rank:
+            _deliver(result, evaluation, predictor, outputs, extremes)
     return result
 
 

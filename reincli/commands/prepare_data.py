@@ -150,7 +150,7 @@ def _prepare(dataset: str, root: Path, out: Path | None, wishes: Wishes) -> None
             "dataset": dataset,
             "root": str(root),
             "written": states["written"],
-            "kept": states["kept"],
+            "kept": states["kept"] + states["old"],
             "copied": copied,
             "counted": counted,
             "seconds": seconds,
@@ -179,7 +179,7 @@ def _do(dataset: str, jobs: Sequence[planning.Job], wishes: Wishes) -> list[prep
             for outcome in prepare.run_jobs(jobs, workers=wishes.workers, force=wishes.force):
                 outcomes.append(outcome)
                 waiting += 1
-                if outcome.state != "kept" or waiting == SKIP or len(outcomes) == len(jobs):
+                if outcome.state not in ("kept", "old") or waiting == SKIP or len(outcomes) == len(jobs):
                     advance(waiting)
                     waiting = 0
                 if outcome.state == "failed":
@@ -193,6 +193,11 @@ def _do(dataset: str, jobs: Sequence[planning.Job], wishes: Wishes) -> list[prep
     error = prepare.failure(outcomes)
     if error is not None:
         raise error
+    old = sum(outcome.state == "old" for outcome in outcomes)
+    if old:
+        note(
+            f"{old} files are older than the raw ones that they should come of. They stay: --force makes them anew."
+        )
     return outcomes
 
 
@@ -203,7 +208,7 @@ def _closing(
     if not jobs:
         done = "The labels need no conversion"
     else:
-        done = f"{states['written']} files written, {states['kept']} were there"
+        done = f"{states['written']} files written, {states['kept'] + states['old']} were there"
         if states["written"] and seconds > 1:
             done += f", {states['written'] / seconds:.0f} a second"
     copies = f"; {copied} compact copies written" if copied else ""

@@ -83,10 +83,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         except ReinError as error:
             raise damaged(path, f"its settings cannot be used ({error.message.rstrip('.')})") from None
         backbone = read_fingerprint(own.get("backbone"))
+        calibration = read_calibration(own, path)
         form = form or own.get("minor")
     if form not in (RESIDUAL, WHOLE) and any(name.startswith("minor.") for name in state):
         raise damaged(path, "it does not say which weights stand beside its minor directions (rein.minor)")
-        calibration = read_calibration(own, path)
     training = fields.get("training")
     if training is not None and not isinstance(training, Mapping):
         raise damaged(path, "its field 'training' is no table")

@@ -124,3 +124,29 @@ def test_the_second_at_work_in_a_folder_says_who_is_the_first(tmp_path):
     with at_work(tmp_path, "train"):
         assert (tmp_path / ".at-work").exists()
     assert not (tmp_path / ".at-work").exists()
+
+
+def test_the_second_to_write_a_file_says_who_is_the_first_and_others_beside_it_are_free(tmp_path):
+    code = (
+        "import time; from pathlib import Path; from reincli.media.outputs import at_work\n"
+        f"with at_work(Path({str(tmp_path / 'a.json')!r}), 'eval', file=True):\n"
+        "    print('ready', flush=True); time.sleep(30)\n"
+    )
+    first = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    first.stdout.readline()
+    (tmp_path / "link.json").symlink_to(tmp_path / "a.json")
+    for name in ("a.json", "link.json"):
+        with (
+            pytest.raises(ReinError, match="rein eval, process"),
+            at_work(tmp_path / name, "eval", file=True),
+        ):
+            pass
+    for free in ("b.json", "/dev/null"):
+        with at_work(tmp_path / free, "eval", file=True):
+            pass
+    first.kill()
+    first.wait()
+    with at_work(tmp_path / "a.json", "eval", file=True):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["link.json"]
