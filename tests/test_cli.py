@@ -270,6 +270,13 @@ def test_options_are_the_arguments_of_the_function(name):
             1,
             "error: No permission to read or write 'a.png'.\n",
         ),
+        (OSError(errno.EIO, "on fire", "a.png"), 1, "error: The system reports 'on fire' for 'a.png'.\n"),
+        (OSError(errno.ELOOP, "loop", "a.png"), 1, "error: The link 'a.png' leads back to itself.\n"),
+        (
+            OSError(errno.EMFILE, "many"),
+            1,
+            "error: Too many files are open at once.\nAllow more: ulimit -n 4096\n",
+        ),
     ],
 )
 def test_errors_are_a_line_and_an_exit_code(calls, effect, code, line):
@@ -281,7 +288,7 @@ def test_errors_are_a_line_and_an_exit_code(calls, effect, code, line):
     assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize("effect", [ValueError("a bug"), OSError(errno.EIO, "disk on fire")])
+@pytest.mark.parametrize("effect", [ValueError("a bug"), OSError(errno.EBADF, "no file")])
 def test_a_bug_keeps_its_traceback(calls, effect):
     calls("presets", effect)
     assert rein("presets", code=None).exception is effect

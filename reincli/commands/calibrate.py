@@ -10,7 +10,7 @@ from reincli.engine.backbone_files import used_backbone
 from reincli.engine.calibration import Calibration, write_calibrated
 from reincli.engine.checkpoint import read_checkpoint
 from reincli.errors import ReinError
-from reincli.media.outputs import Outputs
+from reincli.media.outputs import Outputs, at_work
 from reincli.ops.calibration import COLDEST, HOTTEST
 from reincli.prediction.calibrate import Fit, fit
 from reincli.prediction.exported import is_exported
@@ -53,15 +53,18 @@ def run(
         files = [file for each in samples for file in (each.image, each.label)]
         read = [checkpoint, used_backbone(settings, backbone), config, own, *files]
         Outputs("calibrate", read).claim(out, "--out", replace=replace)
-    predictor = open_segmentor(checkpoint, backbone=backbone, settings=settings, device=device,
-                               precision=precision, any_backbone=any_backbone)  # fmt: skip
-    for text in predictor.notes:
-        console.note(text)
-    predictor.tell = console.problem
-    with console.progress("Calibrating", total=len(samples)) as advance:
-        found = fit(predictor, samples, size=size, mode=mode, on_image=lambda domain: advance(1, note=domain))
-    show(found)
-    keep(checkpoint, out or checkpoint, found, sources, predictor)
+    with at_work(out or checkpoint, "calibrate", file=True):
+        predictor = open_segmentor(checkpoint, backbone=backbone, settings=settings, device=device,
+                                   precision=precision, any_backbone=any_backbone)  # fmt: skip
+        for text in predictor.notes:
+            console.note(text)
+        predictor.tell = console.problem
+        with console.progress("Calibrating", total=len(samples)) as advance:
+            found = fit(
+                predictor, samples, size=size, mode=mode, on_image=lambda domain: advance(1, note=domain)
+            )
+        show(found)
+        keep(checkpoint, out or checkpoint, found, sources, predictor)
     return found.temperature
 
 

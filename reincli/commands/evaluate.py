@@ -6,7 +6,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,14 +21,14 @@ from reincli.commands.score_page import page
 from reincli.commands.score_table import protocol_line, show
 from reincli.config import Settings, parse_size, test_size
 from reincli.data.labels import CITYSCAPES
-from reincli.data.sources import Sample, find_samples, scorable_samples
+from reincli.data.sources import Sample, each_once, find_samples, scorable_samples
 from reincli.data.submission import SOURCE, Submission
 from reincli.engine.backbone_files import used_backbone
 from reincli.engine.checkpoint import read_checkpoint, settings_for
 from reincli.engine.ranks import Rank, this_rank
 from reincli.errors import ReinError
 from reincli.media.images import write_bytes, write_png
-from reincli.media.outputs import Outputs, mark
+from reincli.media.outputs import Outputs, at_work, mark
 from reincli.prediction.evaluate import Scored, domain_names, evaluate
 from reincli.prediction.exported import is_exported, open_session
 from reincli.prediction.opening import open_segmentor
@@ -53,6 +53,18 @@ class Wanted:
     report_file: Path | None = None
     submission: Submission | None = None
     extremes: Extremes = field(default_factory=Extremes)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Be the only process that writes them while the body runs. ReinError where another one is at it."""
+        zipped = None if self.submission is None else self.submission.path
+        with ExitStack() as stack:
+            if self.out is not None:
+                stack.enter_context(at_work(self.out, MAKER))
+            for path in (self.json_file, self.report_file, zipped):
+                if path is not None:
+                    stack.enter_context(at_work(path, MAKER, file=True))
+            yield
 
 
 def run(
@@ -136,14 +148,15 @@ def run(
         )
         raise ReinError(message, "Submit a model of those classes.", usage=True)
     evaluation = Evaluation(predictor.classes.names, left_out=left_out)
-    with rank.group():
+    with rank.group(), nullcontext() if rank.rank else outputs.at_work():
         with _told_if_stopped(predictor, evaluation, checkpoint, sources, outputs, rank, len(samples)):
             _evaluate(predictor, samples, evaluation, (size, mode, tta or None), outputs, rank, calibration)
         extremes = rank.gather(outputs.extremes) if report_file else []
         rank.gather(None)  # the label maps of every process are written
-    result = report(predictor, evaluation, str(checkpoint), sources)
-    if not rank.rank:
-        _deliver(result, evaluation, predictor, outputs, extremes)
+        require_scored(evaluation, submit)
+        result = report(predictor, evaluation, str(checkpoint), sources)
+        if not rank.rank:
+            _deliver(result, evaluation, predictor, outputs, extremes)
     return result
 
 
@@ -167,6 +180,15 @@ def require_free(wanted: Wanted, samples: Sequence[Sample], reads: Sequence[Path
 def map_of(out: Path, domain: str, sample: Sample) -> Path:
     """Where the label map of an image goes."""
     return out / domain / PurePosixPath(sample.name).with_suffix(".png")
+
+
+def require_scored(evaluation: Evaluation, submit: Path | None) -> None:
+    """ReinError where no pixel of any image was scored: a table of nothing would look like a result."""
+    if submit is None and not any(domain.matrix.any() for domain in evaluation.domains.values()):
+        raise ReinError(
+            "Nothing could be scored: every pixel of every label is ignored.",
+            "Look at what the labels hold: rein prepare-data NAME --check",
+        )
 
 
 def check_size(size: str) -> None:
@@ -234,7 +256,7 @@ def find_all(
     Raises:
         ReinError: images without label (unless that is allowed), a source that is not there, or none at all.
     """
-    samples: list[Sample] = []
+    parts: list[tuple[str, list[Sample]]] = []
     left_out: dict[str, int] = {}
     for source in dict.fromkeys(sources):
         if source == SOURCE:
@@ -244,14 +266,15 @@ def find_all(
                     "Write what its benchmark takes: --submit FILE.zip",
                     usage=True,
                 )
-            samples += find_samples(source, settings.data, need_labels=False)
+            parts.append((source, find_samples(source, settings.data, need_labels=False)))
             continue
         found, alone = scorable_samples(source, settings.data)
         if alone and not allow_missing:
             _refuse(source, settings, alone)
         if alone:
             left_out[source] = len(alone)
-        samples += found
+        parts.append((source, found))
+    samples = each_once(parts, settings.data)
     if not samples:
         raise ReinError("There is nothing to score: data.val is empty.", "Give --data NAME.", usage=True)
     return samples, left_out

@@ -18,6 +18,7 @@ from reincli.data.layouts import DATASETS, own_folders
 from reincli.data.sources import Sample, dataset_root, label_table, some
 from reincli.data.statistics import COUNTED, look_up, update_statistics
 from reincli.errors import ReinError, nearest
+from reincli.media.outputs import at_work
 from reincli.prepare import archives, planning, prepare
 from reincli.prepare.corruption import HEADLINE, Corruption, choose, require_library
 from reincli.settings_files import load_settings
@@ -103,7 +104,8 @@ def run(
             copied = _copy(dataset, [s for r in reports for s in r.pairs.samples], wishes)
             note(f"{copied} compact copies written.")
     else:
-        _prepare(dataset, place, out, wishes)
+        with at_work(out or place, "prepare-data"):
+            _prepare(dataset, place, out, wishes)
 
 
 def _folder(dataset: str, root: Path | None, data: DataSettings) -> Path:
@@ -148,7 +150,7 @@ def _prepare(dataset: str, root: Path, out: Path | None, wishes: Wishes) -> None
             "dataset": dataset,
             "root": str(root),
             "written": states["written"],
-            "kept": states["kept"],
+            "kept": states["kept"] + states["old"],
             "copied": copied,
             "counted": counted,
             "seconds": seconds,
@@ -177,7 +179,7 @@ def _do(dataset: str, jobs: Sequence[planning.Job], wishes: Wishes) -> list[prep
             for outcome in prepare.run_jobs(jobs, workers=wishes.workers, force=wishes.force):
                 outcomes.append(outcome)
                 waiting += 1
-                if outcome.state != "kept" or waiting == SKIP or len(outcomes) == len(jobs):
+                if outcome.state not in ("kept", "old") or waiting == SKIP or len(outcomes) == len(jobs):
                     advance(waiting)
                     waiting = 0
                 if outcome.state == "failed":
@@ -191,6 +193,11 @@ def _do(dataset: str, jobs: Sequence[planning.Job], wishes: Wishes) -> list[prep
     error = prepare.failure(outcomes)
     if error is not None:
         raise error
+    old = sum(outcome.state == "old" for outcome in outcomes)
+    if old:
+        note(
+            f"{old} files are older than the raw ones that they should come of. They stay: --force makes them anew."
+        )
     return outcomes
 
 
@@ -201,7 +208,7 @@ def _closing(
     if not jobs:
         done = "The labels need no conversion"
     else:
-        done = f"{states['written']} files written, {states['kept']} were there"
+        done = f"{states['written']} files written, {states['kept'] + states['old']} were there"
         if states["written"] and seconds > 1:
             done += f", {states['written'] / seconds:.0f} a second"
     copies = f"; {copied} compact copies written" if copied else ""

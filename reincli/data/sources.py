@@ -5,8 +5,8 @@ A source is written NAME or NAME:SPLIT; the folders are in `layouts`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -245,6 +245,32 @@ def _require_partners(pairs: Pairs, folders: Folders, root: Path, dataset: str) 
             f"{message}: {some(pairs.without_image)}.",
             "Bring the images: a part of the download, or their folder, is missing. Else take the labels out.",
         )
+
+
+def each_once(parts: Sequence[tuple[str, Sequence[Sample]]], data: DataSettings) -> list[Sample]:
+    """Images of several sources, each image once, however often it is named.
+
+    Where two splits of a dataset would be one domain, each is a domain of its own, `cityscapes:train`.
+
+    Args:
+        parts: (source, its images). data: of the settings.
+    """
+    seen: set[Path] = set()
+    splits: dict[tuple[str, str], set[str]] = {}
+    kept: list[tuple[str, Sample]] = []
+    for source, samples in parts:
+        split = parse_source(source, data)[1]
+        for sample in samples:
+            if sample.image not in seen:
+                seen.add(sample.image)
+                kept.append((split, sample))
+                splits.setdefault((sample.dataset, sample.domain), set()).add(split)
+    return [
+        replace(sample, domain=f"{sample.domain}:{split}")
+        if len(splits[sample.dataset, sample.domain]) > 1
+        else sample
+        for split, sample in kept
+    ]
 
 
 def scorable_samples(source: str, data: DataSettings) -> tuple[list[Sample], list[str]]:

@@ -83,6 +83,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         except ReinError as error:
             raise damaged(path, f"its settings cannot be used ({error.message.rstrip('.')})") from None
         backbone = read_fingerprint(own.get("backbone"))
+        calibration = read_calibration(own, path)
         form = form or own.get("minor")
         calibration = read_calibration(own, path)
     if form not in (RESIDUAL, WHOLE) and any(name.startswith("minor.") for name in state):

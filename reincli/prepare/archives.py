@@ -7,6 +7,7 @@ as the archive is the same and every folder still holds at least as many files a
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import shutil
 import stat
@@ -25,8 +26,21 @@ from reincli.media.images import replace_whole, write_bytes
 from reincli.prepare import rar
 
 NOTE = ".unpacked.json"
-BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError)
+BROKEN = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    ValueError,
+    NotImplementedError,
+)
 """What the standard library raises for archives that are damaged or cut short."""
+ENCRYPTED = 0x1
+"""Bit of a zip member's flags."""
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+LARGEST = 2**30
+"""Bytes of a picture or a label; they are read whole."""
 BLOCK = 512
 """Bytes of a block of a tar file; two empty ones end it."""
 
@@ -112,6 +126,7 @@ def _unpack_zip(
                 raise _link(info.filename, archive)
             target = None if info.is_dir() else download.target(info.filename)
             if target is not None:
+                _require_readable(info, archive)
                 members.append(Member(info.filename, target, info.file_size))
         total, done = sum(member.size for member in members), 0
         _require_space(archive, into, sum(m.size for m in members if not _is_there(m, into)))
@@ -122,6 +137,16 @@ def _unpack_zip(
             counts[str(PurePosixPath(member.target).parent)] += 1
             done += member.size
             yield done, total
+
+
+def _require_readable(info: zipfile.ZipInfo, archive: Path) -> None:
+    """ReinError for a member that is encrypted, or packed in a way that Python does not know."""
+    hint = "It is not the original download: fetch it from its own site, or unpack it by hand."
+    if info.flag_bits & ENCRYPTED:
+        raise ReinError(f"The archive '{archive}' holds '{info.filename}' encrypted.", hint)
+    if info.compress_type not in METHODS:
+        message = f"The archive '{archive}' has packed '{info.filename}' by method {info.compress_type}"
+        raise ReinError(f"{message}, which is not known here.", hint)
 
 
 def _unpack_tar(
@@ -226,6 +251,8 @@ def _place(target: str, into: Path) -> Path:
 
 def _write(content: IO[bytes], member: Member, into: Path) -> None:
     path = _place(member.target, into)
+    if not 0 <= member.size <= LARGEST:
+        raise zipfile.BadZipFile(f"'{member.name}' claims {member.size:,} bytes, more than any picture has")
     data = content.read(member.size + 1)
     if len(data) != member.size:
         raise zipfile.BadZipFile(f"'{member.name}' has {len(data)} of {member.size} bytes")

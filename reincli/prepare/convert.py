@@ -6,6 +6,7 @@ Everything that has no class becomes 255. Results are (H, W) uint8.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -32,7 +33,10 @@ from reincli.media.images import (
     write_bytes,
     write_png,
 )
+from reincli.media.outputs import mark
 
+MAKER = "prepare-data"
+"""In the marks of labels; behind it stands the raw file's `raw_stamp`."""
 JPEG_QUALITY = 95
 """Of the half-size Mapillary images."""
 
@@ -100,6 +104,12 @@ def _polygon_id(name: str, path: Path) -> int:
     return POLYGON_IDS[known]
 
 
+def raw_stamp(path: Path) -> str:
+    """Length and checksum of a raw file: whether what was made of it still holds."""
+    data = path.read_bytes()
+    return f"{len(data)}-{zlib.crc32(data):08x}"
+
+
 def half_size(height: int, width: int) -> tuple[int, int]:
     """The (height, width) at which Mapillary is validated; at least one pixel."""
     return max(height // 2, 1), max(width // 2, 1)
@@ -147,5 +157,5 @@ def convert(form: str, source: Path, target: Path) -> np.ndarray | None:
         label = resize_label(label, half_size(label.shape[0], label.shape[1]))
     else:
         label = LABEL_CONVERTERS[form](source)
-    write_png(target, label)
+    write_png(target, label, mark=mark(MAKER, raw_stamp(source)))
     return label

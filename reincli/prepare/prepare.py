@@ -19,9 +19,9 @@ from reincli.data.missing import hint, missing_folder, no_image
 from reincli.data.sources import Pairs, find_pairs, some
 from reincli.errors import ReinError
 from reincli.media.images import clear_dead, write_bytes
-from reincli.media.outputs import keep_apart
+from reincli.media.outputs import keep_apart, mark_of
 from reincli.media.workers import processes
-from reincli.prepare.convert import convert
+from reincli.prepare.convert import MAKER, convert, raw_stamp
 from reincli.prepare.corruption import write_corrupted
 from reincli.prepare.planning import Job, plan
 
@@ -32,7 +32,9 @@ _PNG_END, _JPEG_END = b"IEND\xae\x42\x60\x82", b"\xff\xd9"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: 'written', 'kept' (it was there), or 'failed' with the reason and what to do.
+    """What became of a job: 'written', 'kept' or 'old' (it was there), or 'failed' with the reason and what to do.
+
+    'old': the raw file is newer, and what was there does not say what it was made of: somebody else's, so it stays.
 
     `pixels`: of each class index in a label that was written; empty otherwise.
     """
@@ -69,6 +71,23 @@ def is_whole(path: Path | str) -> bool:
     return end == _PNG_END or end.endswith(_JPEG_END)
 
 
+def found(job: Job) -> str:
+    """What is there of a job: 'kept', 'old' (see `Outcome`), or '' where it is to be made."""
+    if not is_whole(job.writes):
+        return ""
+    try:
+        raw, made = os.stat(job.reads), os.stat(job.writes)
+    except OSError:
+        return "kept"  # the raw file is gone: its label still holds
+    of = (mark_of(job.target) or "").removeprefix(f"{MAKER} ")
+    newer = raw.st_mtime_ns > made.st_mtime_ns
+    if not of:
+        return "old" if newer else "kept"
+    if not of.startswith(f"{raw.st_size}-") or (newer and of != raw_stamp(job.source)):
+        return ""
+    return "kept"
+
+
 def run_jobs(jobs: Sequence[Job], *, workers: int = 1, force: bool = False) -> Iterator[Outcome]:
     """Do the jobs, yielding what became of each in their order; a damaged raw file does not stop the rest.
 
@@ -85,8 +104,8 @@ def run_jobs(jobs: Sequence[Job], *, workers: int = 1, force: bool = False) -> I
         clear_dead(Path(folder))
     todo = []
     for job in jobs:
-        if not force and is_whole(job.writes):
-            yield Outcome(job, "kept")
+        if not force and (state := found(job)):
+            yield Outcome(job, state)
         else:
             todo.append(job)
     if workers <= 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import shutil
 import stat
@@ -160,6 +161,52 @@ def test_an_archive_cut_short_is_named(tmp_path: Path, name: str, part: float) -
         run("gta", tmp_path / "gta", workers=1)
     for file in (tmp_path / "gta").rglob("*.png"):
         assert file.read_bytes() == (tmp_path / "from/images" / file.name).read_bytes()
+
+
+def patched(path: Path, name: str, at: int, value: bytes) -> None:
+    """Change the second member's heads in a zip: `at` counts from the signature of the entry in the list at its end."""
+    data = bytearray(path.read_bytes())
+    entry = data.rindex(name.encode()) - 46
+    data[entry + at : entry + at + len(value)] = value
+    if at in (8, 10):  # these stand in the head before the content too
+        head = data.index(name.encode()) - 30
+        data[head + at - 2 : head + at - 2 + len(value)] = value
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "says"),
+    [
+        (8, b"\x01\x00", "holds 'images/2.png' encrypted"),
+        (10, b"\x63\x00", "by method 99, which is not known here"),
+        (24, b"\xff\xff\xff\xf0", r"needs 4\.\d GB|claims 4,\d+,\d+,\d+ bytes"),
+        (16, b"\0\0\0\0", "is damaged or cut short: Bad CRC"),
+    ],
+)
+def test_a_zip_that_cannot_be_unpacked_is_a_sentence(
+    tmp_path: Path, at: int, value: bytes, says: str
+) -> None:
+    path = tmp_path / "gta" / "01_images.zip"
+    path.parent.mkdir()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as opened:
+        for number in (1, 2):
+            opened.writestr(f"images/{number}.png", b"x" * 1000)
+    patched(path, "images/2.png", at, value)
+    with pytest.raises(ReinError, match=says):
+        run("gta", tmp_path / "gta", workers=1)
+    written = [file.name for file in (tmp_path / "gta").rglob("*.png")]
+    assert written in ([], ["1.png"])
+
+
+def test_a_tar_that_claims_more_than_there_is_is_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "gta" / "images.tar.gz"
+    path.parent.mkdir()
+    info = tarfile.TarInfo("images/1.png")
+    info.size = 2**40
+    with gzip.open(path, "wb") as file:
+        file.write(info.tobuf() + b"x" * 1000)
+    with pytest.raises(ReinError, match=r"claims 1,099,511,627,776 bytes|damaged or cut short"):
+        run("gta", tmp_path / "gta", workers=1)
 
 
 def test_a_wrong_archive_and_an_unfinished_one_are_named(tmp_path: Path) -> None:
