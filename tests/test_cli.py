@@ -172,6 +172,7 @@ def test_python_dash_m():
                 "precision": "bf16",
                 "device": "auto",
                 "out": None,
+                "label_ids": False,
                 "json_file": None,
                 **{"report_file": None, "submit": None, "allow_missing": False, "own": None},
             },

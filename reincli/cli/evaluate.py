@@ -26,6 +26,7 @@ EXAMPLES = (
     "rein eval checkpoints/dinov2_rein_and_head.pth --data cityscapes:val --size 2048x1024",
     "rein eval work_dirs/citys2acdc/last.pth --json acdc.json --report acdc.html --out predictions",
     "rein eval work_dirs/citys2acdc/last.pth --submit acdc.zip",
+    "rein eval work_dirs/citys2acdc/last.pth --data cityscapes:test --submit cityscapes.zip",
     "rein eval work_dirs/citys2citysc/last.pth --data cityscapes-c:all",
 )
 
@@ -60,6 +61,9 @@ def command(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Write the label maps here.")
     ] = None,
+    label_ids: Annotated[
+        bool, typer.Option("--label-ids", help="With --out: labelIds of Cityscapes, not class indices.")
+    ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the scores as JSON.")
     ] = None,
@@ -70,7 +74,9 @@ def command(
     submit: Annotated[
         Path | None,
         typer.Option(
-            "--submit", metavar="FILE.zip", help="Write what the benchmark of ACDC's test images takes."
+            "--submit",
+            metavar="FILE.zip",
+            help="Write what the benchmark takes: of ACDC, or cityscapes:test.",
         ),
     ] = None,
     allow_missing: Annotated[

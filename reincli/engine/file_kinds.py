@@ -42,7 +42,8 @@ def kind_of(path: Path) -> str:
     size = path.stat().st_size
     if not start:
         raise ReinError(
-            f"'{path}' is empty (0 bytes).", "A download or a writing was cut off: fetch it again, or make it anew."
+            f"'{path}' is empty (0 bytes).",
+            "A download or a writing was cut off: fetch it again, or make it anew.",
         )
     for first, name, hint in STARTS:
         if start.startswith(first):
