@@ -117,7 +117,14 @@ def test_python_dash_m():
             {
                 **{"dataset": "gta", "root": Path("/disk/gta")},
                 **{"out": None, "workers": 3, "check": True, "force": False, "as_json": True, "config": None},
-                **{"severity": None, "corruption": None, "seed": 0, "cache": False, "lossless": False},
+                **{
+                    "severity": None,
+                    "corruption": None,
+                    "seed": 0,
+                    "cache": False,
+                    "lossless": False,
+                    "version": None,
+                },
             },
         ),
         (

@@ -21,9 +21,11 @@ from reincli.data.sources import Pairs, find_pairs, some
 from reincli.errors import ReinError
 from reincli.media.images import write_bytes
 from reincli.media.workers import processes
+from reincli.prepare import mapillary
 from reincli.prepare.convert import convert
 from reincli.prepare.corruption import write_corrupted
-from reincli.prepare.planning import Job, plan
+from reincli.prepare.jobs import Job
+from reincli.prepare.planning import plan
 
 LEFTOVER_AGE = 60.0
 """Seconds after which an unfinished file is nobody's any more."""
@@ -182,7 +184,10 @@ def prepare(
     Raises:
         ReinError: raw labels missing, damaged files (after all others are done), or no space to write.
     """
-    outcomes = list(run_jobs(plan(dataset, root, out), workers=workers, force=force))
+    jobs = plan(dataset, root, out)
+    if dataset == "mapillary":
+        mapillary.settle(out or root, mapillary.VERSIONS[0], force=force)
+    outcomes = list(run_jobs(jobs, workers=workers, force=force))
     error = failure(outcomes)
     if error is not None:
         raise error
