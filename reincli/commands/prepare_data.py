@@ -18,8 +18,9 @@ from reincli.data.layouts import DATASETS, own_folders
 from reincli.data.sources import Sample, dataset_root, label_table, some
 from reincli.data.statistics import COUNTED, look_up, update_statistics
 from reincli.errors import ReinError, nearest
-from reincli.prepare import archives, planning, prepare
+from reincli.prepare import archives, mapillary, planning, prepare
 from reincli.prepare.corruption import HEADLINE, Corruption, choose, require_library
+from reincli.prepare.jobs import Job
 from reincli.settings_files import load_settings
 
 SKIP = 500
@@ -37,6 +38,7 @@ class Wishes:
         corruptions: of `cityscapes-c`.
         cache: write compact copies, which load faster.
         lossless: of every pixel, not as JPEG.
+        version: of `mapillary`.
     """
 
     workers: int
@@ -45,6 +47,7 @@ class Wishes:
     corruptions: Sequence[Corruption] = HEADLINE
     cache: bool = False
     lossless: bool = False
+    version: str = mapillary.VERSIONS[0]
 
 
 def run(
@@ -62,6 +65,7 @@ def run(
     seed: int = 0,
     cache: bool = False,
     lossless: bool = False,
+    version: str | None = None,
 ) -> None:
     """Prepare a dataset's labels, or check what is there.
 
@@ -77,6 +81,7 @@ def run(
         severity, corruption, seed: of `cityscapes-c`; none: severity 5, all 16, 0.
         cache: also write compact copies of the training pairs.
         lossless: keep every pixel in them.
+        version: of `mapillary`; None: v1.2.
 
     Raises:
         ReinError: unknown dataset, missing folders, damaged files, or faults that a check found.
@@ -88,11 +93,24 @@ def run(
         raise ReinError(f"No dataset is named '{dataset}'.", hint + own, usage=True)
     if (severity or corruption or seed) and dataset != "cityscapes-c":
         raise ReinError("--severity, --corruption and --seed are for cityscapes-c alone.", usage=True)
+    if version is not None and dataset != "mapillary":
+        raise ReinError("--version is for mapillary alone.", usage=True)
+    if version is not None and version not in mapillary.VERSIONS:
+        known = " or ".join(mapillary.VERSIONS)
+        raise ReinError(f"Mapillary has no version '{version}'.", f"Give {known}.", usage=True)
     if lossless and not cache:
         raise ReinError("--lossless is about the compact copies.", "Give --cache too.", usage=True)
     place = _folder(dataset, root, data)
     chosen = choose(corruption or [], severity or [], seed)
-    wishes = Wishes(workers or os.cpu_count() or 1, force, as_json, chosen, cache, lossless)
+    wishes = Wishes(
+        workers or os.cpu_count() or 1,
+        force,
+        as_json,
+        chosen,
+        cache,
+        lossless,
+        version or mapillary.VERSIONS[0],
+    )
     if check:
         check_data.check(dataset, data, place, out, wishes.workers, as_json)
     elif dataset in data.own:
@@ -119,11 +137,13 @@ def _folder(dataset: str, root: Path | None, data: DataSettings) -> Path:
 
 def _prepare(dataset: str, root: Path, out: Path | None, wishes: Wishes) -> None:
     start = time.monotonic()
-    if _unpack(dataset, root, out or root, wishes.force) and out is not None:
+    if _unpack(dataset, root, out or root, wishes) and out is not None:
         root = out  # everything lies there now
     if dataset == "cityscapes-c":
         require_library()
-    jobs = planning.plan(dataset, root, out, wishes.corruptions)
+    jobs = planning.plan(dataset, root, out, wishes.corruptions, wishes.version)
+    if dataset == "mapillary":
+        mapillary.settle(out or root, wishes.version, force=wishes.force)
     outcomes = _do(dataset, jobs, wishes)
     lists = prepare.write_lists(root, out) if dataset == "cityscapes" else []
     reports = prepare.report_pairs(dataset, prepare.splits_at(dataset, root, out), root, out)
@@ -163,7 +183,7 @@ def _prepare(dataset: str, root: Path, out: Path | None, wishes: Wishes) -> None
     prepare.require_pairs(reports)
 
 
-def _do(dataset: str, jobs: Sequence[planning.Job], wishes: Wishes) -> list[prepare.Outcome]:
+def _do(dataset: str, jobs: Sequence[Job], wishes: Wishes) -> list[prepare.Outcome]:
     """Make the files that are missing.
 
     Raises:
@@ -194,9 +214,7 @@ def _do(dataset: str, jobs: Sequence[planning.Job], wishes: Wishes) -> list[prep
     return outcomes
 
 
-def _closing(
-    jobs: Sequence[planning.Job], states: Counter[str], idle: bool, copied: int, seconds: float
-) -> str:
+def _closing(jobs: Sequence[Job], states: Counter[str], idle: bool, copied: int, seconds: float) -> str:
     """The last line: what was done, or that nothing had to be."""
     if not jobs:
         done = "The labels need no conversion"
@@ -208,9 +226,10 @@ def _closing(
     return f"{'Nothing to do: ' if idle else ''}{done}{copies}; {duration(seconds)}."
 
 
-def _unpack(dataset: str, root: Path, into: Path, force: bool) -> bool:
+def _unpack(dataset: str, root: Path, into: Path, wishes: Wishes) -> bool:
     """Unpack the downloads that lie in the dataset's folder; whether there was one."""
-    waiting = archives.pending(dataset, root, into, force=force)
+    version = wishes.version if dataset == "mapillary" else ""
+    waiting = archives.pending(dataset, root, into, version=version, force=wishes.force)
     for archive, download in waiting:
         with progress(
             f"Unpacking {archive.name}, MB", total=max(archive.stat().st_size // 10**6, 1)

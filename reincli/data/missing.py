@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from reincli.data.downloads import names_for, unfinished
+from reincli.data.downloads import downloads_of, names_for, unfinished
 from reincli.data.layouts import DATASETS, HOMES
 from reincli.errors import ReinError
 
@@ -35,7 +35,8 @@ def hint(dataset: str, root: Path, folder: str = "", *, prepare: bool = False) -
         return f"Make it from the Cityscapes validation images: {command}"
     if unfinished(dataset, root):
         return f"'{unfinished(dataset, root)[0]}' is an unfinished download: let it finish, then: {command}"
-    files = names_for(dataset, folder)
+    nothing = not any((root / each).is_dir() for d in downloads_of(dataset) for each in d.brings)
+    files = names_for(dataset, "" if nothing else folder)
     what = f"{files} from {HOMES[dataset]}" if files else f"it from {HOMES[dataset]}"
     return f"Get {what}, put it into '{root}', packed or unpacked, then: {command}"
 

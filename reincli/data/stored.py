@@ -13,6 +13,8 @@ from reincli.media.images import read_label, read_stored
 
 Colors = tuple[tuple[tuple[int, int, int], int], ...]
 """RGB 0-255 with the stored value that it stands for."""
+LAST_ID_1_2 = 65
+"""Of Mapillary Vistas 1.2; ids above it are of version 2.0."""
 SHOWN = 3
 """Colours named in an error."""
 SMOOTHED = 256
@@ -101,17 +103,23 @@ def _not_declared(path: Path, codes: np.ndarray, pixels: int) -> ReinError:
     )
 
 
+def largest_mapillary_id(path: Path) -> int:
+    """The largest id in a label of Mapillary Vistas; 0 where there is none. ReinError where it is unreadable."""
+    stored = read_label(path)
+    return int(stored[stored != IGNORE].max(initial=0))
+
+
 def mapillary_ids(path: Path) -> np.ndarray:
-    """Ids of Mapillary Vistas 1.2.
+    """Ids of Mapillary Vistas 1.2, (H, W) uint8.
 
     Raises:
         ReinError: ids that only version 2.0 has.
     """
     stored = read_label(path)
-    largest = int(stored.max(initial=0))
-    if 65 < largest != IGNORE:
+    largest = int(stored[stored != IGNORE].max(initial=0))
+    if largest > LAST_ID_1_2:
         raise ReinError(
-            f"'{path}' has id {largest}; version 1.2 ends at 65: these are labels of version 2.0.",
+            f"'{path}' has id {largest}; version 1.2 ends at {LAST_ID_1_2}: these are labels of version 2.0.",
             "Put those of v1.2/labels, from the same download, in their place.",
         )
     return stored

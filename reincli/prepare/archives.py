@@ -40,13 +40,16 @@ class Member:
     size: int
 
 
-def pending(dataset: str, root: Path, into: Path, *, force: bool = False) -> list[tuple[Path, Download]]:
+def pending(
+    dataset: str, root: Path, into: Path, *, version: str = "", force: bool = False
+) -> list[tuple[Path, Download]]:
     """Known archives in a dataset's folder that have not been unpacked yet.
 
     Args:
         dataset: a built-in name.
         root: where the archives lie.
         into: where they are unpacked to.
+        version: of Mapillary.
         force: also those that were unpacked before.
 
     Raises:
@@ -59,8 +62,8 @@ def pending(dataset: str, root: Path, into: Path, *, force: bool = False) -> lis
     notes = _read_notes(into)
     return [
         (path, what)
-        for path, what in known_archives(dataset, root)
-        if (force or not _is_done(path, notes.get(path.name), into))
+        for path, what in known_archives(dataset, root, version)
+        if (force or not _is_done(path, what, notes.get(path.name), into))
         and not (what.rar and path.name not in notes and _by_hand(path, what, into))
     ]
 
@@ -96,7 +99,11 @@ def unpack(archive: Path, download: Download, into: Path) -> Iterator[tuple[int,
             f"The archive '{archive}' holds nothing of {wanted}.", "Is it the right file? Fetch it again."
         )
     notes = _read_notes(into)
-    notes[archive.name] = {"state": _state(archive), "folders": dict(counts)}
+    notes[archive.name] = {
+        "state": _state(archive),
+        "folders": dict(counts),
+        "brings": list(download.brings),
+    }
     write_bytes(into / NOTE, json.dumps(notes, indent=1).encode())
 
 
@@ -262,9 +269,11 @@ def _by_hand(archive: Path, download: Download, into: Path) -> bool:
     return there and not _scratch(archive, into).exists()
 
 
-def _is_done(archive: Path, note: object, into: Path) -> bool:
+def _is_done(archive: Path, download: Download, note: object, into: Path) -> bool:
     if not isinstance(note, dict) or note.get("state") != _state(archive):
         return False
+    if not set(download.brings) <= set(note.get("brings", download.brings)):
+        return False  # of another version
     folders = note.get("folders")
     if not isinstance(folders, dict):
         return False

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from reincli.data.downloads import names_for
@@ -11,36 +11,19 @@ from reincli.data.index import list_files
 from reincli.data.layouts import CONDITIONS, HOMES, NO_CONVERSION
 from reincli.data.missing import missing_folder
 from reincli.errors import ReinError
+from reincli.prepare import mapillary
 from reincli.prepare.corruption import HEADLINE, Corruption
+from reincli.prepare.jobs import Job
 
 POLYGONS, LABEL_IDS, TRAIN_IDS = "_gtFine_polygons.json", "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
 
 
-@dataclass(frozen=True)
-class Job:
-    """One file to make: `form` says how (`convert.convert`); a corruption is drawn onto the image instead.
-
-    Names are text: where 25,000 files are there already, making paths of them takes longer than looking at them.
-    """
-
-    form: str
-    reads: str
-    writes: str
-    corruption: Corruption | None = None
-
-    @property
-    def source(self) -> Path:
-        """The raw file."""
-        return Path(self.reads)
-
-    @property
-    def target(self) -> Path:
-        """The file to make."""
-        return Path(self.writes)
-
-
 def plan(
-    dataset: str, root: Path, out: Path | None = None, corruptions: Sequence[Corruption] = HEADLINE
+    dataset: str,
+    root: Path,
+    out: Path | None = None,
+    corruptions: Sequence[Corruption] = HEADLINE,
+    version: str = mapillary.VERSIONS[0],
 ) -> list[Job]:
     """The files to make for a dataset, sorted; empty where its labels come as they are read.
 
@@ -49,6 +32,7 @@ def plan(
         root: its folder, as unpacked.
         out: where labels go, in the same folders as beside the originals; None: `root`.
         corruptions: of `cityscapes-c`; by default all 16 at severity 5.
+        version: of `mapillary`.
 
     Raises:
         ReinError: the raw labels are missing, or the dataset cannot be prepared.
@@ -58,11 +42,11 @@ def plan(
         return []
     if dataset == "cityscapes-c":
         return _plan_corruptions(root, target, corruptions)
-    planners = {
+    planners: dict[str, Callable[[Path, Path], list[Job]]] = {
         "cityscapes": _plan_cityscapes,
         "gta": _plan_gta,
         "synthia": _plan_synthia,
-        "mapillary": _plan_mapillary,
+        "mapillary": partial(mapillary.plan, version=version),
         "acdc": _plan_acdc,
     }
     if dataset not in planners:
@@ -114,32 +98,6 @@ def _plan_acdc(root: Path, out: Path) -> list[Job]:
     for folder in _present(root, folders, "acdc"):
         raw, made = "_gt_labelIds.png", "_gt_labelTrainIds.png"
         jobs += _plan_suffixed("label ids", root / folder, out / folder, raw, made)
-    return jobs
-
-
-def _plan_mapillary(root: Path, out: Path) -> list[Job]:
-    raw = {"training/v1.2/labels": "train", "validation/v1.2/labels": "val"}
-    if not any(
-        (root / folder).is_dir() for folder in raw
-    ):  # the first download of 1.2 has them without a version
-        flat = {folder.replace("/v1.2", ""): split for folder, split in raw.items()}
-        raw = flat if any((root / folder).is_dir() for folder in flat) else raw
-    jobs = []
-    for folder in _present(root, tuple(raw), "mapillary"):
-        split, tree = raw[folder], root / folder
-        made = out / "cityscapes_trainIdLabel" / split / "label"
-        names = list_files(tree, ".png")
-        jobs += [Job("mapillary", f"{tree}/{name}", f"{made}/{name}") for name in names]
-        if split == "val":
-            jobs += [
-                Job("mapillary half label", f"{tree}/{name}", f"{out}/half/val_label/{name}")
-                for name in names
-            ]
-            images = root / "validation/images"
-            if not images.is_dir():
-                raise missing_folder("validation/images", root, "mapillary")
-            for name in list_files(images, ".jpg"):
-                jobs.append(Job("mapillary half image", f"{images}/{name}", f"{out}/half/val_img/{name}"))
     return jobs
 
 

@@ -21,9 +21,11 @@ from reincli.errors import ReinError
 from reincli.media.images import clear_dead, write_bytes
 from reincli.media.outputs import keep_apart
 from reincli.media.workers import processes
+from reincli.prepare import mapillary
 from reincli.prepare.convert import convert
 from reincli.prepare.corruption import write_corrupted
-from reincli.prepare.planning import Job, plan
+from reincli.prepare.jobs import Job
+from reincli.prepare.planning import plan
 
 WORTH_PROCESSES = 200
 """Polygon files from which on new processes are worth their start of a second or two."""
@@ -163,7 +165,10 @@ def prepare(
     Raises:
         ReinError: raw labels missing, damaged files (after all others are done), or no space to write.
     """
-    outcomes = list(run_jobs(plan(dataset, root, out), workers=workers, force=force))
+    jobs = plan(dataset, root, out)
+    if dataset == "mapillary":
+        mapillary.settle(out or root, mapillary.VERSIONS[0], force=force)
+    outcomes = list(run_jobs(jobs, workers=workers, force=force))
     error = failure(outcomes)
     if error is not None:
         raise error

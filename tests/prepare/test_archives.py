@@ -32,7 +32,7 @@ PACKED = {
     "gta": {"01_images.zip": ("images", ""), "01_labels.zip": ("labels", "")},
     "synthia": {"RAND_CITYSCAPES.tar.gz": ("", "RAND_CITYSCAPES/")},
     "urbansyn": {"rgb.tar.gz": ("rgb", ""), "ss.tar": ("ss", "")},
-    "mapillary": {"mapillary-vistas-dataset_public_v2.0.zip": ("", "")},
+    "mapillary": {"An-ZjB1Zm61yAZG0ozTymz8I8NqI4x0M (1).zip": ("", "")},
     "bdd100k": {
         "bdd100k_images_10k.zip": ("images", "bdd100k/"),
         "bdd100k_sem_seg_labels_trainval.zip": ("labels", "bdd100k/"),
@@ -364,3 +364,20 @@ def test_every_dataset_to_download_has_its_archives() -> None:
     assert names_for("gta", "nothing") == ""
     assert known_archives("gta", Path("/nowhere")) == []
     assert Download(("a.zip",), ("x",), (("y/", "x/"),)).target("y/1.png") == "x/1.png"
+    assert Download(("a.zip",), ("x",)).target("around/x/1.png") == "x/1.png"
+    assert Download(("a.zip",), ("x",), only=("_a.png",)).target("x/1_b.png") is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gt_trainval.zip",
+        "gt_trainval (1).zip",
+        "gt_trainval(2).zip",
+        "gt_trainval.zip.1",
+        "gt_trainval (1).tar.gz",
+    ],
+)
+def test_names_that_browsers_give_are_known(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    assert [path.name for path, _ in known_archives("acdc", tmp_path)] == [name]
