@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import textwrap
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,19 +27,22 @@ PACKAGES = (
     "triton",
     "xformers",
 )
+WIDTH = 80
+"""Columns of a terminal that texts fit."""
 MAIN_SPLITS = ("train", "val")
 """A dataset is ready where those of its splits that exist in its layout are complete."""
 
 
 @dataclass(frozen=True)
 class DatasetState:
-    """One dataset: images by complete split, and what is wrong with the first that is not."""
+    """One dataset: images by split, what is wrong with the first that cannot be used, what lacks of the release."""
 
     name: str
     ready: bool
     splits: dict[str, int]
     problem: str
     remedy: str
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,19 +141,29 @@ def datasets(root: Path) -> list[DatasetState]:
 
 def dataset_state(name: str, data: DataSettings) -> DatasetState:
     """Which labelled splits of one dataset are complete."""
-    from reincli.data.sources import find_samples, splits_of
+    from reincli.data.completeness import remark
+    from reincli.data.downloads import not_unpacked
+    from reincli.data.sources import dataset_root, find_samples, splits_of
 
-    complete, trouble = {}, None
+    complete, remarks, trouble = {}, [], None
     for split, folders in splits_of(name, data).items():
         if any(each.labels is None for each in folders):
             continue  # without labels there is nothing to train or score on
         try:
-            complete[split] = len(find_samples(f"{name}:{split}", data))
+            samples = find_samples(f"{name}:{split}", data)
+            complete[split] = len(samples)
+            remarks.append(remark(name, split, [s.name for s in samples], [s.domain for s in samples]))
         except ReinError as error:
             if split in MAIN_SPLITS:
                 trouble = trouble or error
     message, hint = (trouble.message, trouble.hint) if trouble else ("", "")
-    return DatasetState(name, trouble is None, complete, message, hint)
+    root = dataset_root(name, data)
+    waiting = [path.name for path, _ in not_unpacked(name, root)]
+    if waiting and trouble is None:
+        what = f"'{waiting[0]}' and {len(waiting) - 1} more" if len(waiting) > 1 else f"'{waiting[0]}'"
+        remarks.append(f"{what} in '{root}' not unpacked: rein prepare-data {name} {root}")
+    told = tuple(text for text in remarks if text)
+    return DatasetState(name, trouble is None, complete, message, hint, told)
 
 
 def weight_files(folder: Path) -> list[WeightState]:
@@ -166,13 +180,26 @@ def weight_files(folder: Path) -> list[WeightState]:
             )
             continue
         path = folder / family.file
-        found.append(WeightState(f"{name}, raw", str(path), _size(path), f"Download {family.address}"))
+        found.append(WeightState(f"{name}, raw", str(path), _size(path), _remedy(name, path)))
     for path in sorted(folder.glob("*_converted*.pth")):
         found.append(WeightState("converted", str(path), _size(path), ""))
     path = folder / "dinov2_rein_and_head.pth"
-    remedy = "Put the released checkpoint here, or train one: rein train --preset gta2citys"
+    remedy = "Released ones: rein download --list. Or train: rein train --preset gta2citys"
     found.append(WeightState("adapters and head", str(path), _size(path), remedy))
     return found
+
+
+def _remedy(name: str, path: Path) -> str:
+    """What brings the raw weights of a family: a file that a browser has renamed, a download, or a page."""
+    from reincli.data.downloads import plain_name
+    from reincli.model.families import DINOV3_PAGE, FAMILIES
+
+    renamed = [each for each in sorted(path.parent.glob("*")) if plain_name(each.name) == path.name != each.name]
+    if renamed:
+        return f"Rename '{renamed[0].name}', which is there, to '{path.name}'."
+    if FAMILIES[name].address.startswith("https://"):
+        return f"rein download {name}"
+    return f"Accept the terms at {DINOV3_PAGE}"
 
 
 def _size(path: Path) -> int | None:
@@ -182,8 +209,8 @@ def _size(path: Path) -> int | None:
 def _dataset_lines(state: DatasetState) -> list[str]:
     complete = ", ".join(f"{split} {count:,}" for split, count in state.splits.items())
     if state.ready:
-        return [f"{complete} images"]
-    return [f"{complete} images, but not all: {state.problem}" if complete else state.problem, state.remedy]
+        return [f"{complete} images", *state.remarks]
+    return [f"{complete} images, but not all: {state.problem}" if complete else state.problem, state.remedy, *state.remarks]
 
 
 def _weights_lines(state: WeightState) -> list[str]:
@@ -196,8 +223,14 @@ def _listing(title: str, entries: list[tuple[str, ...]]) -> None:
     """Names at the left, lines of text at the right; too long for the cells of a table."""
     indent = max(len(name) for name, *_ in entries) + 4
     result(title)
-    for name, first, *more in entries:
-        result(f"  {name:{indent - 2}}{first}")
-        for line in more:
+    for name, *texts in entries:
+        lines = [line for text in texts for line in _wrapped(text, WIDTH - indent)]
+        result(f"  {name:{indent - 2}}{lines[0]}")
+        for line in lines[1:]:
             result(" " * indent + line)
     result("")
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """A text in lines of at most this width; paths and addresses stay whole, so that they can be copied."""
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]

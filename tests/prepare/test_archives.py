@@ -11,6 +11,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import layouts
 import numpy as np
 import pytest
 from test_prepare import make
@@ -18,8 +20,10 @@ from test_prepare import make
 from reincli.commands.prepare_data import run
 from reincli.config import DataSettings
 from reincli.data.downloads import DOWNLOADS, Download, known_archives, names_for
+from reincli.data.labels import LABEL_IDS
 from reincli.data.layouts import DATASETS
-from reincli.data.sources import find_samples
+from reincli.data.loading import load_label
+from reincli.data.sources import find_samples, label_table
 from reincli.errors import ReinError
 from reincli.prepare import archives
 from reincli.prepare.prepare import prepare
@@ -81,6 +85,116 @@ def test_downloads_are_prepared_as_they_come(
     capsys.readouterr()
     run(dataset, root, workers=1)
     assert "Unpacking" not in capsys.readouterr().err
+
+
+BDD = {
+    "now": {
+        "10k_images_train.zip": {"images/10k/train": "bdd100k/images/10k/train"},
+        "10k_images_val (1).zip": {"images/10k/val": "bdd100k/images/10k/val"},
+        "10k_images_test.zip": {"images/10k/test": "bdd100k/images/10k/test"},
+        "bdd100k_sem_seg_labels_trainval.zip": {"labels": "bdd100k/labels"},
+    },
+    "maps": {
+        "bdd100k_images_10k.zip": {"images/10k": "10k"},
+        "bdd100k_seg_maps.zip": {
+            "labels/sem_seg/masks": "bdd100k_seg_maps/labels",
+            "labels/sem_seg/colormaps": "bdd100k_seg_maps/color_labels",
+        },
+    },
+    "bare maps": {
+        "10k_images_trainval.zip": {"images/10k": "images/10k"},
+        "bdd100k_seg_maps.zip": {"labels/sem_seg/masks": "labels", "labels/sem_seg/colormaps": "color_labels"},
+    },
+    "old": {
+        "bdd100k_seg.zip": {
+            "images/10k": "bdd100k/seg/images",
+            "labels/sem_seg/masks": "bdd100k/seg/labels",
+            "labels/sem_seg/colormaps": "bdd100k/seg/color_labels",
+        },
+    },
+}  # fmt: skip
+"""Ways in which BDD100K was handed out: archive -> folder of the dataset -> the same within the archive."""
+
+
+@pytest.mark.parametrize("way", BDD)
+@pytest.mark.parametrize("packed", [True, False])
+def test_bdd100k_as_it_was_handed_out(tmp_path: Path, way: str, packed: bool) -> None:
+    """Packed, and unpacked side by side, each into a folder of its own name."""
+    made = tmp_path / "made"
+    expected = layouts.write("bdd100k", made)
+    for path in list((made / "labels/sem_seg/masks").rglob("*.png")):
+        path.rename(path.with_name(path.stem.removesuffix("_train_id") + "_train_id.png"))
+    root = tmp_path / "bdd100k"
+    root.mkdir()
+    for name, folders in BDD[way].items():
+        with zipfile.ZipFile(root / name, "w") as opened:
+            for folder, inside in folders.items():
+                for file in sorted((made / folder).rglob("*.*")):
+                    opened.write(file, f"{inside}/{file.relative_to(made / folder).as_posix()}")
+        if not packed:
+            with zipfile.ZipFile(root / name) as opened:
+                opened.extractall(root / name.removesuffix(".zip"))
+            (root / name).unlink()
+    run("bdd100k", root, workers=1)
+    data = DataSettings(root=str(tmp_path))
+    for source, labels in expected.items():
+        samples = {sample.name: sample for sample in find_samples(source, data)}
+        assert set(samples) == set(labels)
+        for name, label in labels.items():
+            np.testing.assert_array_equal(load_label(samples[name], label_table("bdd100k", data)), label)
+    assert not packed or not list(root.rglob("*color*"))
+
+
+@pytest.mark.parametrize("kind", ["grey", "rgba"])
+def test_panoptic_masks_are_refused_by_name(tmp_path: Path, kind: str) -> None:
+    layouts.write("bdd100k", tmp_path)
+    for path in (tmp_path / "labels/sem_seg/masks/val").rglob("*.png"):
+        ids = np.arange(64 * 128, dtype=np.uint8).reshape(64, 128) % 41
+        cv2.imwrite(str(path), ids if kind == "grey" else np.dstack([ids * 0, ids * 0, ids, ids]))
+    with pytest.raises(ReinError, match="panoptic mask") as caught:
+        run("bdd100k", tmp_path, workers=1)
+    assert "semantic segmentation" in caught.value.hint or "sem_seg_labels" in caught.value.hint
+
+
+def test_of_acdc_what_is_read_is_unpacked_alone(tmp_path: Path) -> None:
+    layouts.write("acdc", tmp_path / "made")
+    root = tmp_path / "acdc"
+    for name, (below, prefix) in PACKED["acdc"].items():
+        pack(tmp_path / "made", below, prefix, root / name)
+    run("acdc", root, workers=1)
+    ends = {path.name.split("_frame_")[1][7:] for path in root.rglob("*.png")}
+    assert ends == {"rgb_anon.png", "gt_labelIds.png", "gt_labelTrainIds.png"}
+    assert not list(root.rglob("*_ref"))
+
+
+def test_coarse_labels_of_cityscapes_are_splits(tmp_path: Path) -> None:
+    root = tmp_path / "cityscapes"
+    expected = layouts.write("cityscapes", root)["cityscapes:val"]
+    made = tmp_path / "made"
+    for name, label in expected.items():
+        stem = name.removesuffix("_leftImg8bit.png").replace("frankfurt", "augsburg")
+        ids = np.array([*LABEL_IDS, *[0] * 237], np.uint8)[label]
+        layouts.polygons(made / f"gtCoarse/train_extra/{stem}_gtCoarse_polygons.json", ids)
+        image = np.zeros((*label.shape, 3), np.uint8)
+        layouts.write_png(made / f"leftImg8bit/train_extra/{stem}_leftImg8bit.png", image)
+        coarse = stem.replace("augsburg", "aachen")
+        layouts.polygons(made / f"gtCoarse/train/{coarse}_gtCoarse_polygons.json", ids)
+    run("cityscapes", root, workers=1)  # without them nothing is amiss
+    pack(made, "gtCoarse", "", root / "gtCoarse.zip")
+    pack(made, "leftImg8bit", "", root / "leftImg8bit_trainextra.zip")
+    run("cityscapes", root, workers=1)
+    data = DataSettings(root=str(tmp_path))
+    for split, city in (("train_extra", "augsburg"), ("train_coarse", "aachen")):
+        samples = find_samples(f"cityscapes:{split}", data)
+        assert len(samples) == 2
+        for sample in samples:
+            label = load_label(sample, label_table("cityscapes", data))
+            np.testing.assert_array_equal(label, expected[sample.name.replace(city, "frankfurt")])
+    assert len(find_samples("cityscapes:train", data)) == 2
+    shutil.rmtree(root / "gtCoarse")
+    with pytest.raises(ReinError) as caught:
+        find_samples("cityscapes:train_extra", data)
+    assert caught.value.hint.startswith("Get gtCoarse.zip")
 
 
 def test_another_folder_takes_everything(tmp_path: Path) -> None:
