@@ -121,6 +121,7 @@ def test_python_dash_m():
                     "severity": None,
                     "corruption": None,
                     "seed": 0,
+                    "channels": "rgb",
                     "cache": False,
                     "lossless": False,
                     "version": None,

@@ -87,7 +87,11 @@ def command(
     ] = False,
     own: Annotated[
         Path | None,
-        typer.Option("--own", metavar="FILE.toml", help="Score on own data described here instead."),
+        typer.Option(
+            "--own",
+            metavar="FILE.toml",
+            help="Score on own data described here instead, below its root, --data-root or data/.",
+        ),
     ] = None,
     anomaly: Annotated[
         list[str] | None,

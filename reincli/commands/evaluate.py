@@ -15,7 +15,7 @@ from reincli.commands.evaluate_unknowns import prepare, run_unknowns
 from reincli.commands.score_examples import Extremes, merge
 from reincli.commands.score_page import page
 from reincli.commands.score_table import protocol_line, show
-from reincli.config import Settings, parse_size, test_size
+from reincli.config import DataSettings, Settings, parse_size, test_size
 from reincli.data.sources import Sample, find_samples, scorable_samples
 from reincli.data.submission import ACDC, BENCHMARKS, Benchmark, Submission
 from reincli.engine.backbone_files import used_backbone
@@ -163,25 +163,35 @@ def chosen_settings(
         for text in notes:
             console.note(text)
     if own is not None:
-        raw["data"] |= described_data(own)
+        raw["data"] |= described_data(own, data_root)
     return build_settings(raw, sets, options)
 
 
-def described_data(own: Path) -> dict[str, Any]:
+def described_data(own: Path, data_root: Path | None = None) -> dict[str, Any]:
     """What a file says of own datasets to score: the values of `[data]` that take the place of the run's.
+
+    A dataset without a root of its own lies below `data_root`, or what the file says of that, or `data`: never where
+    the model was trained.
 
     Raises:
         ReinError: the file cannot be read, or names nothing to score.
     """
     described = read_config(own).get("data", {})
     sources = described.get("val", [])
-    if not described.get("own") or not sources:
+    if not isinstance(described.get("own"), dict) or not described["own"] or not sources:
         raise ReinError(
             f"'{own}' says of no own dataset what to score.",
             'It needs [data] with val = ["NAME:SPLIT"] and [data.own.NAME]: docs/own-data.md.',
             usage=True,
         )
-    return {"own": described["own"], "val": sources, "mean": described.get("mean")}
+    folder = Path(data_root or described.get("root") or DataSettings().root)
+    datasets = {
+        name: {**dataset, "root": dataset.get("root") or str(folder / name)}
+        if isinstance(dataset, dict)
+        else dataset
+        for name, dataset in described["own"].items()
+    }
+    return {"own": datasets, "val": sources, "mean": described.get("mean")}
 
 
 # --- what is scored ----------------------------------------------------------------------------------------

@@ -14,12 +14,12 @@ from reincli.commands import check_data
 from reincli.commands.console import duration, note, problem, progress, result, table
 from reincli.config import DataSettings
 from reincli.data.compact import copy_all
-from reincli.data.layouts import DATASETS, own_folders
+from reincli.data.layouts import DATASETS, NO_CONVERSION, own_folders
 from reincli.data.sources import Sample, dataset_root, label_table, some
 from reincli.data.statistics import COUNTED, look_up, update_statistics
 from reincli.errors import ReinError, nearest
 from reincli.prepare import archives, mapillary, planning, prepare
-from reincli.prepare.corruption import HEADLINE, Corruption, choose, require_library
+from reincli.prepare.corruption import HEADLINE, Corruption, choose, require_library, settle
 from reincli.prepare.jobs import Job
 from reincli.settings_files import load_settings
 
@@ -66,6 +66,7 @@ def run(
     cache: bool = False,
     lossless: bool = False,
     version: str | None = None,
+    channels: str = "rgb",
 ) -> None:
     """Prepare a dataset's labels, or check what is there.
 
@@ -78,7 +79,7 @@ def run(
         force: write also what is there.
         as_json: print the result as JSON.
         config: TOML that describes own datasets.
-        severity, corruption, seed: of `cityscapes-c`; none: severity 5, all 16, 0.
+        severity, corruption, seed, channels: of `cityscapes-c`; none: severity 5, all 16, 0, rgb.
         cache: also write compact copies of the training pairs.
         lossless: keep every pixel in them.
         version: of `mapillary`; None: v1.2.
@@ -91,8 +92,9 @@ def run(
         hint = nearest(dataset, [*DATASETS, *data.own])
         own = "" if config is not None else " An own dataset is described in TOML: --config FILE."
         raise ReinError(f"No dataset is named '{dataset}'.", hint + own, usage=True)
-    if (severity or corruption or seed) and dataset != "cityscapes-c":
-        raise ReinError("--severity, --corruption and --seed are for cityscapes-c alone.", usage=True)
+    if (severity or corruption or seed or channels != "rgb") and dataset != "cityscapes-c":
+        options = "--severity, --corruption, --seed and --channels"
+        raise ReinError(f"{options} are for cityscapes-c alone.", usage=True)
     if version is not None and dataset != "mapillary":
         raise ReinError("--version is for mapillary alone.", usage=True)
     if version is not None and version not in mapillary.VERSIONS:
@@ -101,7 +103,7 @@ def run(
     if lossless and not cache:
         raise ReinError("--lossless is about the compact copies.", "Give --cache too.", usage=True)
     place = _folder(dataset, root, data)
-    chosen = choose(corruption or [], severity or [], seed)
+    chosen = choose(corruption or [], severity or [], seed, channels)
     wishes = Wishes(
         workers or os.cpu_count() or 1,
         force,
@@ -142,11 +144,15 @@ def _prepare(dataset: str, root: Path, out: Path | None, wishes: Wishes) -> None
     if dataset == "cityscapes-c":
         require_library()
     jobs = planning.plan(dataset, root, out, wishes.corruptions, wishes.version)
+    if dataset == "cityscapes-c":
+        settle(out or root, wishes.corruptions, force=wishes.force)
     if dataset == "mapillary":
         mapillary.settle(out or root, wishes.version, force=wishes.force)
     outcomes = _do(dataset, jobs, wishes)
     lists = prepare.write_lists(root, out) if dataset == "cityscapes" else []
     reports = prepare.report_pairs(dataset, prepare.splits_at(dataset, root, out), root, out)
+    if dataset in NO_CONVERSION:
+        prepare.require_indices(dataset, reports)
     counted = _count(dataset, out or root, reports, outcomes, wishes)
     training = [s for r in reports if r.split == "train" for s in r.pairs.samples if s.label is not None]
     copied = _copy(dataset, training, wishes) if wishes.cache else 0
@@ -156,6 +162,9 @@ def _prepare(dataset: str, root: Path, out: Path | None, wishes: Wishes) -> None
         if report.pairs.lone:
             names = some(report.pairs.lone)
             note(f"{report.split}: {len(report.pairs.lone)} files were released without a partner: {names}.")
+    remarks = prepare.remarks(dataset, reports)
+    for text in remarks:
+        note(text)
     splits = {
         report.split: {
             "images": len(report.pairs.samples),
@@ -173,6 +182,7 @@ def _prepare(dataset: str, root: Path, out: Path | None, wishes: Wishes) -> None
             "counted": counted,
             "seconds": seconds,
             "splits": splits,
+            "remarks": remarks,
         }
         result(json.dumps(values, indent=2))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,8 +11,12 @@ from pathlib import Path, PurePosixPath
 
 PARTIAL = (".part", ".partial", ".crdownload", ".download", ".aria2", ".tmp", ".filepart", ".opdownload")
 """What browsers and download tools append to a name until all of the file is there."""
+NOTE = ".unpacked.json"
+"""File that says which archives were unpacked beside it, and what came out of them."""
 _AGAIN = re.compile(r"( ?\(\d+\))(?=(\.tar)?\.\w+$)|(?<=\.\w{3})\.\d+$")
 """What a browser (`NAME (1).zip`) or wget (`NAME.zip.1`) puts into the name of a file that it fetches again."""
+FEW = 2
+"""Archives of a series up to which each is named."""
 WRAPPED = 2
 """Folders around the content of an archive that are taken off, however they are called."""
 
@@ -59,8 +64,10 @@ class Download:
         return any(fnmatch(plain, pattern.lower()) for pattern in self.names)
 
     def shown(self) -> str:
-        """Its name, for people: of a series the first and the last one."""
-        return f"{self.series[0]} to {self.series[-1]}" if self.series else self.names[0]
+        """Its name, for people: of a long series the first and the last one."""
+        if len(self.series) > FEW:
+            return f"{self.series[0]} to {self.series[-1]}"
+        return " and ".join(self.series) or self.names[0]
 
 
 def plain_name(name: str) -> str:
@@ -99,7 +106,7 @@ DOWNLOADS: dict[str, tuple[Download, ...]] = {
         ),
         Download(_either("gtFine_trainvaltest"), ("gtFine",)),
         Download(_either("leftImg8bit_trainextra"), ("leftImg8bit/train_extra",), extra=True),
-        Download(_either("gtCoarse"), ("gtCoarse",), extra=True),
+        Download(_either("gtCoarse"), ("gtCoarse/train", "gtCoarse/train_extra"), extra=True),
     ),
     "gta": (
         Download(("[0-9][0-9]_images.zip", *_either("images")), ("images",), series=_numbered("images")),
@@ -161,8 +168,7 @@ def names_for(dataset: str, folder: str = "") -> str:
     """
     found = [each for each in DOWNLOADS.get(dataset, ()) if not each.old]
     if folder:
-        asked = PurePosixPath(folder)
-        found = [d for d in found if any(asked.is_relative_to(b) for b in d.brings)]
+        found = [each for each in found if brings(each, folder)]
     else:
         found = [each for each in found if not each.extra]
     return " and ".join(each.shown() for each in found)
@@ -176,6 +182,27 @@ def known_archives(dataset: str, root: Path, version: str = "") -> list[tuple[Pa
         if download is not None:
             found.append((path, download))
     return found
+
+
+def not_unpacked(dataset: str, root: Path) -> list[tuple[Path, Download]]:
+    """Downloads of a dataset that lie in its folder and were not unpacked there to their end."""
+    notes = read_notes(root)
+    return [(path, what) for path, what in known_archives(dataset, root) if not notes.get(path.name)]
+
+
+def brings(download: Download, folder: str) -> bool:
+    """Whether a folder of the dataset, or one around it, comes out of a download; '' is any."""
+    asked = PurePosixPath(folder)
+    return not folder or any(asked.is_relative_to(each) for each in download.brings)
+
+
+def read_notes(into: Path) -> dict[str, dict[str, object]]:
+    """What was unpacked in a folder, by name of the archive; see `prepare.archives`."""
+    try:
+        notes = json.loads((into / NOTE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return notes if isinstance(notes, dict) else {}
 
 
 def unfinished(dataset: str, root: Path) -> list[Path]:

@@ -15,7 +15,8 @@ from reincli.prepare import mapillary
 from reincli.prepare.corruption import HEADLINE, Corruption
 from reincli.prepare.jobs import Job
 
-POLYGONS, LABEL_IDS, TRAIN_IDS = "_gtFine_polygons.json", "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
+CITYSCAPES_LABELS = {"gtFine": ("train", "val"), "gtCoarse": ("train", "train_extra")}
+"""Splits whose labels are made, by kind; the coarse ones of `val` are read by nobody."""
 
 
 def plan(
@@ -66,12 +67,14 @@ def _present(root: Path, folders: Sequence[str], dataset: str) -> list[str]:
 
 def _plan_cityscapes(root: Path, out: Path) -> list[Job]:
     jobs = []
-    for folder in _present(root, ("gtFine/train", "gtFine/val"), "cityscapes"):
-        tree = root / folder
-        forms = {name.removesuffix(LABEL_IDS): ("label ids", name) for name in list_files(tree, LABEL_IDS)}
-        polygons = {name.removesuffix(POLYGONS): ("polygons", name) for name in list_files(tree, POLYGONS)}
+    folders = [f"{kind}/{split}" for kind, splits in CITYSCAPES_LABELS.items() for split in splits]
+    for folder in _present(root, folders, "cityscapes"):
+        tree, start = root / folder, f"_{folder.partition('/')[0]}_"
+        ids, drawn, made = f"{start}labelIds.png", f"{start}polygons.json", f"{start}labelTrainIds.png"
+        forms = {name.removesuffix(ids): ("label ids", name) for name in list_files(tree, ids)}
+        polygons = {name.removesuffix(drawn): ("polygons", name) for name in list_files(tree, drawn)}
         for stem, (form, name) in {**forms, **polygons}.items():
-            jobs.append(Job(form, f"{tree}/{name}", f"{out}/{folder}/{stem}{TRAIN_IDS}"))
+            jobs.append(Job(form, f"{tree}/{name}", f"{out}/{folder}/{stem}{made}"))
     return jobs
 
 
@@ -109,8 +112,27 @@ def _plan_corruptions(root: Path, out: Path, corruptions: Sequence[Corruption]) 
         message = f"'cityscapes-c' is made from the images of 'cityscapes:val', which are not in '{source}'."
         hint = f"Get {names_for('cityscapes', 'leftImg8bit')} from {HOMES['cityscapes']}: rein prepare-data cityscapes"
         raise ReinError(message, hint)
+    _require_labels(out, names)
     return [
         Job("corruption", f"{source}/{name}", f"{out}/{each.name}/{each.severity}/{name}", each)
         for each in corruptions
         for name in names
     ]
+
+
+def _require_labels(out: Path, names: Sequence[str]) -> None:
+    """ReinError where what is made could not be scored: said before hours of drawing, not after."""
+    labels = out.parent / "cityscapes" / "gtFine" / "val"
+    there = set(list_files(labels, "_gtFine_labelTrainIds.png")) if labels.is_dir() else set()
+    missing = [
+        name
+        for name in names
+        if name.removesuffix("_leftImg8bit.png") + "_gtFine_labelTrainIds.png" not in there
+    ]
+    if missing:
+        raise ReinError(
+            f"{len(missing)} of {len(names)} images of 'cityscapes:val' have no prepared label in '{labels}': "
+            f"{missing[0]}.",
+            f"'cityscapes-c' is scored with these: {names_for('cityscapes', 'gtFine')}, then rein prepare-data "
+            f"cityscapes {labels.parents[1]}",
+        )

@@ -527,3 +527,16 @@ def test_own_images_of_the_same_classes_are_scored_instead(toy):
 def test_a_file_that_describes_no_own_images_is_refused(toy, text):
     (toy / "mine.toml").write_text(text)
     assert "says of no own dataset what to score" in told("eval", "head.pth", "--own", "mine.toml", code=2)
+
+
+def test_own_images_are_looked_for_where_the_help_says(toy):
+    """Below `data/` or `--data-root`, not below the data root that the model was trained with."""
+    described = re.sub(r"^root = .*\n", "", (toy / "toy.toml").read_text(), flags=re.M)
+    described = described.replace("toy:", "mine:").replace("data.own.toy", "data.own.mine")
+    (toy / "mine.toml").write_text(described)
+    for words, folder in (([], "data/mine"), (["--data-root", "elsewhere"], "elsewhere/mine")):
+        done = rein("eval", "head.pth", "--own", "mine.toml", *words, code=1)
+        assert f"no folder '{folder}/images/val'" in done.stderr
+        shutil.copytree("toy", folder)
+        rein("eval", "head.pth", "--own", "mine.toml", "--json", "c.json", *words)
+        assert len(json.loads(Path("c.json").read_text())["domains"]) == 2
