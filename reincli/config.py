@@ -222,6 +222,9 @@ class DataSettings(Strict):
     mean: tuple[str, ...] | None = None
     """Domains that enter the mean; None: all of `val`."""
     own: dict[str, OwnDataset] = {}
+    leave_out: tuple[str, ...] = ()
+    """Images that are not used: `NAME/own/path.png` is one, `NAME` those of a dataset whose pairs are known to be bad
+    (`gta`: 60 labels of another size, 2 of one colour). The published recipes use all."""
     augment: AugmentSettings = AugmentSettings()
     rare_class_sampling: bool = False
     """Draw a class first, rare ones more often, then an image that has it (DAFormer, arXiv 2111.14887, section 3.4)."""

@@ -117,7 +117,15 @@ def test_python_dash_m():
             {
                 **{"dataset": "gta", "root": Path("/disk/gta")},
                 **{"out": None, "workers": 3, "check": True, "force": False, "as_json": True, "config": None},
-                **{"severity": None, "corruption": None, "seed": 0, "cache": False, "lossless": False},
+                **{
+                    "severity": None,
+                    "corruption": None,
+                    "seed": 0,
+                    "channels": "rgb",
+                    "cache": False,
+                    "lossless": False,
+                    "version": None,
+                },
             },
         ),
         (
@@ -173,6 +181,7 @@ def test_python_dash_m():
                 "precision": "bf16",
                 "device": "auto",
                 "out": None,
+                "label_ids": False,
                 "json_file": None,
                 **{"report_file": None, "submit": None, "allow_missing": False, "own": None},
                 **{"anomaly": None, "calibration": False},

@@ -48,7 +48,7 @@ def run(
         checkpoint, preset, config, [], data_root, own, backbone=backbone, data=data or []
     )
     sources = [each for source in data or settings.data.val for each in corrupted_sources(source)]
-    samples, _ = find_all(sources, settings, False, None)
+    samples, _ = find_all(sources, settings, False)
     if out is not None:
         files = [file for each in samples for file in (each.image, each.label)]
         read = [checkpoint, used_backbone(settings, backbone), config, own, *files]

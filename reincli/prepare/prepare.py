@@ -12,19 +12,26 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from reincli.config import DataSettings
+from reincli.data.completeness import IMAGES, remark
 from reincli.data.index import list_files
 from reincli.data.labels import CITYSCAPES, count_values
 from reincli.data.layouts import DATASETS, Folders, split_folders
+from reincli.data.loading import load_label
 from reincli.data.missing import hint, missing_folder, no_image
-from reincli.data.sources import Pairs, find_pairs, some
+from reincli.data.sources import Pairs, find_pairs, label_table, some
 from reincli.errors import ReinError
 from reincli.media.images import clear_dead, write_bytes
 from reincli.media.outputs import keep_apart, mark_of
 from reincli.media.workers import processes
+from reincli.prepare import mapillary
 from reincli.prepare.convert import MAKER, convert, raw_stamp
 from reincli.prepare.corruption import write_corrupted
-from reincli.prepare.planning import Job, plan
+from reincli.prepare.jobs import Job
+from reincli.prepare.planning import plan
 
+LOOKED_AT = 8
+"""Labels of a split that are read where none has to be converted."""
 WORTH_PROCESSES = 200
 """Polygon files from which on new processes are worth their start of a second or two."""
 _PNG_END, _JPEG_END = b"IEND\xae\x42\x60\x82", b"\xff\xd9"
@@ -182,7 +189,10 @@ def prepare(
     Raises:
         ReinError: raw labels missing, damaged files (after all others are done), or no space to write.
     """
-    outcomes = list(run_jobs(plan(dataset, root, out), workers=workers, force=force))
+    jobs = plan(dataset, root, out)
+    if dataset == "mapillary":
+        mapillary.settle(out or root, mapillary.VERSIONS[0], force=force)
+    outcomes = list(run_jobs(jobs, workers=workers, force=force))
     error = failure(outcomes)
     if error is not None:
         raise error
@@ -214,7 +224,13 @@ def report_pairs(
         if all_folders in seen:  # another name for the same
             continue
         seen.add(all_folders)
-        labelled = [f for f in all_folders if f.labels is not None and f.listed is None]
+        labelled = [
+            f
+            for f in all_folders
+            if f.labels is not None
+            and f.listed is None
+            and not (f.extra and not ((out or root) / f.labels).is_dir())
+        ]
         found = []
         for folders in labelled:
             images = out if out is not None and (out / folders.images).is_dir() else root
@@ -242,9 +258,35 @@ def _joined(parts: Sequence[Pairs]) -> Pairs:
     )
 
 
+def remarks(dataset: str, reports: Sequence[SplitReport]) -> list[str]:
+    """What a built-in dataset lacks of what was released, one sentence a split."""
+    there = {report.split: report.pairs.samples for report in reports}
+    for split in ("train", "val"):
+        if split in IMAGES.get(dataset, {}):
+            there.setdefault(split, ())
+    found = [
+        remark(dataset, split, [sample.name for sample in samples], [sample.domain for sample in samples])
+        for split, samples in there.items()
+    ]
+    return [each for each in found if each]
+
+
 def splits_at(dataset: str, root: Path, out: Path | None) -> dict[str, tuple[Folders, ...]]:
     """Folders of a built-in dataset, its half-size copy looked for where it was written."""
-    return split_folders(out or root)[dataset]
+    return split_folders(dataset, out if out is not None and dataset == "mapillary" else root)
+
+
+def require_indices(dataset: str, reports: Sequence[SplitReport]) -> None:
+    """Look into some labels of a dataset that needs no conversion: nothing else would before training does.
+
+    Raises:
+        ReinError: one is unreadable, or has values that the dataset does not declare.
+    """
+    table = label_table(dataset, DataSettings())
+    for report in reports:
+        labelled = [sample for sample in report.pairs.samples if sample.label is not None]
+        for sample in labelled[:: max(len(labelled) // LOOKED_AT, 1)][:LOOKED_AT]:
+            load_label(sample, table)
 
 
 def require_pairs(reports: Sequence[SplitReport]) -> None:
@@ -255,7 +297,9 @@ def require_pairs(reports: Sequence[SplitReport]) -> None:
             message = (
                 f"Split '{report.split}': {len(lone)} of {len(report.pairs.samples)} images have no label"
             )
-            raise ReinError(f"{message}: {some(lone)}.", "Fetch the missing labels, or remove these images.")
+            name = report.pairs.samples[0].dataset
+            hint = f"Fetch the missing labels. Without them: --set 'data.leave_out=[\"{name}/{lone[0]}\", …]'"
+            raise ReinError(f"{message}: {some(lone)}.", hint)
         alone = report.pairs.without_image
         if alone:
             raise ReinError(

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from layouts import palette_png
+from PIL import Image
 
 from reincli.commands.prepare_data import run
 from reincli.config import DataSettings
@@ -154,7 +155,7 @@ def make(root: Path, dataset: str) -> dict[str, np.ndarray]:
     for split in ("training", "validation"):
         write_png(root / f"{split}/images/x.jpg", np.resize(IMAGE, (13, 21, 3)))
         palette_png(root / f"{split}/v1.2/labels/x.png", stored)
-    small = cv2.resize(by_name[stored], (10, 6), interpolation=cv2.INTER_NEAREST)
+    small = np.asarray(Image.fromarray(by_name[stored]).resize((10, 6), Image.Resampling.NEAREST))
     return {"mapillary:train": by_name[stored], "mapillary:val": small}
 
 
