@@ -28,8 +28,10 @@ QUEUED = 16
 def place(sample: Sample, domain: str) -> str:
     """Where an image's label map goes below `--out`: its own relative path, below its domain.
 
-    Names of some datasets (ACDC, Cityscapes-C) begin with the domain; it stands there once.
+    Names of some datasets (ACDC, Cityscapes-C) begin with the domain; it stands there once. A colon, which parts
+    dataset, split and domain, is no part of a folder's name everywhere.
     """
+    domain = domain.replace(":", "-")
     own = PurePosixPath(sample.name).with_suffix(".png").as_posix()
     return own if own.startswith(f"{domain}/") else f"{domain}/{own}"
 

@@ -158,6 +158,7 @@ def at_work(place: Path, command: str, *, file: bool = False) -> Iterator[None]:
         if there is not None and not stat.S_ISREG(there.st_mode):  # a device takes what several write
             yield
             return
+    made = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         held = _held(path, place, fcntl)
@@ -174,6 +175,8 @@ def at_work(place: Path, command: str, *, file: bool = False) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             path.unlink()
+            if made:
+                path.parent.rmdir()  # of work that wrote nothing; any other folder stays
         held.close()
 
 
