@@ -20,8 +20,8 @@ import reincli.cli
 from reincli.errors import ReinError
 
 COMMANDS = [
-    "demo", "pretrain", "prepare-data", "convert-weights", "train", "eval", "calibrate", "compare", "visualize",
-    "bench", "presets",
+    "demo", "pretrain", "download", "prepare-data", "convert-weights", "train", "eval", "calibrate", "compare",
+    "visualize", "bench", "presets",
     "doctor",
 ]  # fmt: skip
 
@@ -232,6 +232,11 @@ def test_python_dash_m():
         ),
         (["presets", "demo"], "presets", {"name": "demo"}),
         (["doctor", "--json"], "doctor", {"as_json": True}),
+        (
+            ["download", "gta", "dinov2_l", "--list", "--to", "x", "--parallel", "2"],
+            "download",
+            {"names": ["gta", "dinov2_l"], "show": True, "to": Path("x"), "mirror": None, "parallel": 2},
+        ),
     ],
 )
 def test_each_command_calls_its_function(calls, args, module, options):

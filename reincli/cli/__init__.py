@@ -24,6 +24,7 @@ from reincli.cli import (
     convert_weights,
     demo,
     doctor,
+    download,
     evaluate,
     export,
     prepare_data,
@@ -38,6 +39,7 @@ from reincli.errors import ReinError
 COMMANDS: dict[str, ModuleType] = {
     "demo": demo,
     "pretrain": pretrain,
+    "download": download,
     "prepare-data": prepare_data,
     "convert-weights": convert_weights,
     "train": train,

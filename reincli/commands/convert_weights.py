@@ -87,9 +87,10 @@ def run(
             usage=True,
         )
     if not source.exists():
+        command = f" (rein download {kind or DEFAULT})" if family.is_open else ""
         raise ReinError(
             f"There are no raw weights at '{source}'.",
-            f"Download {family.address} to {CHECKPOINTS / family.file}, or name your file.",
+            f"Download {family.address} to {CHECKPOINTS / family.file}{command}, or name your file.",
         )
     given = foundation.plain_backbone(foundation.unwrap(read_file(source)))
     state, facts = foundation.recognise_backbone(given, str(source))

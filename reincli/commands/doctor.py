@@ -197,7 +197,7 @@ def weight_files(folder: Path) -> list[WeightState]:
     for path in sorted(folder.glob("*_converted*.pth")):
         found.append(WeightState("converted", str(path), _size(path), ""))
     path = folder / "dinov2_rein_and_head.pth"
-    remedy = "Put the released checkpoint here, or train one: rein train --preset gta2citys"
+    remedy = "Train one: rein train --preset gta2citys. Released ones: rein download --list"
     found.append(WeightState("adapters and head", str(path), _size(path), remedy))
     return found
 
@@ -211,7 +211,12 @@ def _remedy(name: str, path: Path) -> str:
     ]
     if renamed:
         return f"Rename '{renamed[0].name}', which is there, to '{path.name}'."
-    return f"Download {FAMILIES[name].address}"
+    family = FAMILIES[name]
+    return (
+        f"rein download {name}, or by hand: {family.address}"
+        if family.is_open
+        else f"Download {family.address}"
+    )
 
 
 def _size(path: Path) -> int | None:

@@ -34,6 +34,7 @@ class Download:
         extra: no setting reads it unless it is asked for.
         old: stands for others where it is there, and is no longer handed out.
         rar: it is a RAR archive, for which a program has to be installed.
+        lies: address of the folder from which everybody may fetch it; empty: there is none.
     """
 
     names: tuple[str, ...]
@@ -44,6 +45,7 @@ class Download:
     extra: bool = False
     old: bool = False
     rar: bool = False
+    lies: str = ""
 
     def target(self, member: str) -> str | None:
         """Where a member goes below the dataset's root; None where it is not needed."""
@@ -62,6 +64,10 @@ class Download:
         """Whether a file is called like this download, also where it was fetched a second time."""
         plain = plain_name(name).lower()
         return any(fnmatch(plain, pattern.lower()) for pattern in self.names)
+
+    def files(self) -> tuple[str, ...]:
+        """Names of its files."""
+        return self.series or self.names[:1]
 
     def shown(self) -> str:
         """Its name, for people: of a long series the first and the last one."""
@@ -95,6 +101,8 @@ def _vistas(version: str) -> tuple[Download, ...]:
     return (Download(names, (*images, *labels), flat if version == "v1.2" else ()),)
 
 
+_GTA = "https://download.visinf.tu-darmstadt.de/data/from_games/data/"
+_ACDC = "https://acdc.vision.ee.ethz.ch/"
 _SYNTHIA = "RGB", "GT/LABELS"
 _MASKS = "labels/sem_seg/masks"
 
@@ -109,8 +117,8 @@ DOWNLOADS: dict[str, tuple[Download, ...]] = {
         Download(_either("gtCoarse"), ("gtCoarse/train", "gtCoarse/train_extra"), extra=True),
     ),
     "gta": (
-        Download(("[0-9][0-9]_images.zip", *_either("images")), ("images",), series=_numbered("images")),
-        Download(("[0-9][0-9]_labels.zip", *_either("labels")), ("labels",), series=_numbered("labels")),
+        Download(("[0-9][0-9]_images.zip", *_either("images")), ("images",), series=_numbered("images"), lies=_GTA),
+        Download(("[0-9][0-9]_labels.zip", *_either("labels")), ("labels",), series=_numbered("labels"), lies=_GTA),
     ),
     "synthia": (
         Download(("SYNTHIA_RAND_CITYSCAPES.rar", "RAND_CITYSCAPES.rar"), _SYNTHIA, rar=True),
@@ -148,8 +156,8 @@ DOWNLOADS: dict[str, tuple[Download, ...]] = {
     ),
     "acdc": (
         # beside these lie pictures of the same places in fair weather, colours, and inverse labels
-        Download(_either("rgb_anon_trainvaltest"), ("rgb_anon",), only=("_rgb_anon.png",)),
-        Download(_either("gt_trainval"), ("gt",), only=("_gt_labelIds.png", "_gt_labelTrainIds.png")),
+        Download(_either("rgb_anon_trainvaltest"), ("rgb_anon",), only=("_rgb_anon.png",), lies=_ACDC),
+        Download(_either("gt_trainval"), ("gt",), only=("_gt_labelIds.png", "_gt_labelTrainIds.png"), lies=_ACDC),
     ),
 }  # fmt: skip
 
@@ -166,12 +174,21 @@ def names_for(dataset: str, folder: str = "") -> str:
 
     Without a folder: of all that the dataset needs.
     """
-    found = [each for each in DOWNLOADS.get(dataset, ()) if not each.old]
     if folder:
-        found = [each for each in found if brings(each, folder)]
+        found = [each for each in DOWNLOADS.get(dataset, ()) if not each.old and brings(each, folder)]
     else:
-        found = [each for each in found if not each.extra]
+        found = needed(dataset)
     return " and ".join(each.shown() for each in found)
+
+
+def needed(dataset: str) -> list[Download]:
+    """The downloads that a dataset needs, as they are handed out now."""
+    return [each for each in DOWNLOADS.get(dataset, ()) if not each.old and not each.extra]
+
+
+def is_open(dataset: str) -> bool:
+    """Whether everybody may fetch a dataset, without an account: `rein download` brings it."""
+    return dataset == "urbansyn" or any(each.lies for each in needed(dataset))
 
 
 def known_archives(dataset: str, root: Path, version: str = "") -> list[tuple[Path, Download]]:

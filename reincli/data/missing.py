@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from reincli.data.downloads import brings, downloads_of, names_for, not_unpacked, unfinished
+from reincli.data.downloads import brings, downloads_of, is_open, names_for, not_unpacked, unfinished
 from reincli.data.layouts import DATASETS, HOMES
 from reincli.errors import ReinError
 
@@ -42,7 +42,11 @@ def hint(dataset: str, root: Path, folder: str = "", *, prepare: bool = False) -
     nothing = not any((root / each).is_dir() for d in downloads_of(dataset) for each in d.brings)
     files = names_for(dataset, "" if nothing else folder)
     what = f"{files} from {HOMES[dataset]}" if files else f"it from {HOMES[dataset]}"
-    return f"Get {what}, put it into '{root}', packed or unpacked, then: {command}"
+    fetch = f"rein download {dataset}" + command.removeprefix(f"rein prepare-data {dataset}").replace(
+        " ", " --to ", 1
+    )
+    start = f"{fetch}. Or get" if is_open(dataset) else "Get"
+    return f"{start} {what}, put it into '{root}', packed or unpacked, then: {command}"
 
 
 def no_image(folder: Path, suffix: str, dataset: str, otherwise: str) -> ReinError:
