@@ -134,7 +134,9 @@ def test_a_file_of_another_rank_says_what_to_set(files):
         loaded(files, "released.pth")  # rank 4: written back, it has twice that of its setting
     assert "model.minor.rank = 4" in caught.value.hint
     assert loaded(files, "released.pth", RANK_4).minor.rank == 4
-    with pytest.raises(ReinError, match=r"\(soma, width 32, rank 4 from block 1 on, 19 classes\) fits no preset"):
+    with pytest.raises(
+        ReinError, match=r"\(soma, width 32, rank 4 from block 1 on, 19 classes\) fits no preset"
+    ):
         load_model(files / "released.pth", files / "backbone.pth", None)
 
 
