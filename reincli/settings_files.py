@@ -286,7 +286,8 @@ def _readable(error: ValidationError) -> ReinError:
     if first["type"] == "missing":
         return ReinError(f"Setting '{dotted}' is missing.", "It has no default.", usage=True)
     detail = _detail(first["type"], first.get("ctx", {}), first["msg"])
-    if not dotted:
+    if not dotted or (first["type"] == "value_error" and isinstance(first["input"], Mapping)):
+        # of a whole table: the sentence names the settings that it means, the table would say nothing
         return ReinError(f"The settings do not fit together: {detail}.", usage=True)
     given = repr(first["input"])
     shown = given if len(given) <= 60 else f"{given[:60]}..."

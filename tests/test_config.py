@@ -91,6 +91,21 @@ def test_what_is_refused_names_the_setting(text, message):
     assert caught.value.usage
 
 
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["model.tune=soma", "model.train_backbone=true"], "model.train_backbone trains whole weights"),
+        (["train.ema_from=3"], "train.ema_from says when averaging begins"),
+        (["test.stride=600"], "test.stride 600 is larger"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_named_without_the_table_around_them(sets, message):
+    with pytest.raises(ReinError) as caught:
+        build_settings({}, sets)
+    assert caught.value.message.startswith(f"The settings do not fit together: {message}")
+    assert "{" not in caught.value.message
+
+
 def test_preset_or_config_not_both_not_neither(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text("optim.lr = 1e-5")

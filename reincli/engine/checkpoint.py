@@ -242,6 +242,10 @@ def load_trained(model: Segmentor, checkpoint: Checkpoint) -> list[str]:
             "Give the preset it was trained with.",
         )
     hint = "Give the preset it was trained with; see: rein presets"
+    if model.minor is not None and facts.minor_rank not in (0, model.minor.rank):
+        # a file that was written back in SoMA's form has twice the rank of its preset
+        rank = facts.minor_rank
+        hint = f"Its minor directions are of rank {rank}: model.minor.rank = {rank} (--set, or in --config FILE)."
     parts = model.trained_modules()  # what is expected is what the model declares as trained, no more
     state = checkpoint.state
     if weights.holds_backbone(state):
