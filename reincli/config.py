@@ -58,7 +58,8 @@ class BackboneSettings(Strict):
     heads: Width | None = None
     patch_size: Annotated[int, Field(gt=0, le=1_024)] = 16
     taps: tuple[int, ...] | None = None
-    """Blocks whose outputs the head reads; None: at 1/3, 1/2, 2/3 and the end, or what the family is known for."""
+    """Blocks whose outputs the head reads; None: at 1/3, 1/2, 2/3 and the end, or what the family is known for; for
+    the plain head at the four quarters."""
     output_stride: Literal[8, 16, 32] | None = None
     """Of a ResNet: 8 (the released form, None) keeps stages 3 and 4 at stride 8 by dilation; 32 dilates nothing."""
     attention: Literal["auto", "sdpa", "xformers"] = "auto"
@@ -99,9 +100,24 @@ class MinorSettings(Strict):
     """Train the biases of these layers too; None: with SoMA."""
 
 
-class HeadSettings(Strict):
-    """The Mask2Former head. `queries` is used where no adapter gives the queries."""
+class PlainHeadSettings(Strict):
+    """The plain mask decoder (arXiv 2603.25398)."""
 
+    channels: Width | None = None
+    """Its width; None: the backbone's. Narrower is lighter, by a projection of what is read."""
+    layers: Annotated[int, Field(gt=0, le=1_000)] = 6
+    heads: Width | None = None
+    """None: one for each 64 channels."""
+    ffn: Width | None = None
+    """Hidden width of its layers; None: its width."""
+
+
+class HeadSettings(Strict):
+    """The head. `queries` is used where no adapter gives the queries; what follows it is the Mask2Former head's."""
+
+    kind: Literal["mask2former", "plain"] = "mask2former"
+    """`plain` goes without pixel decoder and deformable attention, on plain transformers alone."""
+    plain: PlainHeadSettings = PlainHeadSettings()
     queries: Width = 100
     channels: Width = 256
     heads: Width = 8
@@ -120,6 +136,11 @@ class HeadSettings(Strict):
                 f"channels {self.channels} does not divide into the {GROUPS} groups of its norms"
             )
         return self
+
+    @property
+    def sampled_width(self) -> int | None:
+        """Channels of a head of the deformable attention; None where the head has none."""
+        return self.channels // self.heads if self.kind == "mask2former" else None
 
 
 class ModelSettings(Strict):

@@ -26,6 +26,7 @@ PAGES = (
     "docs/unknown.md",
     "docs/backbones.md",
     "docs/minor-directions.md",
+    "docs/heads.md",
     "docs/speed.md",
     "docs/export.md",
     "docs/small-backbone.md",

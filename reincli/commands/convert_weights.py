@@ -140,6 +140,11 @@ def write_original(
         raise ReinError("--kind original needs a checkpoint and a file to write.", example, usage=True)
     read = read_checkpoint(source)
     settings = settings_for(read, None)
+    if settings.model.head.kind != "mask2former":
+        raise ReinError(
+            f"'{source}' has the plain head, and the original knows the Mask2Former head alone.",
+            "Use the checkpoint as it is, or write it for other runtimes: rein export",
+        )
     with free_target(source, target, force, backbone, used_backbone(settings, backbone)):
         classes = read.classes or classes_of(settings.data)
         model = build_model(settings, len(classes))

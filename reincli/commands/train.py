@@ -146,14 +146,14 @@ def introduce(prepared: Run) -> None:
     parts = {
         name: sum(p.numel() for p in module.parameters()) for name, module in model.trained_modules().items()
     }
-    head = parts["pixel_decoder"] + parts["mask_decoder"]
+    head = sum(parts.get(name, 0) for name in ("pixel_decoder", "mask_decoder", "plain_decoder"))
     shown = [f"{parts[name]:,} {name}" for name in ("rein", "minor", "neck", "backbone") if name in parts]
     processes = f"{prepared.rank.world} x " if prepared.rank.world > 1 else ""
     console.note(
         f"{settings.name}: {settings.model.backbone.name}, training {' + '.join([*shown, f'{head:,} head'])} "
         f"of {total:,} parameters; {processes}{prepared.device}, {prepared.precision}"
     )
-    width = settings.model.head.channels // settings.model.head.heads
+    width = settings.model.head.sampled_width
     for text in kernel_notes(prepared.device, prepared.precision, width, len(prepared.classes)):
         console.note(text)
 

@@ -241,6 +241,11 @@ def load_trained(model: Segmentor, checkpoint: Checkpoint) -> list[str]:
             f"'{model.backbone.settings.name}' has {model.backbone.widths[0]}.",
             "Give the preset it was trained with.",
         )
+    if facts.kind != model.settings.head.kind:
+        raise ReinError(
+            f"'{path}' was trained with the head '{facts.kind}', but the settings have '{model.settings.head.kind}'.",
+            f"Give the preset it was trained with, or --set model.head.kind={facts.kind}",
+        )
     hint = "Give the preset it was trained with; see: rein presets"
     if model.minor is not None and facts.minor_rank not in (0, model.minor.rank):
         # a file that was written back in SoMA's form has twice the rank of its preset

@@ -174,6 +174,7 @@ def _fits(settings: Settings, facts: weights.HeadFacts, kind: str | None) -> boo
     neck = ("branches" if rein else "levels") if family.kind == "clip" else None
     return (
         model.tune in ((facts.tune, "frozen") if facts.tune == "full" else (facts.tune,))
+        and model.head.kind == facts.kind
         and family.widths == facts.widths
         and facts.classes == len(CITYSCAPES)
         and facts.neck == neck
@@ -182,5 +183,5 @@ def _fits(settings: Settings, facts: weights.HeadFacts, kind: str | None) -> boo
         and (
             not minor or ((model.minor.rank or RANKS[minor]), first) == (facts.minor_rank, facts.first_block)
         )
-        and model.head.channels == facts.channels
+        and (model.head.kind == "plain" or model.head.channels == facts.channels)
     )

@@ -68,6 +68,11 @@ def usual_taps(depth: int) -> tuple[int, ...]:
     return (2, 5, 8, 11) if depth == 12 else spread(depth)
 
 
+def quarters(depth: int) -> tuple[int, ...]:
+    """The blocks that end the quarters of `depth` blocks: 5, 11, 17, 23 of 24, as the plain head reads them."""
+    return tuple(-(-depth * quarter // 4) - 1 for quarter in (1, 2, 3, 4))
+
+
 def _plain(
     kind: str, timm: str, width: int, depth: int, heads: int, file: str, address: str, released: bool = True
 ) -> Family:

@@ -141,8 +141,7 @@ class Predictor:
             model.backbone.settings.attention, device, DTYPES[precision], head_width(model.backbone.body)
         )
         self.temperature = temperature
-        head = settings.model.head
-        self.notes += kernel_notes(device, precision, head.channels // head.heads, len(classes))
+        self.notes += kernel_notes(device, precision, settings.model.head.sampled_width, len(classes))
         if not in_training:
             self.model = model.to(device).eval()
             self.folded = model.fold(DTYPES[precision])

@@ -141,8 +141,9 @@ def new_run(
         model.backbone.settings.attention, device, DTYPES[precision], head_width(model.backbone.body)
     )
     images = slice_size(train.batch_size, rank, train.accumulate)
-    if model.neck is not None:
-        model.neck = share_statistics(model.neck, rank, device)
+    for name in ("neck", "plain_decoder"):  # what has batch norms
+        if (part := getattr(model, name)) is not None:
+            setattr(model, name, share_statistics(part, rank, device))
     model.to(device)
     model.recompute = train.checkpoint_activations
     if not model.backbone_trains:

@@ -23,7 +23,15 @@ from reincli.engine.device import autocast, full_fp32
 from reincli.engine.processes import gradients_stay, mean_over_processes
 from reincli.engine.weight_files import write_file
 from reincli.errors import ReinError
-from reincli.model.criterion import PointSource, Targets, mask2former_loss, targets_of, uniform_points
+from reincli.model.criterion import (
+    PointSource,
+    Targets,
+    mask2former_loss,
+    send,
+    targets_of,
+    uniform_points,
+)
+from reincli.model.plain_decoder import MaskDraws, draw_masks, mask_probabilities
 from reincli.ops.parts import part
 from reincli.prediction.evaluate import Scored, evaluate, val_samples
 from reincli.prediction.predict import Predictor
@@ -178,9 +186,10 @@ def train_step(run: Run, slices: list[dict[str, Any]]) -> dict[str, Tensor]:
     run.optimizer.zero_grad(set_to_none=True)
     total: dict[str, Tensor] = {}
     for number, (piece, wanted) in enumerate(zip(slices, targets, strict=True)):
-        points = step_points(run, run.rank.rank * len(slices) + number)
+        place = run.rank.rank * len(slices) + number
+        points, draws = step_points(run, place), step_masks(run, place)
         with gradients_stay(run.network, number < len(slices) - 1):
-            losses = slice_losses(run, piece, wanted, points, divisor)
+            losses = slice_losses(run, piece, wanted, points, divisor, draws)
             with part("losses"):
                 run.scaler.scale(losses["loss"] / len(slices)).backward()
         for name in ("loss", "loss_cls", "loss_mask", "loss_dice"):
@@ -192,16 +201,22 @@ def train_step(run: Run, slices: list[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 def slice_losses(
-    run: Run, piece: dict[str, Any], targets: Targets, points: PointSource, divisor: float
+    run: Run,
+    piece: dict[str, Any],
+    targets: Targets,
+    points: PointSource,
+    divisor: float,
+    draws: MaskDraws | None = None,
 ) -> dict[str, Tensor]:
-    """The thirty losses of some images and their sum, 'loss'."""
+    """The losses of some images, three a round, and their sum, 'loss'."""
     pinned = (
         run.device.type == "cuda"
     )  # only there the loader pins them, so that the copy may go on by itself
     images = piece["image"].to(run.device, non_blocking=pinned)
     sizes = piece["size"].to(run.device, non_blocking=pinned)
     with autocast(run.precision, run.device):
-        predictions = run.network(run.model.normalise(images, sizes))
+        normal = run.model.normalise(images, sizes)
+        predictions = run.network(normal) if draws is None else run.network(normal, draws=draws)
     count = run.settings.train.points
     with part("losses"):
         losses, _ = mask2former_loss(predictions, targets, points, count=count, divisor=divisor)
@@ -233,6 +248,22 @@ def update(run: Run) -> tuple[Tensor, Tensor]:
 def step_points(run: Run, number: int = 0) -> PointSource:
     """Random points of one slice of one step, counted over all processes: from seed and iteration alone."""
     return uniform_points(run.device, run.settings.train.seed * 1_000_003 + run.iteration + number * 2**40)
+
+
+def step_masks(run: Run, number: int = 0) -> MaskDraws | None:
+    """Which queries of one slice are held to their masks in this step, as `step_points`; None for other heads.
+
+    They are drawn for the whole batch: an image's rows do not hang on how the batch is divided.
+    """
+    decoder, train = run.model.plain_decoder, run.settings.train
+    if decoder is None:
+        return None
+    probabilities = mask_probabilities(len(decoder.layers), run.iteration, train.iterations)
+    adapter, head = run.settings.model.adapter, run.settings.model.head
+    queries = adapter.tokens if decoder.queries is None else head.queries
+    opened, stretch = draw_masks(probabilities, train.batch_size, queries, (train.seed, run.iteration))
+    own = opened[:, number * run.slice_size : (number + 1) * run.slice_size]
+    return MaskDraws(send(np.ascontiguousarray(own), run.device), send(stretch, run.device))
 
 
 # --- on the way --------------------------------------------------------------------------------------------

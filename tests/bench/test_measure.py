@@ -72,6 +72,17 @@ def test_parts_are_all_of_the_work(rows):
         assert row.parts["other"] < 0.5 * sum(row.parts.values())
 
 
+def test_the_plain_head_is_a_part_of_its_own():
+    settings = tiny.settings("train.points=64", "model.head.kind=plain")
+    rows = list(measure(plan(settings=settings, runs=1)))
+    model = {"backbone", "adapters", "plain decoder"}
+    assert [row.failure for row in rows] == ["", "", ""]
+    assert set(rows[0].parts) == set(rows[1].parts) == model | {"output", "other"}
+    assert set(rows[2].parts) == model | {"matching", "losses", "optimiser", "other"}
+    for row in rows:
+        assert row.parts["backbone"] > 0.02 * sum(row.parts.values())
+
+
 def test_parts_sum_to_the_whole(monkeypatch):
     ticks = itertools.count()
     monkeypatch.setattr("reincli.bench.stopwatch.time.perf_counter", lambda: float(next(ticks)))

@@ -68,6 +68,8 @@ def small(preset: str, data: Path, backbone: Path, *sets: str) -> Settings:
     model = raw.get("model", {})
     kept = {key: model[key] for key in ("tune", "train_backbone") if key in model}
     raw["model"] = {**tiny.RAW["model"], **kept}
+    if "kind" in model.get("head", {}):
+        raw["model"]["head"] = {**tiny.RAW["model"]["head"], "kind": model["head"]["kind"]}
     raw.setdefault("test", {})["sizes"] = dict.fromkeys(TEST_SIZES, "native")
     return build_settings(raw, [
         f"data.root='{data}'", f"model.backbone.weights='{backbone}'", "data.workers=0", "train.iterations=2",
