@@ -21,6 +21,7 @@ SOURCE = Path(__file__).parents[1]
 PAGES = (
     "README.md",
     "docs/own-data.md",
+    "docs/data.md",
     "docs/evaluate.md",
     "docs/unknown.md",
     "docs/backbones.md",
@@ -38,6 +39,7 @@ MODULES = (
     "demo",
     "demo_ladder",
     "pretrain",
+    "download",
     "prepare_data",
     "convert_weights",
     "train",
@@ -100,7 +102,7 @@ def test_every_dataset_is_listed():
 
 def test_each_command_is_shown():
     shown = {shlex.split(line)[1] for _, line in rein_commands()}
-    known = {"demo", "pretrain", "prepare-data", "convert-weights", "train", "eval", "calibrate", "compare",
+    known = {"demo", "pretrain", "download", "prepare-data", "convert-weights", "train", "eval", "calibrate", "compare",
              "visualize", "bench", "presets", "doctor"}  # fmt: skip
     assert known <= shown
 

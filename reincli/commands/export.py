@@ -9,6 +9,7 @@ from reincli.commands import console
 from reincli.config import parse_size
 from reincli.errors import ReinError, nearest
 from reincli.media.inputs import find_inputs
+from reincli.media.outputs import Outputs, at_work
 from reincli.model.exportable import ANSWERS, LAYOUTS
 from reincli.prediction.export import FORMATS, PRECISIONS, Request, export
 from reincli.prediction.exported import is_exported
@@ -34,54 +35,33 @@ def run(
     config: Path | None = None,
     backbone: Path | None = None,
     force: bool = False,
+    any_backbone: bool = False,
 ) -> Path:
     """Load, write, prove, tell.
 
     Raises:
         ReinError: options that do not go together, files that are there or missing, a file that is too far off.
     """
-    for name, value, known in (
-        ("--format", format_, FORMATS),
-        ("--what", what, ANSWERS),
-        ("--layout", layout, LAYOUTS),
-    ):
-        if value not in known:
-            raise ReinError(
-                f"{name} '{value}' is none of {', '.join(known)}.", nearest(value, list(known)), usage=True
-            )
-    if precision not in PRECISIONS[format_]:
-        raise ReinError(
-            f"--format {format_} has no --precision {precision}.",
-            f"It has {', '.join(PRECISIONS[format_])}.",
-            usage=True,
+    require_known(format_, what, layout, precision)
+    target = checked_target(checkpoint, out, format_, force)
+    with at_work(target, "export", file=True):
+        Outputs("export", [checkpoint, backbone, config]).claim(target, "--out", replace=force)
+        settings = load_settings(preset, config) if preset or config else None
+        loaded = load_model(checkpoint, backbone, settings, any_backbone)
+        for text in loaded.notes:
+            console.note(text)
+        request = Request(
+            target, format_, usual_size(loaded, size), count(batch), what, layout, precision, pictures(images)
         )
-    if is_exported(checkpoint):
-        raise ReinError(
-            f"'{checkpoint}' is exported already.", "Name the checkpoint that it was made from.", usage=True
+        console.note(
+            f"Writing {request.size[0]}x{request.size[1]}, {precision}, {what}, to '{target}': minutes for a ViT-L."
         )
-    target = out or checkpoint.with_suffix(FORMATS[format_])
-    if target.suffix != FORMATS[format_]:
-        raise ReinError(f"--out '{target}' must end in {FORMATS[format_]}.", usage=True)
-    if target.exists() and not force:
-        raise ReinError(
-            f"'{target}' is there already.", "Give another name with --out, or --force.", usage=True
+        proof = export(loaded, request, lambda text: console.note(f"  {text} …"))
+        shown = "" if what == "labels" else f"largest relative error {proof.error:.1e}, "
+        console.result(
+            f"{target} ({proof.bytes / 1e6:.1f} MB, {proof.nodes} nodes): {shown}{proof.alike:.3%} of the labels as "
+            f"PyTorch's, at worst, over {proof.images} images"
         )
-    settings = load_settings(preset, config) if preset or config else None
-    loaded = load_model(checkpoint, backbone, settings)
-    for text in loaded.notes:
-        console.note(text)
-    request = Request(
-        target, format_, usual_size(loaded, size), count(batch), what, layout, precision, pictures(images)
-    )
-    console.note(
-        f"Writing {request.size[0]}x{request.size[1]}, {precision}, {what}, to '{target}': minutes for a ViT-L."
-    )
-    proof = export(loaded, request, lambda text: console.note(f"  {text} …"))
-    shown = "" if what == "labels" else f"largest relative error {proof.error:.1e}, "
-    console.result(
-        f"{target} ({proof.bytes / 1e6:.1f} MB, {proof.nodes} nodes): {shown}{proof.alike:.3%} of the labels as "
-        f"PyTorch's, at worst, over {proof.images} images"
-    )
     return target
 
 

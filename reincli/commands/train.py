@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,21 @@ from reincli.engine.device import DTYPES, kernel_notes, pick_device, pick_precis
 from reincli.engine.processes import joined
 from reincli.engine.ranks import launched, this_rank
 from reincli.errors import ReinError
+from reincli.media.images import clear_dead
+from reincli.media.outputs import at_work
 from reincli.model.attention import require_attention
 from reincli.prediction.evaluate import val_samples
 from reincli.settings_files import build_settings, load_settings
+from reincli.training.changes import changed_settings, remarks
 from reincli.training.meter import StepLog
 from reincli.training.run import Run, prepare_run
-from reincli.training.run_folder import refuse_existing, settings_of_run, start_folder
+from reincli.training.run_folder import (
+    change_settings,
+    is_there,
+    refuse_existing,
+    settings_of_run,
+    start_folder,
+)
 from reincli.training.train import Due, Watch
 from reincli.training.train import train as train_run
 
@@ -67,11 +77,12 @@ def run(
         if preset or config or work_dir:
             raise ReinError("--resume takes its settings from the run.", "Leave --preset, --config, --work-dir out.",
                             usage=True)  # fmt: skip
-        settings = build_settings(settings_of_run(resume).model_dump(mode="json"), sets or [], options)
-        folder = resume
+        before = settings_of_run(resume)
+        settings = build_settings(before.model_dump(mode="json"), sets or [], options)
+        folder, changed = resume, changed_settings(before, settings)
     else:
         settings = load_settings(preset, config, sets or [], options)
-        folder = work_dir or Path("work_dirs") / settings.name
+        folder, changed = work_dir or Path("work_dirs") / settings.name, {}
     check_installed(settings)
     place = pick_device(rank.device(device))
     arithmetic = pick_precision(settings.train.precision, place)
@@ -80,7 +91,9 @@ def run(
         find_samples(source, settings.data)  # what is missing is said before anything is built
     if resume is None:
         refuse_existing(folder)
-    with joined(rank, place):
+    with joined(rank, place), ExitStack() as stack:
+        if resume is not None and rank.rank == 0 and is_there(folder):
+            stack.enter_context(at_work(folder, "train"))
         prepared = prepare_run(
             settings, folder, device=place, precision=arithmetic, rank=rank, resume=resume is not None,
             any_backbone=any_backbone,
@@ -88,6 +101,13 @@ def run(
         )  # fmt: skip
         if resume is None and rank.rank == 0:
             start_folder(folder, settings)
+            stack.enter_context(at_work(folder, "train"))
+        if rank.rank == 0:
+            clear_dead(folder)
+            if changed:
+                change_settings(folder, settings, prepared.iteration, changed)
+        for text in remarks(changed):
+            console.note(text)
         introduce(prepared)
         watched_training(prepared)
     return folder
@@ -145,6 +165,8 @@ def watched_training(prepared: Run) -> None:
     left = settings.train.iterations - prepared.iteration
     if left <= 0 and not Due(prepared).validation_missed():
         console.note(f"Nothing left to do: all {settings.train.iterations} iterations are done.")
+        if first:
+            run_report.write(folder, settings)  # it may have been stopped after its last validation
         return
     validates = settings.train.validate_every or settings.train.validate_first
     shown = run_report.first_of_each_domain(val_samples(settings)) if validates else []

@@ -52,8 +52,10 @@ def preset_of(
     fitting = [name for name in fitting if _grid_of_crop(presets[name]) in grids] or fitting
     if not fitting:
         known = [kind for kind in kinds if kind]
+        minor = f"rank {facts.minor_rank} from block {facts.first_block} on"
+        where = minor if facts.minor_rank else f"{sum(facts.banks)} adapted blocks"
         raise ReinError(
-            f"'{path}' ({facts.tune}, width {facts.widths[0]}, {sum(facts.banks)} adapted blocks, "
+            f"'{path}' ({facts.tune}, width {facts.widths[0]}, {where}, "
             f"{facts.classes} classes) fits no preset{f' on {known[0]}' if known else ''}.",
             "Give the settings it was trained with: --config FILE.toml",
         )

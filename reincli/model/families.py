@@ -43,6 +43,11 @@ class Family:
     released: bool = True
 
     @property
+    def is_open(self) -> bool:
+        """Whether everybody may fetch its raw weights, without an account or consent."""
+        return self.address.startswith("https://")
+
+    @property
     def blocks(self) -> int:
         """All blocks together."""
         return sum(self.stages)

@@ -19,6 +19,7 @@ from reincli.model.plain_decoder import MaskDraws
 from reincli.model.rein import Adapter, Folded, adapter_for
 from reincli.model.vit import ViT
 from reincli.ops.output import class_labels, class_scores
+from reincli.ops.window import unless_finite
 
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
@@ -250,8 +251,13 @@ def class_maps(predictions: Predictions, size: tuple[int, int]) -> Tensor:
 
 
 def label_maps(predictions: Predictions, size: tuple[int, int]) -> Tensor:
-    """The class of the largest score at each pixel, (B, H, W) uint8: `class_maps` without keeping any score."""
-    return class_labels(predictions.mask_logits(-1), _class_shares(predictions), size)
+    """The class of the largest score at each pixel, (B, H, W) uint8: `class_maps` without keeping any score.
+
+    An image whose scores are no numbers is 255 everywhere.
+    """
+    logits, shares = predictions.mask_logits(-1), _class_shares(predictions)
+    numbers = logits.sum((1, 2, 3), dtype=torch.float32) + shares.sum((1, 2))
+    return unless_finite(class_labels(logits, shares, size), numbers[:, None, None])
 
 
 def _class_shares(predictions: Predictions) -> Tensor:

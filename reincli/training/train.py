@@ -8,8 +8,8 @@ among processes or slices is the same batch.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,11 +38,14 @@ from reincli.prediction.predict import Predictor
 from reincli.prediction.results import report
 from reincli.training import run_folder
 from reincli.training.batches import load_batches, train_samples
+from reincli.training.changes import changed_surroundings, remarks, surroundings
 from reincli.training.meter import Guard, MemoryWatch, Meter, StepLog
 from reincli.training.optim import set_schedules
-from reincli.training.run import Run, save, state_of_run
+from reincli.training.run import Run, save, state_of_run, write_checkpoint
 from reincli.training.signals import StopRequest, stop_requests
 
+Batch = list[dict[str, Any]]
+"""One batch, as slices."""
 MEMORY_AFTER = 20
 """Steps after which the peak of memory is told."""
 STARVED, STARVED_LINES = 0.2, 3
@@ -73,10 +76,17 @@ def train(run: Run, watch: Watch | None = None) -> None:
 
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM, with how to go on; the step was finished and a checkpoint saved.
-        ReinError: too many steps in a row without a finite gradient.
+        ReinError: too many steps in a row without a finite gradient; data that cannot be used or a loader that is
+            gone (the steps before are saved first); a checkpoint that cannot be written, where it is the last one or
+            `train.stop_unsaved` is set.
     """
     watch, settings, train = watch or Watch(), run.settings, run.settings.train
     samples = train_samples(settings, watch.note)
+    run.surroundings = surroundings(
+        samples, run.classes.names, run.device.type, run.precision, run.rank.world
+    )
+    for text in remarks(changed_surroundings(run.before, run.surroundings)):
+        watch.note(text)
     validation = val_samples(settings) if train.validate_every or train.validate_first else []
     begun, due = run.iteration, Due(run)
     memory = MemoryWatch(run.device, run.trained_bytes, run.slice_size)
@@ -86,7 +96,7 @@ def train(run: Run, watch: Watch | None = None) -> None:
     with stop_requests(insist=run.rank.world == 1) as stop:
         if due.validation_missed():
             validate(run, validation, watch, stop)
-        for slices in load_batches(samples, run):
+        for slices in saved_first(run, load_batches(samples, run)):
             meter.data_here()
             lr = set_schedules(run.optimizer, settings.optim, run.iteration, train.iterations)
             with full_fp32(run.device):
@@ -106,7 +116,9 @@ def train(run: Run, watch: Watch | None = None) -> None:
                     watch.note(starvation(settings, entry.waiting))
             leaving = any(mean_over_processes([float(stop.asked)]))
             if due.checkpoint() or leaving:
-                save(run)
+                last = leaving or run.iteration == train.iterations
+                with tolerated(run, watch, not (last or train.stop_unsaved)):
+                    save(run)
             if leaving and run.iteration < train.iterations:
                 raise stopped(run)
             if due.validation():
@@ -257,10 +269,41 @@ def step_masks(run: Run, number: int = 0) -> MaskDraws | None:
 # --- on the way --------------------------------------------------------------------------------------------
 
 
+def saved_first(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches; where the next one cannot be had, a checkpoint is saved before that is said."""
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except ReinError as error:
+            if not run.iteration or (run.folder / f"iter_{run.iteration}.pth").exists():
+                raise
+            if run.rank.rank == 0:
+                write_checkpoint(run)
+            raise ReinError(
+                error.message,
+                f"{error.hint} Saved at iteration {run.iteration}; then: rein train --resume {run.folder}".strip(),
+            ) from None
+        yield batch
+
+
+@contextmanager
+def tolerated(run: Run, watch: Watch, tolerant: bool) -> Iterator[None]:
+    """What cannot be written (a full disk) is told and training goes on, if so wished; a folder that is gone never."""
+    try:
+        yield
+    except ReinError as error:
+        if not tolerant or not run_folder.is_there(run.folder):
+            raise
+        watch.note(f"{error} Training goes on and tries again at the next chance.")
+
+
 def log_step(run: Run, entry: StepLog, watch: Watch) -> None:
     """Write a log line and tell of it."""
     if run.rank.rank == 0:
-        run_folder.append_log(run.folder, {"kind": "step", **vars(entry)})
+        with tolerated(run, watch, not run.settings.train.stop_unsaved):
+            run_folder.append_log(run.folder, {"kind": "step", **vars(entry)})
     watch.step(entry)
 
 
@@ -286,10 +329,12 @@ def validate(run: Run, samples: list[Sample], watch: Watch, stop: StopRequest) -
     result = report(predictor, evaluation, str(run.folder / f"iter_{run.iteration}.pth"))
     run.model.train()
     if run.rank.rank == 0:
-        run_folder.append_log(run.folder, {"kind": "validation", "iteration": run.iteration, **result})
         path = run.folder / f"iter_{run.iteration}.pth"
-        if path.exists():
-            run_folder.keep_best(run.folder, path, run.iteration, result["mean"]["mIoU"])
+        with tolerated(run, watch, not run.settings.train.stop_unsaved):
+            if path.exists():
+                run_folder.keep_best(run.folder, path, run.iteration, result["mean"]["mIoU"])
+            # last: a validation that is not in the log is done again, and the best is kept then
+            run_folder.append_log(run.folder, {"kind": "validation", "iteration": run.iteration, **result})
     watch.validated(run.iteration, result)
     return result
 

@@ -28,7 +28,7 @@ PRESETS = [name for name in preset_names() if name not in ("demo", *STARTED)]
 def write_pairs(root: Path, dataset: str, split: str, count: int) -> None:
     """Pictures and prepared labels where a dataset keeps them."""
     rng = np.random.default_rng(0)
-    for folders in split_folders(root)[dataset][split]:
+    for folders in split_folders(dataset, root)[split]:
         for index in range(count):
             stem = f"town/{index}"
             image = root / folders.images / f"{folders.prefixes[0]}{stem}{folders.image_suffix}"
