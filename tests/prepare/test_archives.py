@@ -46,6 +46,19 @@ PACKED = {
 }
 
 
+OTHER_NAMES = [
+    ("synthia", {"SYNTHIA_RAND_CITYSCAPES.zip": ("", "SYNTHIA_RAND_CITYSCAPES/")}),
+    ("urbansyn", {"UrbanSyn.zip": ("", "UrbanSyn/")}),
+    ("mapillary", {"mapillary-vistas-dataset_public_v1.2.zip": ("", "")}),
+    ("mapillary", {"mapillary-vistas-dataset_public_v2.0.zip": ("", "mapillary-vistas-dataset_public_v2.0/")}),
+    ("mapillary", {"An_o5cmHOsS1VbLdaKx_zfMdi0No.zip": ("", "")}),
+    (
+        "cityscapes",
+        {"leftImg8bit_trainvaltest(1).zip": ("leftImg8bit", ""), "gtFine_trainvaltest.zip.1": ("gtFine", "")},
+    ),
+]  # fmt: skip
+
+
 def pack(source: Path, below: str, prefix: str, target: Path) -> None:
     """An archive of the files below a folder, with a read-me that nobody needs."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +68,7 @@ def pack(source: Path, below: str, prefix: str, target: Path) -> None:
         if f.is_file()
     }
     files["README.txt"] = b"read me"
-    if target.suffix == ".zip":
+    if ".zip" in target.suffixes:
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as opened:
             for name, data in files.items():
                 opened.writestr(name, data)
@@ -67,13 +80,13 @@ def pack(source: Path, below: str, prefix: str, target: Path) -> None:
             opened.addfile(info, io.BytesIO(data))
 
 
-@pytest.mark.parametrize("dataset", PACKED)
+@pytest.mark.parametrize(("dataset", "packed"), [*PACKED.items(), *OTHER_NAMES])
 def test_downloads_are_prepared_as_they_come(
-    tmp_path: Path, dataset: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, dataset: str, packed: dict[str, tuple[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(tmp_path / "unpacked", dataset)
     root = tmp_path / dataset
-    for name, (below, prefix) in PACKED[dataset].items():
+    for name, (below, prefix) in packed.items():
         pack(tmp_path / "unpacked", below, prefix, root / name)
     run(dataset, root, workers=1)
     prepare(dataset, tmp_path / "unpacked")
@@ -86,6 +99,23 @@ def test_downloads_are_prepared_as_they_come(
     capsys.readouterr()
     run(dataset, root, workers=1)
     assert "Unpacking" not in capsys.readouterr().err
+
+
+def test_an_archive_with_both_versions_of_mapillary_gives_the_one_that_is_asked_for(tmp_path: Path) -> None:
+    expected = layouts.write("mapillary", tmp_path / "made")
+    root = tmp_path / "mapillary"
+    pack(tmp_path / "made", "", "", root / "An-ZjB1Zm61yAZG0ozTymz8I8NqI4x0M.zip")
+    for version, other in (("v2.0", "v1.2"), ("v1.2", "v2.0")):
+        run("mapillary", root, workers=1, version=version, force=True)
+        assert (root / "training" / version).is_dir()
+        assert not (root / "training" / other).exists()
+        data = DataSettings(root=str(tmp_path))
+        for source, labels in expected.items():
+            for sample in find_samples(source, data):
+                read = load_label(sample, label_table("mapillary", data))
+                np.testing.assert_array_equal(read, labels[sample.name])
+        shutil.rmtree(root / "training" / version)
+        shutil.rmtree(root / "validation" / version)
 
 
 BDD = {
