@@ -83,8 +83,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         except ReinError as error:
             raise damaged(path, f"its settings cannot be used ({error.message.rstrip('.')})") from None
         backbone = read_fingerprint(own.get("backbone"))
-        calibration = read_calibration(own, path)
         form = form or own.get("minor")
+        calibration = read_calibration(own, path)
     if form not in (RESIDUAL, WHOLE) and any(name.startswith("minor.") for name in state):
         raise damaged(path, "it does not say which weights stand beside its minor directions (rein.minor)")
     training = fields.get("training")
