@@ -312,4 +312,10 @@ def build_model(settings: Settings, classes: int) -> Segmentor:
             "Choose a multiple.",
             usage=True,
         )
+    if crop < 2 * patch:
+        raise ReinError(
+            f"data.augment.crop {crop} holds less than two patches of model.backbone.patch_size {patch}.",
+            "The coarsest level of the head has half a position a patch: take a larger crop.",
+            usage=True,
+        )
     return Segmentor(settings.model, classes, crop // patch)

@@ -234,7 +234,7 @@ SETTINGS = [
         "model.head.heads=7", "model.head.heads=0", "model.head.channels=65", "model.head.channels=48",
         "model.head.queries=true", "model.head.queries=1e9", "model.adapter.tokens=1000000000000",
         "model.adapter.rank=-1", "model.adapter.scale=inf", "model.backbone.depth=100000",
-        "model.backbone.patch_size=0", "model.backbone.width=9999999",
+        "model.backbone.patch_size=64", "model.backbone.width=9999999",
         "model.backbone.output_stride=9", "model.tune=none",
         "optim.betas=[2,3]", "optim.betas=[0.9]", "optim.eps=-1", "optim.eps=0", "optim.lr=inf", "optim.lr=nan",
         "optim.lr=-1", "optim.lr=0", "optim.lr=true", "optim.lr=x", "optim.weight_decay=-1", "optim.power=-2",

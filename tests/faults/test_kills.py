@@ -108,7 +108,7 @@ def test_a_kill_around_a_validation_loses_nothing(commands, world, tmp_path, pea
         try_kill(commands, world, tmp_path, peace, "train", kill_at=random.Random(SEED).choice(near))
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("name", VICTIMS)
 def test_kills_at_some_changes_of_files_lose_nothing(commands, world, tmp_path, peace, tally, name):
     for point in random.Random(SEED).sample(range(1, len(peace(name)[1]) + 1), 4):
