@@ -103,7 +103,7 @@ def read_scores(path: Path) -> Scores:
         raw = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ReinError(f"There is no file '{path}'.", "Write it: rein eval CHECKPOINT --json FILE") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ReinError(f"'{path}' cannot be read as JSON: {error}.") from None
     if not isinstance(raw, dict) or not isinstance(raw.get("domains"), dict) or "protocol" not in raw:
         raise ReinError(f"'{path}' is no result of rein eval.", "Write one: rein eval CHECKPOINT --json FILE")
@@ -112,16 +112,18 @@ def read_scores(path: Path) -> Scores:
             f"'{path}' holds no scores of single images, which the intervals need.",
             "Write it anew: rein eval CHECKPOINT --json FILE",
         )
-    classes = tuple(next(iter(raw["domains"].values()))["IoU"])
     images = {}
     try:
+        classes = tuple(next(iter(raw["domains"].values()))["IoU"])
+        protocol_line(raw)
+        list(raw["mean"]["domains"])
         for name in raw["domains"]:
             kept = raw["per_image"][name]
             images[name] = (
                 kept["names"],
                 areas(unpack(kept["matrices"]), len(kept["names"]), len(classes)),
             )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ReinError(f"'{path}' is damaged: {error}.", "Evaluate again.") from None
     return Scores(path, raw, classes, images)
 

@@ -83,7 +83,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
         except ReinError as error:
             raise damaged(path, f"its settings cannot be used ({error.message.rstrip('.')})") from None
         backbone = read_fingerprint(own.get("backbone"))
-        calibration = read_calibration(own, path)
         form = form or own.get("minor")
         calibration = read_calibration(own, path)
     if form not in (RESIDUAL, WHOLE) and any(name.startswith("minor.") for name in state):
@@ -320,6 +319,12 @@ def build_model(settings: Settings, classes: int) -> Segmentor:
         raise ReinError(
             f"data.augment.crop {crop} is not a multiple of the patch size {patch}.",
             "Choose a multiple.",
+            usage=True,
+        )
+    if crop < 2 * patch:
+        raise ReinError(
+            f"data.augment.crop {crop} holds less than two patches of model.backbone.patch_size {patch}.",
+            "The coarsest level of the head has half a position a patch: take a larger crop.",
             usage=True,
         )
     return Segmentor(settings.model, classes, crop // patch)

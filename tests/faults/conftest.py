@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,31 @@ def copied(world, tmp_path) -> Path:
         shutil.copy(world / name, tmp_path / name)
     shutil.copytree(world / "toy", tmp_path / "toy")
     return tmp_path
+
+
+TALLY = pytest.StashKey[dict[str, list[int]]]()
+"""Kind of trial -> how many were tried, and how many held."""
+
+
+@pytest.fixture
+def tally(pytestconfig) -> Callable[[str], AbstractContextManager[None]]:
+    """Count a trial of a kind: it is held unless the body raises."""
+
+    @contextmanager
+    def count(kind: str) -> Iterator[None]:
+        counted = pytestconfig.stash.setdefault(TALLY, {}).setdefault(kind, [0, 0])
+        counted[0] += 1
+        yield
+        counted[1] += 1
+
+    return count
+
+
+def pytest_terminal_summary(terminalreporter, config) -> None:
+    """Print tried and held."""
+    found = config.stash.get(TALLY, {})
+    for kind, (tried, held) in sorted(found.items()):
+        terminalreporter.write_line(f"{kind}: {tried} tried, {held} held")
 
 
 @pytest.fixture(scope="session")

@@ -22,9 +22,11 @@ import torch
 import reincli.cli
 from reincli.commands import (  # noqa: F401  # imported before the children are forked
     bench,
+    calibrate,
     compare,
     convert_weights,
     evaluate,
+    export,
     prepare_data,
     train,
     visualize,
