@@ -76,7 +76,7 @@ def run(
         ReinError: nothing to read, a checkpoint that does not fit, or (at the end) inputs that failed.
         KeyboardInterrupt: stopped by the user; says how far it came.
     """
-    require_sense(size, style, compare, truth, threshold, abstain)
+    require_sense(size, style, compare, truth, threshold, abstain, confidence)
     settings = load_settings(preset, config) if preset or config else None
     found = find_inputs(inputs, out, suffix=suffix, match=match, every=every)
     rank = this_rank()

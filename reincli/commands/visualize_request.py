@@ -101,6 +101,7 @@ def require_sense(
     truth: Path | None,
     threshold: float | None = None,
     abstain: float | None = None,
+    confidence: bool = False,
 ) -> None:
     """Refuse options that contradict each other before anything heavy is loaded."""
     if abstain is not None and not 0 < abstain < 1:
@@ -116,6 +117,12 @@ def require_sense(
         raise ReinError(
             f"--threshold {threshold:g} is above every anomaly: they go from minus the number of classes to 0.",
             "A pixel that one class claims has about -0.76; -0.5 is a beginning.",
+            usage=True,
+        )
+    if style == "anomaly" and confidence:
+        raise ReinError(
+            "--style anomaly draws no classes, so --confidence has nothing to draw faintly.",
+            "Leave out one of them; --anomaly npy writes the anomaly beside any other style.",
             usage=True,
         )
     if style == "anomaly" and truth is not None:

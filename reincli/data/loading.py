@@ -84,12 +84,13 @@ def _shrunk(sample: Sample, size: tuple[int, int], scale: float) -> np.ndarray:
 # --- labels ------------------------------------------------------------------------------------------------
 
 
-def load_label(sample: Sample, table: np.ndarray) -> np.ndarray:
+def load_label(sample: Sample, table: np.ndarray, hint: str | None = None) -> np.ndarray:
     """The label of a sample as (h, w) uint8 class indices, 255 ignored.
 
     Args:
         sample: with a label file.
         table: (256,) int16 of `sources.label_table`.
+        hint: what to do about values that are not declared, where the name of the dataset does not tell.
 
     Raises:
         ReinError: unreadable, or with values that the dataset does not declare.
@@ -99,7 +100,7 @@ def load_label(sample: Sample, table: np.ndarray) -> np.ndarray:
     stored = read_values(sample.label, sample.colors)
     if cv2.countNonZero(cv2.LUT(stored, (table == UNDECLARED).astype(np.uint8))):
         found = np.flatnonzero((count_values(stored) > 0) & (table == UNDECLARED))
-        raise _undeclared(sample, [int(value) for value in found], table)
+        raise _undeclared(sample, [int(value) for value in found], table, hint)
     return to_indices(stored, table)
 
 
@@ -108,8 +109,10 @@ def to_indices(stored: np.ndarray, table: np.ndarray) -> np.ndarray:
     return cv2.LUT(stored, np.where(table == UNDECLARED, IGNORE, table).astype(np.uint8))
 
 
-def _undeclared(sample: Sample, values: Sequence[int], table: np.ndarray) -> ReinError:
-    return ReinError(complaint(sample, values, table) + ".", value_hint(sample))
+def _undeclared(
+    sample: Sample, values: Sequence[int], table: np.ndarray, hint: str | None = None
+) -> ReinError:
+    return ReinError(complaint(sample, values, table) + ".", hint or value_hint(sample))
 
 
 def complaint(sample: Sample, values: Sequence[int], table: np.ndarray) -> str:

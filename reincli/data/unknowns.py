@@ -24,6 +24,12 @@ from reincli.ops.pooled import KNOWN, UNKNOWN
 
 PLAIN = {0: KNOWN, 1: UNKNOWN, 255: IGNORE}
 """What stored values mean where nothing else is said."""
+AS_DOWNLOADED = "Take the labels as they were downloaded."
+IN_A_FOLDER = (
+    "Write 0 for known, 1 for unknown and 255 for what is left out, or describe the set as an own dataset, whose "
+    "`map` says what its values mean."
+)
+"""What to do about values that a label may not have."""
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -82,11 +88,15 @@ BENCHMARKS = {
 
 @dataclass(frozen=True)
 class Unknowns:
-    """One source: its name, images with labels, and the (256,) int16 table from stored value to 0, 1 or 255."""
+    """One source: its name, images with labels, and the (256,) int16 table from stored value to 0, 1 or 255.
+
+    `hint` says what to do about other values; None: what own datasets are told.
+    """
 
     name: str
     samples: tuple[Sample, ...]
     table: np.ndarray
+    hint: str | None = None
 
 
 # --- finding -----------------------------------------------------------------------------------------------
@@ -151,7 +161,7 @@ def _benchmark(name: str, root: Path) -> Unknowns:
     if not root.is_dir():
         raise ReinError(f"There is no folder '{root}'.", bring)
     if name == "fishyscapes_laf":
-        return Unknowns(name, _fishyscapes(name, root, bring), _table(known.values))
+        return Unknowns(name, _fishyscapes(name, root, bring), _table(known.values), AS_DOWNLOADED)
     for folders in known.folders:
         for folder in (folders.images, str(folders.labels)):
             if not (root / folder).is_dir():
@@ -164,7 +174,7 @@ def _benchmark(name: str, root: Path) -> Unknowns:
         )
         labelled = tuple(each for each in pairs if each.label is not None)
         if labelled:
-            return Unknowns(name, labelled, _table(known.values))
+            return Unknowns(name, labelled, _table(known.values), AS_DOWNLOADED)
     endings = " or ".join(f"*{each.image_suffix}" for each in known.folders)
     raise ReinError(f"No image ({endings}) under '{root}' has a label.", bring)
 
@@ -225,7 +235,7 @@ def _folder(folder: Path) -> Unknowns:
     if without or lonely:
         what = "images have no label" if without else "labels have no image"
         raise ReinError(f"{len(without or lonely)} {what} in '{folder}': {some(without or lonely)}.", form)
-    return Unknowns(name, tuple(sorted(samples, key=lambda each: each.name)), _table(PLAIN))
+    return Unknowns(name, tuple(sorted(samples, key=lambda each: each.name)), _table(PLAIN), IN_A_FOLDER)
 
 
 def _table(values: dict[int, int]) -> np.ndarray:
@@ -245,7 +255,7 @@ def require_unknowns(found: Unknowns, threads: int = 4) -> None:
     """
 
     def look(sample: Sample) -> np.ndarray:
-        return np.bincount(load_label(sample, found.table).ravel(), minlength=256)
+        return np.bincount(load_label(sample, found.table, found.hint).ravel(), minlength=256)
 
     pixels = np.zeros(256, np.int64)
     with ThreadPoolExecutor(threads) as pool:

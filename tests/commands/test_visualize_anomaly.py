@@ -114,6 +114,7 @@ def test_a_map_of_somebody_elses_is_not_replaced():
         (["--style", "anomaly", "--threshold", "nan"], "is above every anomaly"),
         (["--style", "anomaly", "--gt", "street.png"], "rein eval CHECKPOINT --anomaly"),
         (["--style", "anomaly", "--compare", "head.pth"], "do not go together"),
+        (["--style", "anomaly", "--confidence"], "--confidence has nothing to draw faintly"),
     ],
 )
 def test_what_makes_no_sense_is_told(words, said):

@@ -128,8 +128,9 @@ def test_partners_that_are_missing_are_named(tmp_path):
 
 def test_other_values_are_named(tmp_path):
     found = find_unknowns(str(folder(tmp_path / "mine", (1, 7, 9))), DataSettings())
-    with pytest.raises(ReinError, match=r"a\.png' has values 7, 9; 'mine' declares 0-1, 255"):
+    with pytest.raises(ReinError, match=r"a\.png' has values 7, 9; 'mine' declares 0-1, 255") as caught:
         require_unknowns(found)
+    assert caught.value.hint.startswith("Write 0 for known, 1 for unknown and 255 for what is left out")
 
 
 @pytest.mark.parametrize(("value", "said"), [(0, "has an unknown pixel"), (1, "has a known pixel")])
