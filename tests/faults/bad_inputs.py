@@ -99,7 +99,7 @@ CONTENTS = [
         ("bit flipped", flip("run/last.pth", 0.5), "checksum"),
         ("backbone bit flipped", flip("backbone.pth", 0.5), "checksum"),
         ("cut short", lambda root: os.truncate(root / "run/last.pth", 5000), "cannot be read"),
-        ("empty", lambda root: os.truncate(root / "run/last.pth", 0), "cannot be read"),
+        ("empty", lambda root: os.truncate(root / "run/last.pth", 0), "is empty"),
         ("backbone not finite", change("backbone.pth", lambda c: next(iter(c.values())).fill_(math.inf)), "infinite"),
         ("another backbone", change("backbone.pth", lambda c: [v.normal_() for v in c.values()]), "another backbone"),
     )
