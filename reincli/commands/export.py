@@ -98,11 +98,13 @@ def usual_size(loaded: LoadedModel, size: str | None) -> tuple[int, int]:
         return side, side
     try:
         found = parse_size(size)
-    except ValueError as error:
-        raise ReinError(f"--size: {error}.", usage=True) from None
-    if found is None:
+    except ValueError:
+        found = None
+    if found is None:  # 'native' too, which other commands take: a file has one size
         raise ReinError(
-            "--size must be numbers: a file has one size.", "For example: --size 1024x512", usage=True
+            f"--size '{size}' is not WIDTHxHEIGHT in pixels; a file has one size.",
+            "For example: --size 1024x512",
+            usage=True,
         )
     return found
 
