@@ -129,10 +129,19 @@ def _next(parts: Iterator[Any], count: int) -> list[dict[str, Any]]:
 
 @contextmanager
 def _ends_told_between_batches() -> Iterator[None]:
-    """PyTorch raises wherever a step happens to be when a loader process ends; without that, at the next batch."""
+    """PyTorch raises wherever a step happens to be when a loader process ends; without that, at the next batch.
+
+    Its handler is set by the first loader of a process, whichever that is, and never again.
+    """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
         yield
         return
     before = signal.getsignal(signal.SIGCHLD)
     yield
-    signal.signal(signal.SIGCHLD, before if callable(before) else signal.SIG_DFL)
+    if _is_pytorchs(signal.getsignal(signal.SIGCHLD)):
+        kept = before if callable(before) and not _is_pytorchs(before) else signal.SIG_DFL
+        signal.signal(signal.SIGCHLD, kept)
+
+
+def _is_pytorchs(handler: Any) -> bool:
+    return str(getattr(handler, "__module__", "")).startswith("torch.")

@@ -18,6 +18,7 @@ import pytest
 import tiny
 import torch
 from terminal import told
+from torch.utils.data import DataLoader
 
 from reincli.data.dataset import TrainDataset
 from reincli.errors import ReinError
@@ -174,6 +175,7 @@ def test_a_loader_process_that_is_killed_is_a_sentence_and_nothing_is_lost(run, 
     train_step = loop.train_step
     monkeypatch.setattr(loop, "train_step", step)
     fail_at(monkeypatch, 14, die)
+    next(iter(DataLoader(range(2), num_workers=1)))  # another loader has set PyTorch's handler before
     text = told("train", "--resume", run, "--set", "train.iterations=20", "--set", "train.checkpoint_every=100",
                 "--set", "data.workers=1", "--device", "cpu", code=1)  # fmt: skip
     assert "error: A loader process ended" in text
