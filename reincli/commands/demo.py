@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from reincli.commands import console, convert_weights, evaluate, run_report, train, visualize
+from reincli.commands.label_maps import place
 from reincli.config import Settings
 from reincli.data.dataset import load_label
 from reincli.data.labels import CITYSCAPES
@@ -142,8 +143,7 @@ def contact_sheet(
     for sample in samples:
         image = read_image(sample.image)
         label = load_label(sample, label_table(sample.dataset, settings.data))
-        name = PurePosixPath(sample.name).with_suffix(".png")
-        maps = [read_label(folder / sample.domain / name) for folder in predictions.values()]
+        maps = [read_label(folder / place(sample, sample.domain)) for folder in predictions.values()]
         rows.append(
             [image, colourise(label, palette), *(overlay(image, each, palette, 0.65) for each in maps)]
         )
