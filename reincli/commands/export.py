@@ -34,6 +34,7 @@ def run(
     config: Path | None = None,
     backbone: Path | None = None,
     force: bool = False,
+    any_backbone: bool = False,
 ) -> Path:
     """Load, write, prove, tell.
 
@@ -43,7 +44,7 @@ def run(
     require_known(format_, what, layout, precision)
     target = checked_target(checkpoint, out, format_, force)
     settings = load_settings(preset, config) if preset or config else None
-    loaded = load_model(checkpoint, backbone, settings)
+    loaded = load_model(checkpoint, backbone, settings, any_backbone)
     for text in loaded.notes:
         console.note(text)
     request = Request(
