@@ -15,6 +15,7 @@ from terminal import told
 
 from reincli.commands import export
 from reincli.data.labels import CITYSCAPES
+from reincli.engine.checkpoint import load_frozen
 from reincli.engine.weight_files import write_file
 from reincli.errors import ReinError
 from reincli.media.images import read_image, write_png
@@ -55,6 +56,20 @@ def test_what_does_not_go_together_is_a_sentence(files, options, said):
         export.run(files / "last.pth", **options)
     assert caught.value.usage
     assert sorted(each.name for each in files.iterdir()) == ["frames", "last.pth"]
+
+
+def test_another_backbone_is_taken_knowingly_as_the_refusal_says(tmp_path):
+    settings = tiny.settings()
+    model = tiny.model(settings)
+    tiny.write_backbone(tmp_path / "own.pth", settings)
+    fingerprint, _ = load_frozen(model, tmp_path / "own.pth")
+    content = tiny.checkpoint_content(model, settings, CITYSCAPES, 1, None, fingerprint)
+    write_file(tmp_path / "last.pth", content)
+    other = {name: value + 1 for name, value in model.backbone.body.state_dict().items()}
+    write_file(tmp_path / "other.pth", other)
+    words = ("export", tmp_path / "last.pth", "--backbone", tmp_path / "other.pth", "--size", "9x9")
+    assert "--any-backbone" in told(*words, code=1)
+    assert "does not divide" in told(*words, "--any-backbone", code=2)
 
 
 def test_what_is_there_stays(files):
