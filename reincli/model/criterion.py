@@ -34,6 +34,7 @@ from reincli.ops.points import (
     sample_membership,
     sample_rows,
 )
+from reincli.ops.pseudo import class_pixels
 
 OVERSAMPLING, UNCERTAIN_SHARE = 3, 0.75
 """Of 3 n uniform candidates the 0.75 n most undecided are trained on; the rest are drawn anew."""
@@ -215,9 +216,8 @@ def segment_weights(targets: Targets, classes: int) -> Tensor:
     0 where there are none.
     """
     assert targets.weights is not None
-    masks = [targets.labels == index for index in range(classes)]
-    pixels = torch.stack([mask.sum((1, 2)) for mask in masks], dim=1).float()
-    weight = torch.stack([(targets.weights * mask).sum((1, 2)) for mask in masks], dim=1)
+    pixels = class_pixels(targets.labels, classes)
+    weight = class_pixels(targets.labels, classes, targets.weights)
     pixels = torch.cat([pixels, pixels.sum(1, keepdim=True)], dim=1)
     return torch.cat([weight, weight.sum(1, keepdim=True)], dim=1) / pixels.clamp(min=1)
 
