@@ -21,6 +21,7 @@ SOURCE = Path(__file__).parents[1]
 PAGES = (
     "README.md",
     "docs/own-data.md",
+    "docs/adapt.md",
     "docs/evaluate.md",
     "docs/unknown.md",
     "docs/backbones.md",
@@ -40,6 +41,7 @@ MODULES = (
     "prepare_data",
     "convert_weights",
     "train",
+    "adapt",
     "evaluate",
     "calibrate",
     "compare",
@@ -99,7 +101,7 @@ def test_every_dataset_is_listed():
 
 def test_each_command_is_shown():
     shown = {shlex.split(line)[1] for _, line in rein_commands()}
-    known = {"demo", "pretrain", "prepare-data", "convert-weights", "train", "eval", "calibrate", "compare",
+    known = {"demo", "pretrain", "prepare-data", "convert-weights", "train", "adapt", "eval", "calibrate", "compare",
              "visualize", "bench", "presets", "doctor"}  # fmt: skip
     assert known <= shown
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from reincli.cli import (
+    adapt,
     bench,
     calibrate,
     compare,
@@ -40,6 +41,7 @@ COMMANDS: dict[str, ModuleType] = {
     "prepare-data": prepare_data,
     "convert-weights": convert_weights,
     "train": train,
+    "adapt": adapt,
     "eval": evaluate,
     "calibrate": calibrate,
     "compare": compare,

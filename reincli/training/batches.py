@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from reincli.config import Settings
 from reincli.data.check import absent_classes
@@ -54,12 +54,26 @@ def train_samples(settings: Settings, note: Callable[[str], None] = lambda text:
 
 def load_batches(samples: list[Sample], run: Run) -> Iterator[list[dict[str, Any]]]:
     """This process's part of each batch to come, as slices."""
-    settings, train = run.settings, run.settings.train
+    return slices_of(labelled_crops(samples, run.settings), run)
+
+
+def labelled_crops(
+    samples: list[Sample], settings: Settings, *, photometric: bool | None = None
+) -> TrainDataset:
+    """The training draws that settings describe; `photometric`: other than as they say."""
     tables = label_tables(settings.data.train, settings.data)
-    rare = rare_classes(samples, settings.data)
+    augment = settings.data.augment
+    if photometric is not None:
+        augment = augment.model_copy(update={"photometric": photometric})
+    return TrainDataset(samples, tables, augment, settings.train.seed, rare_classes(samples, settings.data))
+
+
+def slices_of(dataset: Dataset[dict[str, Any]], run: Run) -> Iterator[list[dict[str, Any]]]:
+    """This process's part of each batch to come, as slices, of items that are had by the number of the draw."""
+    settings, train = run.settings, run.settings.train
     workers = min(settings.data.workers, os.cpu_count() or 1)
     loader = DataLoader(
-        TrainDataset(samples, tables, settings.data.augment, train.seed, rare),
+        dataset,
         batch_size=run.slice_size,
         sampler=Draws(run.iteration, train.iterations, train.batch_size, run.rank),
         num_workers=workers,

@@ -8,9 +8,11 @@ among processes or slices is the same batch.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,6 +53,7 @@ class Watch:
         note: a remark. step: a log line. tick: the number of steps done, after each.
         predicted: (iteration, sample, (H, W) label map) of every validation image.
         validated: (iteration, result) of a validation.
+        looked: (iteration, number, image file, (H, W) label map) of every target image that was looked at.
     """
 
     note: Callable[[str], None] = lambda text: None
@@ -58,17 +61,44 @@ class Watch:
     tick: Callable[[int], None] = lambda iteration: None
     predicted: Callable[[int, Sample, np.ndarray], None] = lambda iteration, sample, prediction: None
     validated: Callable[[int, dict[str, Any]], None] = lambda iteration, result: None
+    looked: Callable[[int, int, Path, np.ndarray], None] = lambda iteration, number, image, prediction: None
 
 
-def train(run: Run, watch: Watch | None = None) -> None:
+class Task:
+    """What a run does with its batches: training on labelled images. `adapt.Adaptation` does something else."""
+
+    def batches(self, run: Run, watch: Watch) -> Iterator[list[dict[str, Any]]]:
+        """This process's part of each batch to come, as slices; what is missing is said at once."""
+        return load_batches(train_samples(run.settings, watch.note), run)
+
+    def begin(self, run: Run, watch: Watch) -> None:
+        """Before the first of the iterations to come."""
+
+    def step(self, run: Run, slices: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """One step of the optimiser; what it gives is averaged for the log."""
+        return train_step(run, slices)
+
+    def logged(self, run: Run, watch: Watch) -> None:
+        """After a log line."""
+
+    def passed(self, run: Run, watch: Watch) -> bool:
+        """After an iteration and what was due with it; whether it took time that is not the training's."""
+        return False
+
+
+def train(run: Run, watch: Watch | None = None, task: Task | None = None) -> None:
     """Train to the last iteration: log, checkpoint and validate on the way.
+
+    Args:
+        run: where it stands. watch: what the caller wants to hear of. task: other than training on labelled images.
 
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM, with how to go on; the step was finished and a checkpoint saved.
         ReinError: too many steps in a row without a finite gradient.
     """
     watch, settings, train = watch or Watch(), run.settings, run.settings.train
-    samples = train_samples(settings, watch.note)
+    task = task or Task()
+    batches = task.batches(run, watch)
     validation = val_samples(settings) if train.validate_every or train.validate_first else []
     begun, due = run.iteration, Due(run)
     memory = MemoryWatch(run.device, run.trained_bytes, run.slice_size)
@@ -76,13 +106,14 @@ def train(run: Run, watch: Watch | None = None) -> None:
     starved = 0
     run.model.train()
     with stop_requests(insist=run.rank.world == 1) as stop:
+        task.begin(run, watch)
         if due.validation_missed():
             validate(run, validation, watch, stop)
-        for slices in load_batches(samples, run):
+        for slices in batches:
             meter.data_here()
             lr = set_schedules(run.optimizer, settings.optim, run.iteration, train.iterations)
             with full_fp32(run.device):
-                values = train_step(run, slices)
+                values = task.step(run, slices)
             run.iteration += 1
             meter.add(values)
             watch.tick(run.iteration)
@@ -93,6 +124,7 @@ def train(run: Run, watch: Watch | None = None) -> None:
             if due.log():
                 entry = meter.flush(run.iteration, lr)
                 log_step(run, entry, watch)
+                task.logged(run, watch)
                 starved = starved + 1 if entry.waiting > STARVED else 0
                 if starved == STARVED_LINES:
                     watch.note(starvation(settings, entry.waiting))
@@ -103,6 +135,8 @@ def train(run: Run, watch: Watch | None = None) -> None:
                 raise stopped(run)
             if due.validation():
                 validate(run, validation, watch, stop)
+                meter.restart()
+            if task.passed(run, watch):
                 meter.restart()
 
 
@@ -161,35 +195,65 @@ def train_step(run: Run, slices: list[dict[str, Any]]) -> dict[str, Tensor]:
         gradient was not finite and the weights stayed as they were: 0-d tensors on the device.
     """
     targets = [targets_of(piece["label"], run.model.classes, run.device) for piece in slices]
-    pairs = sum(wanted.divisor for wanted in targets) / len(slices)
-    divisor = mean_over_processes([pairs])[0]
+    images = [partial(normalised, run, piece["image"], piece["size"]) for piece in slices]
     run.optimizer.zero_grad(set_to_none=True)
-    total: dict[str, Tensor] = {}
-    for number, (piece, wanted) in enumerate(zip(slices, targets, strict=True)):
-        points = step_points(run, run.rank.rank * len(slices) + number)
-        with gradients_stay(run.network, number < len(slices) - 1):
-            losses = slice_losses(run, piece, wanted, points, divisor)
-            with part("losses"):
-                run.scaler.scale(losses["loss"] / len(slices)).backward()
-        for name in ("loss", "loss_cls", "loss_mask", "loss_dice"):
-            value = losses[name].detach() / len(slices)
-            total[name] = total[name] + value if name in total else value
+    total = add_gradients(run, images, targets)
     with part("optimiser"):
         norm, skipped = update(run)
     return {**total, "grad_norm": norm, "skipped": skipped}
 
 
-def slice_losses(
-    run: Run, piece: dict[str, Any], targets: Targets, points: PointSource, divisor: float
+def add_gradients(
+    run: Run,
+    images: Sequence[Callable[[], Tensor]],
+    targets: Sequence[Targets],
+    *,
+    turn: int = 0,
+    last: bool = True,
 ) -> dict[str, Tensor]:
-    """The thirty losses of some images and their sum, 'loss'."""
+    """Losses of the slices of a batch, computed one after another; their gradients are added to those there.
+
+    Args:
+        run: where it stands.
+        images: gives the normalised images of each slice, (B, 3, H, W).
+        targets: of each slice.
+        turn: how many such batches the step had before: each draws points of its own.
+        last: it has no further one, so processes exchange what has added up.
+
+    Returns:
+        Means over the slices of 'loss' and of the last round's parts, 0-d tensors on the device.
+    """
+    pairs = sum(wanted.divisor for wanted in targets) / len(targets)
+    divisor = mean_over_processes([pairs])[0]
+    first = (turn * run.rank.world + run.rank.rank) * len(targets)
+    total: dict[str, Tensor] = {}
+    for number, (image, wanted) in enumerate(zip(images, targets, strict=True)):
+        points = step_points(run, first + number)
+        with gradients_stay(run.network, not last or number < len(targets) - 1):
+            losses = slice_losses(run, image(), wanted, points, divisor)
+            with part("losses"):
+                run.scaler.scale(losses["loss"] / len(targets)).backward()
+        for name in ("loss", "loss_cls", "loss_mask", "loss_dice"):
+            value = losses[name].detach() / len(targets)
+            total[name] = total[name] + value if name in total else value
+    return total
+
+
+def normalised(run: Run, images: Tensor, sizes: Tensor) -> Tensor:
+    """Images of a loader on the device as the backbone takes them, see `model.segmentor.Segmentor.normalise`."""
     pinned = (
         run.device.type == "cuda"
     )  # only there the loader pins them, so that the copy may go on by itself
-    images = piece["image"].to(run.device, non_blocking=pinned)
-    sizes = piece["size"].to(run.device, non_blocking=pinned)
+    images = images.to(run.device, non_blocking=pinned)
+    return run.model.normalise(images, sizes.to(run.device, non_blocking=pinned))
+
+
+def slice_losses(
+    run: Run, images: Tensor, targets: Targets, points: PointSource, divisor: float
+) -> dict[str, Tensor]:
+    """The thirty losses of some normalised images and their sum, 'loss'."""
     with autocast(run.precision, run.device):
-        predictions = run.network(run.model.normalise(images, sizes))
+        predictions = run.network(images)
     count = run.settings.train.points
     with part("losses"):
         losses, _ = mask2former_loss(predictions, targets, points, count=count, divisor=divisor)
