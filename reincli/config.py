@@ -63,6 +63,8 @@ class MinorSettings(Strict):
     """Of what is taken out of each weight; None: 16, or the 32 last columns of RecycleLoRA."""
     sub_rank: Positive = 4
     """Of RecycleLoRA's second pair, the first columns (2 from real images to real images)."""
+    factor: Annotated[float, Field(gt=0)] | None = None
+    """Of RecycleLoRA's two pairs; None: 1 / (rank + sub_rank), the published 1/36 with the ranks above."""
     first_block: Annotated[int, Field(ge=0)] | None = None
     """Counted from 0; None: block 8 of 24, 4 of 12; all for RecycleLoRA."""
     layers: Annotated[tuple[Literal["q", "k", "v", "proj", "fc1", "fc2"], ...], Field(min_length=1)] = (

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from reincli.config import Settings, test_size
 from reincli.model.families import family_of
+from reincli.model.segmentor import Segmentor
 from reincli.settings_files import build_settings, load_settings, preset_names, presets_folder, read_preset
 
 BACKBONES = {
@@ -258,3 +260,14 @@ def test_recycle_has_its_own_rates():
         assert preset.train.ema_decay is None
     assert load_settings(preset="citys2bdd_mapillary-recycle").model.minor.sub_rank == 2
     assert load_settings(preset="gta2citys-recycle").model.minor.sub_rank == 4
+
+
+@pytest.mark.parametrize("name", ["gta2citys-recycle", "citys2bdd_mapillary-recycle"])
+def test_recycle_is_scaled_by_the_published_factor(name):
+    """1/36 whatever the ranks, see section 3 of the facts."""
+    model = load_settings(preset=name).model
+    small = model.backbone.model_copy(update={"name": "dinov2_s"})
+    with torch.device("meta"):
+        minor = Segmentor(model.model_copy(update={"backbone": small}), 19, 32).minor
+    factors = [pair.factor for layer in minor.layers() for pair in (layer.main, layer.sub)]
+    assert factors == pytest.approx([1 / 36] * (12 * 4 * 2), rel=1e-12)

@@ -11,7 +11,7 @@ import torch
 
 from reincli.bench.speed import timings
 from reincli.engine.checkpoint import build_model
-from reincli.engine.device import DTYPES, has_amx
+from reincli.engine.device import DTYPES, fast_bf16
 from reincli.model.exportable import Exportable
 from reincli.prediction.exported import About, open_session
 
@@ -40,7 +40,7 @@ def compared(path: Path, runs: int, seconds: float) -> Iterator[Timed]:
     session, about = open_session(path, "cpu")
     images = example(about)
     first: float | None = None
-    for precision in ("fp32", "bf16") if has_amx() else ("fp32",):
+    for precision in ("fp32", "bf16") if fast_bf16() else ("fp32",):
         model = plain_model(about, precision)
         with torch.inference_mode():
             model(images)

@@ -126,10 +126,12 @@ def _describe(device: Any) -> str:
         return f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB"
     if device.type == "mps":
         return f"Apple GPU, {torch.mps.recommended_max_memory() / 2**30:.0f} GiB of the Mac's memory"
-    from reincli.engine.device import has_amx
+    from reincli.engine.device import fast_bf16
 
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{usable} cores, {torch.get_num_threads()} threads{', AMX' if has_amx() else ''}"
+    fast = fast_bf16()
+    bf16 = "no fast bf16" if fast is None else f"bf16 by {fast}"
+    return f"{usable} cores, {torch.get_num_threads()} threads, {bf16}"
 
 
 def datasets(root: Path) -> list[DatasetState]:

@@ -40,32 +40,8 @@ def run(
     Raises:
         ReinError: options that do not go together, files that are there or missing, a file that is too far off.
     """
-    for name, value, known in (
-        ("--format", format_, FORMATS),
-        ("--what", what, ANSWERS),
-        ("--layout", layout, LAYOUTS),
-    ):
-        if value not in known:
-            raise ReinError(
-                f"{name} '{value}' is none of {', '.join(known)}.", nearest(value, list(known)), usage=True
-            )
-    if precision not in PRECISIONS[format_]:
-        raise ReinError(
-            f"--format {format_} has no --precision {precision}.",
-            f"It has {', '.join(PRECISIONS[format_])}.",
-            usage=True,
-        )
-    if is_exported(checkpoint):
-        raise ReinError(
-            f"'{checkpoint}' is exported already.", "Name the checkpoint that it was made from.", usage=True
-        )
-    target = out or checkpoint.with_suffix(FORMATS[format_])
-    if target.suffix != FORMATS[format_]:
-        raise ReinError(f"--out '{target}' must end in {FORMATS[format_]}.", usage=True)
-    if target.exists() and not force:
-        raise ReinError(
-            f"'{target}' is there already.", "Give another name with --out, or --force.", usage=True
-        )
+    require_known(format_, what, layout, precision)
+    target = checked_target(checkpoint, out, format_, force)
     settings = load_settings(preset, config) if preset or config else None
     loaded = load_model(checkpoint, backbone, settings)
     for text in loaded.notes:

@@ -84,9 +84,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
             raise damaged(path, f"its settings cannot be used ({error.message.rstrip('.')})") from None
         backbone = read_fingerprint(own.get("backbone"))
         form = form or own.get("minor")
+        calibration = read_calibration(own, path)
     if form not in (RESIDUAL, WHOLE) and any(name.startswith("minor.") for name in state):
         raise damaged(path, "it does not say which weights stand beside its minor directions (rein.minor)")
-        calibration = read_calibration(own, path)
     training = fields.get("training")
     if training is not None and not isinstance(training, Mapping):
         raise damaged(path, "its field 'training' is no table")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -55,14 +56,24 @@ def _apple(name: str, index: str) -> torch.device:
     return torch.device("mps")
 
 
-def has_amx() -> bool:
-    """Whether this CPU multiplies bf16 matrices in tiles (AMX): there bf16 is several times as fast as fp32."""
-    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(probe and probe())
+def fast_bf16() -> str | None:
+    """What multiplies bf16 on this CPU faster than fp32, or None: there bf16 is emulated, and slower.
+
+    'AMX' (tiles: several times as fast), 'AVX512-BF16' (dot products: 1.4 to 1.7 times, whole models of this package),
+    'Arm BF16'. By the processor's flags, since a measurement on a busy machine would choose by chance.
+    """
+    for name, probe in (("AMX", "_is_amx_tile_supported"), ("AVX512-BF16", "_is_avx512_bf16_supported")):
+        ask = getattr(torch.cpu, probe, None)  # private, and younger than the oldest PyTorch of the range
+        if ask is not None and ask():
+            return name
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        with suppress(AttributeError, RuntimeError):  # of a build without oneDNN
+            return "Arm BF16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
+    return None
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """'auto' -> what the device does well: bf16 on CUDA (fp16 before Ampere) and on CPUs with AMX, else fp32.
+    """'auto' -> what the device does well: bf16 on CUDA (fp16 before Ampere) and on CPUs that have it, else fp32.
 
     Apple's GPUs: fp32 unless fp16 is asked for, which all of them know; bf16 they know from macOS 14 on, not faster.
 
@@ -72,7 +83,7 @@ def pick_precision(name: str, device: torch.device) -> str:
     if name == "auto":
         if device.type == "cuda":
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-        return "bf16" if device.type == "cpu" and has_amx() else "fp32"
+        return "bf16" if device.type == "cpu" and fast_bf16() else "fp32"
     if name not in DTYPES:
         raise ReinError(f"No precision is called '{name}'.", "Use auto, fp32, bf16 or fp16.", usage=True)
     if name == "bf16" and device.type == "mps":

@@ -151,7 +151,7 @@ class MinorDirections(nn.Module):
             if kind == "soma":
                 layer = Adapted(place, Pair(place, self.rank, 1.0), None, biases)
             else:  # alpha 1 over the ranks taken together, and no weight decay
-                factor = 1 / (self.rank + self.sub_rank)
+                factor = settings.factor or 1 / (self.rank + self.sub_rank)
                 main = Pair(place, self.rank, factor, decays=False)
                 sub = Pair(place, self.sub_rank, factor, sub=True, decays=False)
                 layer = Adapted(place, main, sub, biases)

@@ -9,6 +9,7 @@ import tiny
 import torch
 from terminal import told
 
+from reincli.commands import doctor
 from reincli.engine import device as devices
 from reincli.engine.device import pick_device, pick_precision
 from reincli.engine.processes import joined
@@ -68,12 +69,39 @@ def test_names_that_are_none_are_told_all_that_are():
 
 
 def test_precision_on_an_apple_gpu(monkeypatch):
-    monkeypatch.setattr(devices, "has_amx", lambda: True)  # of the CPU beside it, which does not matter
+    monkeypatch.setattr(devices, "fast_bf16", lambda: "AMX")  # of the CPU beside it, which does not matter
     assert pick_precision("auto", MPS) == "fp32"
     assert pick_precision("fp16", MPS) == "fp16"
     with pytest.raises(ReinError, match="bf16 is not for Apple's GPUs"):
         pick_precision("bf16", MPS)
     assert pick_precision("auto", torch.device("cpu")) == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx512", "machine", "arm", "named"),
+    [
+        (True, True, "x86_64", False, "AMX"),
+        (False, True, "AMD64", False, "AVX512-BF16"),
+        (False, False, "x86_64", True, None),  # what oneDNN emulates there is no gain
+        (None, None, "x86_64", True, None),  # an older PyTorch, without the probes
+        (False, False, "aarch64", True, "Arm BF16"),
+        (False, False, "arm64", False, None),
+    ],
+)
+def test_auto_on_a_cpu_is_bf16_where_the_processor_multiplies_it(
+    monkeypatch, amx, avx512, machine, arm, named
+):
+    for probe, found in (("_is_amx_tile_supported", amx), ("_is_avx512_bf16_supported", avx512)):
+        if found is None:
+            monkeypatch.delattr(torch.cpu, probe, raising=False)
+        else:
+            monkeypatch.setattr(torch.cpu, probe, lambda found=found: found, raising=False)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: arm, raising=False)
+    assert devices.fast_bf16() == named
+    assert pick_precision("auto", torch.device("cpu")) == ("fp32" if named is None else "bf16")
+    assert pick_precision("fp32", torch.device("cpu")) == "fp32"
+    assert doctor._describe(torch.device("cpu")).endswith(f"bf16 by {named}" if named else "no fast bf16")
 
 
 def test_memory_and_waiting_are_the_backends(mac):
