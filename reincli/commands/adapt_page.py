@@ -37,6 +37,24 @@ def adaptation(settings: Settings, entries: list[dict[str, Any]]) -> str:
     return f"<h2>Pseudo-labels over time</h2>{said[0]}{drawing(looks, pseudo)}{''.join(said[1:])}"
 
 
+def verdict(entries: list[dict[str, Any]]) -> str | None:
+    """Whether an adaptation gained by its scores, in a sentence; None where the start or what came of it has none."""
+    scored = [e for e in entries if e["kind"] == "validation" and e["mean"]["mIoU"] is not None]
+    later = [entry for entry in scored if entry["iteration"] > 0]
+    if not later or later == scored:
+        return None
+    start, best = scored[0]["mean"]["mIoU"], max(later, key=lambda entry: entry["mean"]["mIoU"])
+    reached = best["mean"]["mIoU"]
+    if reached > start:
+        return (
+            f"Mean mIoU {start:.1f} at the start, {reached:.1f} at iteration {best['iteration']}: best.pth."
+        )
+    return (
+        f"The adaptation gained nothing: mean mIoU {start:.1f} at the start, {reached:.1f} at best (iteration "
+        f"{best['iteration']}). best.pth is the start."
+    )
+
+
 def drawing(looks: list[dict[str, Any]], pseudo: list[dict[str, Any]]) -> str:
     """Confidence, weight and agreement, and the shares of the classes, over the iterations: an SVG element."""
     from matplotlib.figure import Figure  # slow to import

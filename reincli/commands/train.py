@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from reincli.commands import console, run_report
+from reincli.commands.adapt_page import verdict
 from reincli.commands.evaluate import show
 from reincli.commands.trackers import Subject, check_installed
 from reincli.commands.tracking import tracking
@@ -28,7 +29,7 @@ from reincli.settings_files import build_settings, load_settings
 from reincli.training.adapt import Adaptation
 from reincli.training.meter import StepLog
 from reincli.training.run import Run, prepare_run
-from reincli.training.run_folder import refuse_existing, settings_of_run, start_folder
+from reincli.training.run_folder import read_log, refuse_existing, settings_of_run, start_folder
 from reincli.training.train import Due, Watch
 from reincli.training.train import train as train_run
 
@@ -212,6 +213,9 @@ def watched_training(prepared: Run) -> None:
         train_run(prepared, watch, Adaptation(prepared) if settings.adapt.target else None)
     if first:
         run_report.write(folder, settings)
+        told_verdict = verdict(read_log(folder)) if settings.adapt.target else None
+        if told_verdict is not None:
+            console.note(told_verdict)
         console.result(f"Trained: {folder / 'last.pth'}")
 
 

@@ -147,8 +147,9 @@ def require_targets(named: Sequence[str], data: DataSettings, least: int) -> lis
     """
     found = find_targets(named, data)
     if len(found.samples) < least and not found.videos:
+        images = f"{len(found.samples)} image{'s' * (len(found.samples) != 1)}"
         raise ReinError(
-            f"The target ({', '.join(named)}) has {len(found.samples)} images, fewer than a batch takes ({least}).",
+            f"The target ({', '.join(named)}) has {images}, fewer than a batch takes ({least}).",
             "Bring more images, the more the better, or take a smaller train.batch_size.",
             usage=True,
         )

@@ -29,8 +29,11 @@ from reincli.training.train import Watch
 
 FEWER_CLASSES = 0.5
 """Pseudo-labels collapse where their classes, counted by `effective`, are fewer than this share of the first ones."""
+SEEN, VANISHED = 0.005, 0.1
+"""A class vanishes where of a share of SEEN or more at first less than this part is left."""
 IDLE = 0.01
 """Mean weight below which pseudo-labels teach nothing."""
+REMEDY = "Stop here and try a lower optim.lr, a higher adapt.threshold, or labelled images of that kind in data.train."
 
 
 @dataclass(frozen=True)
@@ -52,24 +55,34 @@ def effective(shares: Sequence[float]) -> float:
     return math.exp(-sum(share * math.log(share) for share in shares if share > 0))
 
 
-def warning(first: Seen, now: Seen, names: Sequence[str]) -> str | None:
-    """What is wrong with pseudo-labels, judged by what they were at first; None: nothing."""
+def warnings(first: Seen, now: Seen, names: Sequence[str]) -> dict[str, str]:
+    """What is wrong with pseudo-labels, judged by what they were at first: a sentence by kind; {}: nothing."""
     before, after = effective(first.shares), effective(now.shares)
+    said = {}
     if after < FEWER_CLASSES * before:
         index = int(np.argmax(now.shares))
-        return (
+        said["collapse"] = (
             f"The pseudo-labels collapse: '{names[index]}' is {now.shares[index]:.0%} of them, "
             f"{first.shares[index]:.0%} at first; in effect {after:.1f} classes are left of {before:.1f} (mean "
-            f"confidence {now.confidence:.2f}). Stop here and try a lower optim.lr, a higher adapt.threshold, or "
-            "labelled images of that kind in data.train."
+            f"confidence {now.confidence:.2f}). {REMEDY}"
+        )
+    gone = [
+        name
+        for name, was, is_ in zip(names, first.shares, now.shares, strict=True)
+        if was >= SEEN and is_ < VANISHED * was
+    ]
+    if gone:
+        said["vanished"] = (
+            f"The pseudo-labels lose {'a class' if len(gone) == 1 else 'classes'}: {', '.join(gone)}, of which less "
+            f"than a {round(1 / VANISHED)}th is left. {REMEDY}"
         )
     if now.weight < IDLE:
-        return (
+        said["idle"] = (
             f"The target teaches next to nothing: {now.weight:.1%} of the pixels reach adapt.threshold (mean "
-            f"confidence {now.confidence:.2f}). Lower it: --set adapt.threshold=0.9; "
-            "with 0 every pseudo-label counts in full."
+            f"confidence {now.confidence:.2f}). Lower it: --set adapt.threshold=0.9; with 0 every pseudo-label "
+            "counts in full."
         )
-    return None
+    return said
 
 
 class PseudoWatch:
@@ -108,10 +121,10 @@ class PseudoWatch:
         names = run.classes.names
         if run.rank.rank == 0:
             run_folder.append_log(run.folder, entry_of(run.iteration, now, names))
-        said = warning(self.first, now, names)
-        if said is not None and said[:20] not in self.told:
-            self.told.add(said[:20])
-            watch.note(said)
+        for kind, sentence in warnings(self.first, now, names).items():
+            if kind not in self.told:
+                self.told.add(kind)
+                watch.note(sentence)
 
 
 def entry_of(iteration: int, seen: Seen, names: Sequence[str]) -> dict[str, Any]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import tiny
 import torch
 from terminal import told
 
+from reincli.commands.adapt_page import verdict
 from reincli.engine.checkpoint import read_checkpoint
 from reincli.settings_files import to_toml
 from reincli.training.run_folder import read_log, settings_of_run
@@ -66,6 +69,38 @@ def test_adapt_score_and_go_on(toy):
     output = told("train", "--resume", run, "--device", "cpu", "--set", "train.iterations=8")
     assert "pseudo-labels: weight" in output
     assert read_checkpoint(run / "last.pth").iteration == 8
+
+
+def scored(*values: float | None) -> list[dict]:
+    return [{"kind": "validation", "iteration": 5 * n, "mean": {"mIoU": v}} for n, v in enumerate(values)]
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        (scored(10.0, 14.0, 12.0), "Mean mIoU 10.0 at the start, 14.0 at iteration 5: best.pth."),
+        (scored(10.0, 9.0, 9.5), "gained nothing: mean mIoU 10.0 at the start, 9.5 at best (iteration 10)"),
+        (scored(10.0), None),
+        (scored(None, 3.0), None),
+        ([], None),
+    ],
+)
+def test_what_came_of_it(entries, said):
+    found = verdict(entries)
+    assert found is None if said is None else said in found
+
+
+def test_a_video_is_a_target(toy):
+    writer = cv2.VideoWriter(str(toy / "drive.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, (96, 64))
+    for number in range(9):
+        writer.write(np.full((64, 96, 3), 20 * number, np.uint8))
+    writer.release()
+    adapt(toy, "--target", toy / "drive.mp4", "--set", "adapt.video_frames=3", "--set", "train.iterations=2")
+    frames = sorted((toy / "run" / "frames" / "0_drive").iterdir())
+    assert [path.name for path in frames] == ["0000000.jpg", "0000003.jpg", "0000006.jpg"]
+    before = [path.stat().st_mtime_ns for path in frames]
+    told("train", "--resume", toy / "run", "--device", "cpu", "--set", "train.iterations=3")
+    assert [path.stat().st_mtime_ns for path in frames] == before
 
 
 def test_a_folder_is_a_target(toy):

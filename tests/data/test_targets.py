@@ -153,7 +153,7 @@ def few(toy: Path) -> str:
     [
         (nothing, "No image or video was found at"),
         (labels_alone, "holds labels alone"),
-        (few, "has 1 images, fewer than a batch takes"),
+        (few, "has 1 image, fewer than a batch takes"),
         (no_colours, "a TIFF: it is damaged, or of a kind that OpenCV does not read"),
         (lambda toy: "camera:0", "is a camera"),
         (lambda toy: "toy:night", "has no split 'night'"),

@@ -21,7 +21,7 @@ from reincli.ops.confidence import probabilities
 from reincli.training import run_folder
 from reincli.training.adapt import Adaptation, lessons_of, masked_images, mixed_images
 from reincli.training.ema import Ema, even
-from reincli.training.pseudo_watch import PseudoWatch, Seen, effective, look_at, warning
+from reincli.training.pseudo_watch import PseudoWatch, Seen, effective, look_at, warnings
 from reincli.training.run import Run, prepare_run
 from reincli.training.train import Watch, normalised, step_points, train
 
@@ -326,17 +326,28 @@ def test_classes_are_counted_by_their_entropy():
 
 
 @pytest.mark.parametrize(
-    ("now", "said"),
+    ("now", "kinds", "said"),
     [
-        (EVEN, None),
-        (Seen((0.5, 0.3, 0.2), 0.9, 0.99), None),
-        (Seen((0.97, 0.02, 0.01), 0.95, 0.99), "collapse: 'road' is 97% of them, 33% at first"),
-        (Seen((0.4, 0.3, 0.3), 0.002, 0.5), "next to nothing: 0.2% of the pixels"),
+        (EVEN, set(), ""),
+        (Seen((0.5, 0.3, 0.2), 0.9, 0.99), set(), ""),
+        (
+            Seen((0.97, 0.02, 0.01), 0.95, 0.99),
+            {"collapse", "vanished"},
+            "collapse: 'road' is 97% of them, 33% at first",
+        ),
+        (Seen((0.5, 0.49, 0.01), 0.95, 0.99), {"vanished"}, "lose a class: wall, of which less than a 10th"),
+        (Seen((0.4, 0.3, 0.3), 0.002, 0.5), {"idle"}, "next to nothing: 0.2% of the pixels"),
     ],
 )
-def test_what_is_wrong_with_pseudo_labels(now, said):
-    found = warning(EVEN, now, NAMES)
-    assert found is None if said is None else said in found
+def test_what_is_wrong_with_pseudo_labels(now, kinds, said):
+    found = warnings(EVEN, now, NAMES)
+    assert set(found) == kinds
+    assert not said or said in " ".join(found.values())
+
+
+def test_a_class_that_was_hardly_there_may_go():
+    first = Seen((0.6, 0.399, 0.001), 0.5, 0.9)
+    assert warnings(first, Seen((0.6, 0.4, 0.0), 0.5, 0.9), NAMES) == {}
 
 
 def test_a_collapse_is_said_once(files, tmp_path):
@@ -346,8 +357,9 @@ def test_a_collapse_is_said_once(files, tmp_path):
     for pixels in ([300.0, 300.0, 300.0], [890.0, 5.0, 5.0], [895.0, 3.0, 2.0]):
         watched.sums, watched.steps = torch.tensor([*pixels, 0.8, 0.9]), 1
         watched.log(run, Watch(note=notes.append))
-    assert len(notes) == 1
+    assert len(notes) == 2
     assert "collapse: 'road' is 99% of them" in notes[0]
+    assert "lose classes: sky, wall" in notes[1]
     resumed = PseudoWatch(run)  # what was first is in the log
     assert resumed.first is not None
     assert math.isclose(effective(resumed.first.shares), 3)
