@@ -1,5 +1,20 @@
-"""`python -m reincli` is `rein`."""
+"""`python -m reincli` and `rein`: Ctrl-C is quiet also while the program is still being imported."""
 
-from reincli.cli import main
+import os
+import sys
 
-main()
+
+def main() -> None:
+    """Import the program and run it."""
+    try:
+        from reincli.cli import main as run
+
+        run()
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted.\n")
+        sys.stderr.flush()
+        os._exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,12 +5,18 @@ How a run's `Settings` is put together from presets, files and options: `setting
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(gt=0)]
+Below1 = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[int, Field(gt=0, le=10**9)]
+Side = Annotated[int, Field(gt=0, le=32_768)]
+"""Of a picture, in pixels."""
+Width = Annotated[int, Field(gt=0, le=65_536)]
+"""Of a layer, or how many there are of something that is learned."""
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Rgb = tuple[
     Annotated[int, Field(ge=0, le=255)],
     Annotated[int, Field(ge=0, le=255)],
@@ -18,10 +24,28 @@ Rgb = tuple[
 ]
 
 
+GROUPS = 32
+"""Of the group norms in the head; its channels divide into them."""
+
+
+def _takes_truth(annotation: Any) -> bool:
+    return annotation is bool or bool in get_args(annotation)
+
+
 class Strict(BaseModel):
     """Base of all settings: unknown keys are errors, values never change."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_numbers(cls, values: Any) -> Any:
+        """pydantic takes true for 1, which nobody means."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field is not None and not _takes_truth(field.annotation):
+                raise ValueError(f"{name} is {str(value).lower()}; true and false are for switches")
+        return values
 
 
 class BackboneSettings(Strict):
@@ -29,12 +53,13 @@ class BackboneSettings(Strict):
 
     name: str = "dinov2_l"
     """A family of the tables, `vit`, or the name of any model of timm that has blocks."""
-    width: Positive | None = None
-    depth: Positive | None = None
-    heads: Positive | None = None
-    patch_size: Positive = 16
+    width: Width | None = None
+    depth: Annotated[int, Field(gt=0, le=1_000)] | None = None
+    heads: Width | None = None
+    patch_size: Annotated[int, Field(gt=0, le=1_024)] = 16
     taps: tuple[int, ...] | None = None
-    """Blocks whose outputs the head reads; None: at 1/3, 1/2, 2/3 and the end, or what the family is known for."""
+    """Blocks whose outputs the head reads; None: at 1/3, 1/2, 2/3 and the end, or what the family is known for; for
+    the plain head at the four quarters."""
     output_stride: Literal[8, 16, 32] | None = None
     """Of a ResNet: 8 (the released form, None) keeps stages 3 and 4 at stride 8 by dilation; 32 dilates nothing."""
     attention: Literal["auto", "sdpa", "xformers"] = "auto"
@@ -47,8 +72,8 @@ class BackboneSettings(Strict):
 class AdapterSettings(Strict):
     """Rein (section 3 of the paper). `rank` None keeps one full token table a block instead of a product."""
 
-    tokens: Positive = 100
-    rank: Positive | None = 16
+    tokens: Width = 100
+    rank: Width | None = 16
     link_features: bool = True
     """False: the head keeps its own learned query features (SAM, CLIP)."""
     scale: Annotated[float, Field(gt=0)] = 1e-3
@@ -75,17 +100,47 @@ class MinorSettings(Strict):
     """Train the biases of these layers too; None: with SoMA."""
 
 
-class HeadSettings(Strict):
-    """The Mask2Former head. `queries` is used where no adapter gives the queries."""
+class PlainHeadSettings(Strict):
+    """The plain mask decoder (arXiv 2603.25398)."""
 
-    queries: Positive = 100
-    channels: Positive = 256
-    heads: Positive = 8
-    points: Positive = 4
-    pixel_layers: Positive = 6
-    pixel_ffn: Positive = 1024
-    decoder_layers: Positive = 9
-    decoder_ffn: Positive = 2048
+    channels: Width | None = None
+    """Its width; None: the backbone's. Narrower is lighter, by a projection of what is read."""
+    layers: Annotated[int, Field(gt=0, le=1_000)] = 6
+    heads: Width | None = None
+    """None: one for each 64 channels."""
+    ffn: Width | None = None
+    """Hidden width of its layers; None: its width."""
+
+
+class HeadSettings(Strict):
+    """The head. `queries` is used where no adapter gives the queries; what follows it is the Mask2Former head's."""
+
+    kind: Literal["mask2former", "plain"] = "mask2former"
+    """`plain` goes without pixel decoder and deformable attention, on plain transformers alone."""
+    plain: PlainHeadSettings = PlainHeadSettings()
+    queries: Width = 100
+    channels: Width = 256
+    heads: Width = 8
+    points: Annotated[int, Field(gt=0, le=1_024)] = 4
+    pixel_layers: Annotated[int, Field(gt=0, le=1_000)] = 6
+    pixel_ffn: Width = 1024
+    decoder_layers: Annotated[int, Field(gt=0, le=1_000)] = 9
+    decoder_ffn: Width = 2048
+
+    @model_validator(mode="after")
+    def _divides(self) -> HeadSettings:
+        if self.channels % self.heads:
+            raise ValueError(f"channels {self.channels} does not divide among heads {self.heads}")
+        if self.channels % GROUPS:
+            raise ValueError(
+                f"channels {self.channels} does not divide into the {GROUPS} groups of its norms"
+            )
+        return self
+
+    @property
+    def sampled_width(self) -> int | None:
+        """Channels of a head of the deformable attention; None where the head has none."""
+        return self.channels // self.heads if self.kind == "mask2former" else None
 
 
 class ModelSettings(Strict):
@@ -128,15 +183,21 @@ class AugmentSettings(Strict):
 
     resize: Literal["shortest_edge", "range"] = "shortest_edge"
     """`shortest_edge`: short side one of int(short_side*0.1*k), k=5..20; `range`: `size` times a uniform ratio."""
-    short_side: Positive = 512
-    long_side_max: Positive = 2048
-    size: tuple[Positive, Positive] = (2048, 1024)
+    short_side: Side = 512
+    long_side_max: Side = 2048
+    size: tuple[Side, Side] = (2048, 1024)
     """(width, height) that `range` scales."""
-    ratio: tuple[float, float] = (0.5, 2.0)
-    crop: Positive = 512
+    ratio: tuple[Annotated[float, Field(gt=0, le=100)], Annotated[float, Field(gt=0, le=100)]] = (0.5, 2.0)
+    crop: Side = 512
     max_class_share: Fraction = 0.75
     flip: Fraction = 0.5
     photometric: bool = True
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AugmentSettings:
+        if self.ratio[0] > self.ratio[1]:
+            raise ValueError(f"ratio {list(self.ratio)} begins with the larger one")
+        return self
 
 
 class ClassSettings(Strict):
@@ -177,11 +238,14 @@ class DataSettings(Strict):
     """Where images come from. Sources are written NAME or NAME:SPLIT, for example `acdc:val`."""
 
     root: str = "data"
-    train: tuple[str, ...] = ("gta",)
+    train: Annotated[tuple[str, ...], Field(min_length=1)] = ("gta",)
     val: tuple[str, ...] = ("cityscapes:val", "bdd100k:val", "mapillary:val")
     mean: tuple[str, ...] | None = None
     """Domains that enter the mean; None: all of `val`."""
     own: dict[str, OwnDataset] = {}
+    leave_out: tuple[str, ...] = ()
+    """Images that are not used: `NAME/own/path.png` is one, `NAME` those of a dataset whose pairs are known to be bad
+    (`gta`: 60 labels of another size, 2 of one colour). The published recipes use all."""
     augment: AugmentSettings = AugmentSettings()
     rare_class_sampling: bool = False
     """Draw a class first, rare ones more often, then an image that has it (DAFormer, arXiv 2111.14887, section 3.4)."""
@@ -189,7 +253,7 @@ class DataSettings(Strict):
     """Small: almost only the rarest classes; large: all classes alike."""
     rare_class_pixels: Positive = 3000
     """Pixels of the class that an image must have to be drawn for it; the crop should show half of them."""
-    workers: Annotated[int, Field(ge=0)] = 4
+    workers: Annotated[int, Field(ge=0, le=1_024)] = 4
     """Loader processes; never more than the machine has cores."""
 
 
@@ -209,15 +273,15 @@ class OptimSettings(Strict):
     """AdamW, and the poly schedule with an optional linear warm-up."""
 
     lr: Annotated[float, Field(gt=0)] = 1e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
+    betas: tuple[Below1, Below1] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     weight_decay_end: Annotated[float, Field(ge=0)] | None = None
     """Where the weight decay of every part goes, by half a cosine over the training (1e-5); None: it stays."""
     factors: FactorSettings = FactorSettings()
-    power: float = 0.9
+    power: Annotated[float, Field(ge=0)] = 0.9
     warmup_iterations: Annotated[int, Field(ge=0)] = 0
-    warmup_factor: float = 1e-6
+    warmup_factor: Fraction = 1e-6
 
 
 class BorderSettings(Strict):
@@ -295,12 +359,14 @@ class TrainSettings(Strict):
     """Validate before the first iteration too."""
     checkpoint_every: Positive = 4_000
     keep_checkpoints: Positive = 3
+    stop_unsaved: bool = False
+    """Stop where a checkpoint or log line cannot be written (a full disk); else say so and try again at the next."""
     log_every: Positive = 50
     log_to: tuple[TrackerName, ...] = ()
     """Trackers that are told what is logged, beside the run's folder; each is an extra of the same name."""
     tensorboard: bool = False
     """The same as `tensorboard` in `log_to`."""
-    points: Positive = 12_544
+    points: Annotated[int, Field(gt=0, le=10**7)] = 12_544
     """Points on which a mask is matched and trained (112 x 112)."""
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = None
     """Scale gradients down to this Euclidean norm; None: leave them."""
@@ -311,7 +377,7 @@ class TrainSettings(Strict):
     that grows from 0.1."""
     stop_after_skipped: Positive = 20
     """Steps in a row whose gradient is not finite (they change no weight) before training gives up."""
-    seed: Annotated[int, Field(ge=0)] = 42
+    seed: Seed = 42
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     start_from: str | None = None
     """Checkpoint whose adapters, minor directions and head this run starts from."""
@@ -337,8 +403,8 @@ class TestSettings(Strict):
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
     mode: Literal["slide", "whole"] = "slide"
-    window: Positive = 512
-    stride: Positive = 341
+    window: Side = 512
+    stride: Side = 341
     window_batch: Positive | None = None
     """Windows in one forward pass, of several images where one has fewer; None: by the memory at hand."""
     compile: bool = False
@@ -372,7 +438,7 @@ class PretrainSettings(Strict):
     lr: Annotated[float, Field(gt=0)] = 1e-3
     warmup: Annotated[int, Field(ge=0)] = 200
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
 
 class Settings(Strict):
@@ -432,6 +498,8 @@ class Settings(Strict):
         return self
 
 
+LARGEST = 32_768
+"""Pixels of a side: what JPEG and the usual decoders can hold at most."""
 TEST_SIZES: dict[str, str] = {
     "cityscapes": "1024x512",
     "gta": "1280x720",
@@ -452,6 +520,8 @@ def parse_size(text: str) -> tuple[int, int] | None:
     width, cross, height = text.lower().removesuffix("!").partition("x")
     if not (cross and width.isdigit() and height.isdigit() and int(width) and int(height)):
         raise ValueError(f"size '{text}' is neither 'native' nor WIDTHxHEIGHT, for example 1024x512")
+    if len(width) > 5 or len(height) > 5 or max(int(width), int(height)) > LARGEST:
+        raise ValueError(f"size '{text[:40]}' is larger than {LARGEST} pixels")
     return int(width), int(height)
 
 

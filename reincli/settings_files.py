@@ -8,6 +8,7 @@ every checkpoint.
 from __future__ import annotations
 
 import codecs
+import datetime
 import json
 import os
 import re
@@ -27,6 +28,12 @@ else:
     import tomli as tomllib
 
 
+LARGEST_FILE = 10**6
+"""Bytes of a file of settings."""
+DEEPEST = 1000
+"""Dots of a key."""
+
+
 def presets_folder() -> Path:
     """Where the presets lie: beside this file in an installed wheel, beside the package in a checkout."""
     here = Path(__file__).parent
@@ -42,7 +49,15 @@ def preset_names() -> list[str]:
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a dict, in UTF-8 or with the mark of UTF-16. ReinError where it is missing or no TOML."""
     try:
-        return tomllib.loads(_text(path.read_bytes()))
+        with open(path, "rb") as file:  # a device may never end
+            data = file.read(LARGEST_FILE + 1)
+        if len(data) > LARGEST_FILE:
+            raise ReinError(
+                f"'{path}' is larger than {LARGEST_FILE:,} bytes: no file of settings is.",
+                "Is it the right file?",
+                usage=True,
+            )
+        return parse_toml(_text(data), f"'{path}'")
     except FileNotFoundError:
         raise ReinError(
             f"No settings file at '{path}'.", "Give the path of a TOML file.", usage=True
@@ -59,6 +74,48 @@ def read_toml(path: Path) -> dict[str, Any]:
         ) from None
     except tomllib.TOMLDecodeError as error:
         raise _not_toml(path, str(error)) from None
+
+
+def parse_toml(text: str, what: str) -> dict[str, Any]:
+    """TOML whose values settings may have.
+
+    Args:
+        text: the TOML. what: stands for it in sentences.
+
+    Raises:
+        tomllib.TOMLDecodeError: it is none. ReinError: it is nested too deep, or has dates or NUL characters.
+    """
+    try:
+        if any(line.partition("=")[0].count(".") > DEEPEST for line in text.splitlines()):
+            raise RecursionError  # it would take minutes
+        raw = tomllib.loads(text)
+        _require_plain(raw, "", what)
+    except RecursionError:
+        raise ReinError(f"{what} is nested too deep.", "Settings are tables in tables.", usage=True) from None
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError:
+        raise ReinError(f"{what} has a number of thousands of digits.", usage=True) from None
+    return raw
+
+
+def _require_plain(value: Any, dotted: str, what: str) -> None:
+    """ReinError for what TOML has and settings have not."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _require_plain(key, dotted, what)
+            _require_plain(inner, f"{dotted}.{key}".strip("."), what)
+    elif isinstance(value, list):
+        for inner in value:
+            _require_plain(inner, dotted, what)
+    elif isinstance(value, datetime.date | datetime.time):
+        raise ReinError(
+            f"'{dotted}' in {what} is the date or time {value}; no setting is one.",
+            "Text stands in quotes.",
+            usage=True,
+        )
+    elif isinstance(value, str) and "\0" in value:
+        raise ReinError(f"'{dotted}' in {what} has the character NUL.", "Take it out.", usage=True)
 
 
 def _text(data: bytes) -> str:
@@ -152,7 +209,7 @@ def parse_assignment(text: str) -> tuple[list[str], Any]:
     if not equals or not key.strip():
         raise ReinError(f"--set '{text}' is not KEY=VALUE.", "For example: --set optim.lr=6e-5", usage=True)
     try:
-        parsed = tomllib.loads(f"value = {value.strip()}")["value"]
+        parsed = parse_toml(f"value = {value.strip()}", f"--set '{key.strip()}'")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
     return key.strip().split("."), parsed
@@ -229,7 +286,8 @@ def _readable(error: ValidationError) -> ReinError:
     if first["type"] == "missing":
         return ReinError(f"Setting '{dotted}' is missing.", "It has no default.", usage=True)
     detail = _detail(first["type"], first.get("ctx", {}), first["msg"])
-    if not dotted:
+    if not dotted or (first["type"] == "value_error" and isinstance(first["input"], Mapping)):
+        # of a whole table: the sentence names the settings that it means, the table would say nothing
         return ReinError(f"The settings do not fit together: {detail}.", usage=True)
     given = repr(first["input"])
     shown = given if len(given) <= 60 else f"{given[:60]}..."

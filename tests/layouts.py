@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from reincli.data.labels import LABEL_IDS, MAPILLARY, POLYGON_IDS, SYNTHIA_IDS
+from reincli.data.vistas import VISTAS_2
 from reincli.generated.streets import generate
 from reincli.media.images import write_bytes, write_png
 
@@ -245,6 +246,7 @@ def mapillary(root: Path, size: Size, count: int) -> Expected:
             for index, ids in by_class.items():
                 stored_ids = np.where(indices == index, np.asarray(ids)[turn % len(ids)], stored_ids)
             palette_png(root / f"{split}/v1.2/labels/{name}.png", stored_ids.astype(np.uint8))
+            palette_png(root / f"{split}/v2.0/labels/{name}.png", vistas_2(indices))
             write_png(root / f"{split}/v1.2/instances/{name}.png", stored_ids.astype(np.uint16) * 256)
             if split == "validation":
                 half = [int_range(length) for length in indices.shape]
@@ -254,10 +256,20 @@ def mapillary(root: Path, size: Size, count: int) -> Expected:
     return expected
 
 
+def vistas_2(indices: np.ndarray) -> np.ndarray:
+    """(H, W) uint8 ids of version 2.0 that stand for these class indices; all ids of a class take part."""
+    turn = np.indices(indices.shape).sum(0)
+    stored = np.zeros_like(indices)
+    for index in (*range(19), 255):
+        ids = [number for number, (_, each) in enumerate(VISTAS_2) if each == index]
+        stored = np.where(indices == index, np.asarray(ids)[turn % len(ids)], stored)
+    return stored.astype(np.uint8)
+
+
 def int_range(length: int) -> np.ndarray:
     """Rows or columns that the nearest pixels of a half-size copy come from."""
     half = length // 2
-    return np.floor(np.arange(half) * (length / half)).astype(int)
+    return np.floor((np.arange(half) + 0.5) * (length / half)).astype(int)
 
 
 def bdd100k(root: Path, size: Size, count: int) -> Expected:

@@ -20,8 +20,8 @@ import reincli.cli
 from reincli.errors import ReinError
 
 COMMANDS = [
-    "demo", "pretrain", "prepare-data", "convert-weights", "train", "eval", "calibrate", "compare", "visualize",
-    "bench", "presets",
+    "demo", "pretrain", "download", "prepare-data", "convert-weights", "train", "eval", "calibrate", "compare",
+    "visualize", "bench", "presets",
     "doctor",
 ]  # fmt: skip
 
@@ -117,7 +117,15 @@ def test_python_dash_m():
             {
                 **{"dataset": "gta", "root": Path("/disk/gta")},
                 **{"out": None, "workers": 3, "check": True, "force": False, "as_json": True, "config": None},
-                **{"severity": None, "corruption": None, "seed": 0, "cache": False, "lossless": False},
+                **{
+                    "severity": None,
+                    "corruption": None,
+                    "seed": 0,
+                    "channels": "rgb",
+                    "cache": False,
+                    "lossless": False,
+                    "version": None,
+                },
             },
         ),
         (
@@ -184,6 +192,7 @@ def test_python_dash_m():
                 "precision": "bf16",
                 "device": "auto",
                 "out": None,
+                "label_ids": False,
                 "json_file": None,
                 **{"report_file": None, "submit": None, "allow_missing": False, "own": None},
                 **{"anomaly": None, "calibration": False},
@@ -234,6 +243,11 @@ def test_python_dash_m():
         ),
         (["presets", "demo"], "presets", {"name": "demo"}),
         (["doctor", "--json"], "doctor", {"as_json": True}),
+        (
+            ["download", "gta", "dinov2_l", "--list", "--to", "x", "--parallel", "2"],
+            "download",
+            {"names": ["gta", "dinov2_l"], "show": True, "to": Path("x"), "mirror": None, "parallel": 2},
+        ),
     ],
 )
 def test_each_command_calls_its_function(calls, args, module, options):
@@ -281,6 +295,13 @@ def test_options_are_the_arguments_of_the_function(name):
             1,
             "error: No permission to read or write 'a.png'.\n",
         ),
+        (OSError(errno.EIO, "on fire", "a.png"), 1, "error: The system reports 'on fire' for 'a.png'.\n"),
+        (OSError(errno.ELOOP, "loop", "a.png"), 1, "error: The link 'a.png' leads back to itself.\n"),
+        (
+            OSError(errno.EMFILE, "many"),
+            1,
+            "error: Too many files are open at once.\nAllow more: ulimit -n 4096\n",
+        ),
     ],
 )
 def test_errors_are_a_line_and_an_exit_code(calls, effect, code, line):
@@ -292,7 +313,7 @@ def test_errors_are_a_line_and_an_exit_code(calls, effect, code, line):
     assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize("effect", [ValueError("a bug"), OSError(errno.EIO, "disk on fire")])
+@pytest.mark.parametrize("effect", [ValueError("a bug"), OSError(errno.EBADF, "no file")])
 def test_a_bug_keeps_its_traceback(calls, effect):
     calls("presets", effect)
     assert rein("presets", code=None).exception is effect

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,6 +91,21 @@ def test_what_is_refused_names_the_setting(text, message):
     assert caught.value.usage
 
 
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["model.tune=soma", "model.train_backbone=true"], "model.train_backbone trains whole weights"),
+        (["train.ema_from=3"], "train.ema_from says when averaging begins"),
+        (["test.stride=600"], "test.stride 600 is larger"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_named_without_the_table_around_them(sets, message):
+    with pytest.raises(ReinError) as caught:
+        build_settings({}, sets)
+    assert caught.value.message.startswith(f"The settings do not fit together: {message}")
+    assert "{" not in caught.value.message
+
+
 def test_preset_or_config_not_both_not_neither(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text("optim.lr = 1e-5")
@@ -137,7 +154,7 @@ def test_own_datasets_of_one_run_share_their_classes():
         build_settings({"data": {"own": {"one": OWN, "two": other}}})
 
 
-@given(st.integers(1, 99_999), st.integers(1, 99_999))
+@given(st.integers(1, config.LARGEST), st.integers(1, config.LARGEST))
 def test_sizes(width, height):
     assert parse_size(f"{width}x{height}") == (width, height)
 
@@ -179,7 +196,7 @@ settings_strategy = st.builds(
     optim=st.builds(config.OptimSettings, lr=st.floats(1e-12, 1e3), eps=st.floats(1e-12, 1.0)),
     data=st.builds(
         config.DataSettings,
-        train=st.lists(words, max_size=3).map(tuple),
+        train=st.lists(words, min_size=1, max_size=3).map(tuple),
         mean=st.none() | st.lists(words, max_size=3).map(tuple),
         own=st.dictionaries(
             words,
@@ -215,3 +232,45 @@ def test_every_key_is_settable():
     for key in keys:
         *path, last = key.split(".")
         assert last in known_keys(path)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        "data.train=[]", "model.head.heads=7", "model.head.channels=65", "model.head.channels=48",
+        "optim.betas=[2,3]", "optim.eps=-1", "optim.lr=inf", "optim.lr=nan", "data.augment.ratio=[2,1]",
+        "data.augment.ratio=[0,1]", "train.seed=999999999999999999999999999999", "train.points=10000000000000",
+        "model.adapter.tokens=1000000000000", "data.augment.crop=80000", "train.iterations=true", "optim.lr=true",
+        "test.window=10000000", "data.workers=100000", "train.points=-1",
+    ],
+)  # fmt: skip
+def test_what_cannot_be_built_is_refused_and_named(pair):
+    with pytest.raises(ReinError) as caught:
+        build_settings({}, [pair])
+    assert pair.split("=")[0].rsplit(".", 1)[1] in caught.value.message
+    assert len(caught.value.message) < 400
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("train = 1979-05-27", "'train' in .* is the date or time 1979-05-27"),
+        ("[data]\nval = [07:32:00]", "'data.val' in .* is the date or time 07:32:00"),
+        ("x = " + "[" * 5000, "is nested too deep"),
+        ("a" + ".a" * 50_000 + " = 1", "is nested too deep"),
+        ("x = " + "9" * 5000, "has a number of thousands of digits"),
+        ('[data]\nroot = "a\\u0000b"', "'data.root' in .* has the character NUL"),
+        ("#" * 1_000_001, "is larger than 1,000,000 bytes"),
+    ],
+)
+def test_toml_that_no_setting_can_be_is_a_sentence(tmp_path, text, says):
+    path = tmp_path / "a.toml"
+    path.write_text(text)
+    begun = time.monotonic()
+    with pytest.raises(ReinError, match=says):
+        load_settings(config=path)
+    assert time.monotonic() - begun < 5
+
+
+def test_a_switch_that_may_be_left_out_takes_true():
+    assert build_settings({}, ["model.minor.biases=true"]).model.minor.biases is True

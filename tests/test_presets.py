@@ -44,7 +44,8 @@ MINOR = [
     "citys2acdc-soma-512", "citys2bdd_mapillary-soma", "gta2citys-recycle", "citys2bdd_mapillary-recycle",
 ]  # fmt: skip
 ADAPTED = {"gta2citys-adapt": ("cityscapes:train",), "citys2acdc-adapt": ("acdc:train",)}
-RECIPE_1024 = ["gta_synthia_urbansyn2citys", "citys2acdc", "citys2citysc", *ACDC]
+PLAIN = ["gta2citys-plain", "gta2citys-dinov3_l-plain", "citys2acdc-plain"]
+RECIPE_1024 = ["gta_synthia_urbansyn2citys", "citys2acdc", "citys2citysc", "citys2acdc-plain", *ACDC]
 RECIPE_512 = [
     "gta2citys",
     "gta_synthia2citys",
@@ -89,9 +90,18 @@ def preset(request) -> Settings:
 
 
 def test_all_are_there():
-    expected = {*MAIN, *BASELINES, *ACDC, *MINOR, *ADAPTED, *(f"gta2citys-{b}" for b in BACKBONES), "demo"}
+    expected = {
+        *MAIN,
+        *BASELINES,
+        *ACDC,
+        *MINOR,
+        *PLAIN,
+        *ADAPTED,
+        *(f"gta2citys-{b}" for b in BACKBONES),
+        "demo",
+    }
     assert set(preset_names()) == expected
-    assert len(list(presets_folder().glob("*.toml"))) == 43
+    assert len(list(presets_folder().glob("*.toml"))) == 46
 
 
 def test_each_states_what_it_is_about(preset):
@@ -195,6 +205,19 @@ def test_dinov3_on_acdc_is_the_preset_of_dinov2_with_another_backbone(name):
     assert (ours.data, ours.optim, ours.train, ours.test) == (
         other.data, other.optim, other.train, other.test,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_plain_head_is_what_differs_from_the_preset_of_the_other_head(name):
+    ours, other = load_settings(preset=name), load_settings(preset=name.removesuffix("-plain"))
+    assert ours.model.head.kind == "plain"
+    assert other.model.head.kind == "mask2former"
+    assert ours.model.backbone == other.model.backbone
+    assert ours.model.tune == "rein"
+    assert (ours.data, ours.test, ours.optim.lr) == (other.data, other.test, other.optim.lr)
+    assert ours.train.clip_grad_norm == 0.01
+    assert ours.train.model_copy(update={"clip_grad_norm": None}) == other.train
+    assert ours.optim.warmup_iterations >= 6_000
 
 
 @pytest.mark.parametrize("name", preset_names())

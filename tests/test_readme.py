@@ -22,10 +22,12 @@ PAGES = (
     "README.md",
     "docs/own-data.md",
     "docs/adapt.md",
+    "docs/data.md",
     "docs/evaluate.md",
     "docs/unknown.md",
     "docs/backbones.md",
     "docs/minor-directions.md",
+    "docs/heads.md",
     "docs/speed.md",
     "docs/export.md",
     "docs/small-backbone.md",
@@ -38,6 +40,7 @@ MODULES = (
     "demo",
     "demo_ladder",
     "pretrain",
+    "download",
     "prepare_data",
     "convert_weights",
     "train",
@@ -101,8 +104,8 @@ def test_every_dataset_is_listed():
 
 def test_each_command_is_shown():
     shown = {shlex.split(line)[1] for _, line in rein_commands()}
-    known = {"demo", "pretrain", "prepare-data", "convert-weights", "train", "adapt", "eval", "calibrate", "compare",
-             "visualize", "bench", "presets", "doctor"}  # fmt: skip
+    known = {"demo", "pretrain", "download", "prepare-data", "convert-weights", "train", "adapt", "eval", "calibrate",
+             "compare", "visualize", "bench", "presets", "doctor"}  # fmt: skip
     assert known <= shown
 
 

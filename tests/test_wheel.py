@@ -35,7 +35,7 @@ def test_holds_the_package_its_presets_and_its_licence(wheel):
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if name.startswith(("tests", "docs")) or "__pycache__" in name]
     metadata = next(name for name in names if name.endswith("entry_points.txt"))
-    assert "rein = reincli.cli:main" in zipfile.ZipFile(wheel).read(metadata).decode()
+    assert "rein = reincli.__main__:main" in zipfile.ZipFile(wheel).read(metadata).decode()
 
 
 @pytest.mark.slow

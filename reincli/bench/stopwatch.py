@@ -28,6 +28,7 @@ PARTS = {
     "rein": "adapters",
     "pixel_decoder": "pixel decoder",
     "mask_decoder": "mask decoder",
+    "plain_decoder": "plain decoder",
 }
 """Module of a `Segmentor` -> the part that it is."""
 
@@ -95,7 +96,8 @@ class Stopwatch:
                 result = function(*given, **options)
             finally:
                 self.end()
-            self.on_gradient(result, name)
+            handed_on = {id(each) for each in _tensors([*given, *options.values()])}  # not made here
+            self.on_gradient([each for each in _tensors(result) if id(each) not in handed_on], name)
             return result
 
         return call
@@ -131,7 +133,10 @@ def watching(model: Segmentor, watch: Stopwatch) -> Iterator[None]:
         for attribute, name in PARTS.items():
             module = getattr(model, attribute)
             if module is not None:
-                stack.enter_context(_replaced(module, "forward", watch.timed(name, module.forward)))
+                for method in ("forward", "tokens") if attribute == "backbone" else ("forward",):
+                    if hasattr(module, method):
+                        timed = watch.timed(name, getattr(module, method))
+                        stack.enter_context(_replaced(module, method, timed))
         if model.rein is not None:
             queries = watch.timed(PARTS["rein"], model.rein.queries)
             stack.enter_context(_replaced(model.rein, "queries", queries))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from reincli.cli import (
     convert_weights,
     demo,
     doctor,
+    download,
     evaluate,
     export,
     prepare_data,
@@ -38,6 +40,7 @@ from reincli.errors import ReinError
 COMMANDS: dict[str, ModuleType] = {
     "demo": demo,
     "pretrain": pretrain,
+    "download": download,
     "prepare-data": prepare_data,
     "convert-weights": convert_weights,
     "train": train,
@@ -67,6 +70,9 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry of the console script `rein`."""
+    for stream in (sys.stdout, sys.stderr):  # names of files are any bytes; saying one is no error
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="rein")
 
 
@@ -95,7 +101,7 @@ def _errors_told(quiet: bool) -> Iterator[None]:
 
 
 def _disk_sentence(error: OSError) -> tuple[str, str] | None:
-    """What is wrong and what to do, for the two disk errors that anyone may meet; None for others."""
+    """What is wrong and what to do, for errors of disks and names that anyone may meet; None for others."""
     where = f" '{error.filename}'" if error.filename else ""
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return (
@@ -104,6 +110,17 @@ def _disk_sentence(error: OSError) -> tuple[str, str] | None:
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"No permission to read or write{where or ' a file'}.", "Check its owner and mode."
+    if error.errno == errno.ENAMETOOLONG:
+        return f"The name{where[:80]} is longer than the system allows.", "Give a shorter one."
+    if error.errno == errno.ELOOP:
+        return f"The link{where} leads back to itself.", "Remove or mend it."
+    if error.errno == errno.EMFILE:
+        return "Too many files are open at once.", "Allow more: ulimit -n 4096"
+    if error.errno in (errno.EIO, errno.ESTALE, errno.ENODEV):
+        return (
+            f"The system reports '{error.strerror}'{' for' + where if where else ''}.",
+            "Look at the disk or network behind it.",
+        )
     return None
 
 

@@ -29,6 +29,7 @@ EXAMPLES = (
     "rein eval work_dirs/citys2acdc/last.pth --submit acdc.zip",
     "rein eval work_dirs/citys2acdc/last.pth --calibration --report acdc.html",
     "rein eval work_dirs/gta2citys/last.pth --anomaly road_anomaly --report unknown.html",
+    "rein eval work_dirs/citys2acdc/last.pth --data cityscapes:test --submit cityscapes.zip",
     "rein eval work_dirs/citys2citysc/last.pth --data cityscapes-c:all",
 )
 
@@ -63,6 +64,9 @@ def command(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Write the label maps here.")
     ] = None,
+    label_ids: Annotated[
+        bool, typer.Option("--label-ids", help="With --out: labelIds of Cityscapes, not class indices.")
+    ] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the scores as JSON.")
     ] = None,
@@ -73,7 +77,9 @@ def command(
     submit: Annotated[
         Path | None,
         typer.Option(
-            "--submit", metavar="FILE.zip", help="Write what the benchmark of ACDC's test images takes."
+            "--submit",
+            metavar="FILE.zip",
+            help="Write what the benchmark takes: of ACDC, or cityscapes:test.",
         ),
     ] = None,
     allow_missing: Annotated[
@@ -81,7 +87,11 @@ def command(
     ] = False,
     own: Annotated[
         Path | None,
-        typer.Option("--own", metavar="FILE.toml", help="Score on own data described here instead."),
+        typer.Option(
+            "--own",
+            metavar="FILE.toml",
+            help="Score on own data described here instead, below its root, --data-root or data/.",
+        ),
     ] = None,
     anomaly: Annotated[
         list[str] | None,

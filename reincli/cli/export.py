@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from reincli.cli.options import Backbone, Config, Preset, Quiet, plain
+from reincli.cli.options import AnyBackbone, Backbone, Config, Preset, Quiet, plain
 
 EXAMPLES = (
     "rein export work_dirs/gta2citys/last.pth",
@@ -61,6 +61,7 @@ def command(
     config: Config = None,
     backbone: Backbone = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+    any_backbone: AnyBackbone = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a checkpoint as a file for other runtimes, run it, and compare it with PyTorch."""

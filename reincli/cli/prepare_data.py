@@ -55,6 +55,14 @@ def command(
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="cityscapes-c: of what is drawn.")] = 0,
+    channels: Annotated[
+        str,
+        typer.Option("--channels", metavar="rgb|bgr", help="cityscapes-c: their order while it is drawn."),
+    ] = "rgb",
+    version: Annotated[
+        str | None,
+        typer.Option("--version", metavar="v1.2|v2.0", help="mapillary: of the labels; else v1.2."),
+    ] = None,
     config: Config = None,
     quiet: Quiet = False,
 ) -> None:

@@ -10,7 +10,7 @@ from reincli.engine.backbone_files import used_backbone
 from reincli.engine.calibration import Calibration, write_calibrated
 from reincli.engine.checkpoint import read_checkpoint
 from reincli.errors import ReinError
-from reincli.media.outputs import Outputs
+from reincli.media.outputs import Outputs, at_work
 from reincli.ops.calibration import COLDEST, HOTTEST
 from reincli.prediction.calibrate import Fit, fit
 from reincli.prediction.exported import is_exported
@@ -48,20 +48,23 @@ def run(
         checkpoint, preset, config, [], data_root, own, backbone=backbone, data=data or []
     )
     sources = [each for source in data or settings.data.val for each in corrupted_sources(source)]
-    samples, _ = find_all(sources, settings, False, None)
+    samples, _ = find_all(sources, settings, False)
     if out is not None:
         files = [file for each in samples for file in (each.image, each.label)]
         read = [checkpoint, used_backbone(settings, backbone), config, own, *files]
         Outputs("calibrate", read).claim(out, "--out", replace=replace)
-    predictor = open_segmentor(checkpoint, backbone=backbone, settings=settings, device=device,
-                               precision=precision, any_backbone=any_backbone)  # fmt: skip
-    for text in predictor.notes:
-        console.note(text)
-    predictor.tell = console.problem
-    with console.progress("Calibrating", total=len(samples)) as advance:
-        found = fit(predictor, samples, size=size, mode=mode, on_image=lambda domain: advance(1, note=domain))
-    show(found)
-    keep(checkpoint, out or checkpoint, found, sources, predictor)
+    with at_work(out or checkpoint, "calibrate", file=True):
+        predictor = open_segmentor(checkpoint, backbone=backbone, settings=settings, device=device,
+                                   precision=precision, any_backbone=any_backbone)  # fmt: skip
+        for text in predictor.notes:
+            console.note(text)
+        predictor.tell = console.problem
+        with console.progress("Calibrating", total=len(samples)) as advance:
+            found = fit(
+                predictor, samples, size=size, mode=mode, on_image=lambda domain: advance(1, note=domain)
+            )
+        show(found)
+        keep(checkpoint, out or checkpoint, found, sources, predictor)
     return found.temperature
 
 

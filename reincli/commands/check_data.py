@@ -13,6 +13,7 @@ import numpy as np
 from reincli.commands.console import duration, note, progress, result, table
 from reincli.config import DataSettings
 from reincli.data.check import FileReport, absent_classes, class_pixels, inspect_all, require_pixels
+from reincli.data.completeness import KNOWN_BAD, ONE_COLOUR, OTHER_SIZE
 from reincli.data.labels import CITYSCAPES, Classes
 from reincli.data.layouts import DATASETS, NO_CONVERSION, own_folders
 from reincli.data.loading import value_hint
@@ -30,6 +31,7 @@ FAULTS = {
     "mismatched": "other size",
     "turned": "sides exchanged",
     "lone": "known to be alone",
+    "known": "known to be bad",
 }
 """Field of `Findings` -> heading."""
 
@@ -49,6 +51,7 @@ class Findings:
     turned: list[str] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
     lone: list[str] = field(default_factory=list)
+    known: list[str] = field(default_factory=list)
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
 
     def add(self, report: FileReport) -> None:
@@ -60,7 +63,10 @@ class Findings:
         elif report.undeclared:
             self.undeclared.append(f"{name} has {', '.join(map(str, report.undeclared))}")
             self.hints.append(value_hint(report.sample))
-        if report.mismatched or report.turned:
+        bad = KNOWN_BAD.get(report.sample.dataset, {}).get(name)
+        if (bad == OTHER_SIZE and report.mismatched) or (bad == ONE_COLOUR and report.plain):
+            self.known.append(f"{name}, {bad}")
+        elif report.mismatched or report.turned:
             (height, width), (label_height, label_width) = report.image_size, report.label_size
             kind = self.turned if report.turned else self.mismatched
             kind.append(f"{name} is {width}x{height}, its label {label_width}x{label_height}")
@@ -105,11 +111,17 @@ def check(
                 found.add(file)
                 advance(1)
             findings.append(found)
+    remarks = prepare.remarks(dataset, reports)
     if as_json:
-        result(json.dumps(_as_json(dataset, root, findings, values, classes), indent=2))
+        told = {**_as_json(dataset, root, findings, values, classes), "remarks": remarks}
+        result(json.dumps(told, indent=2))
     else:
         _show(dataset, findings, values, classes)
         result(f"Checked in {duration(time.monotonic() - start)}.")
+        for text in remarks:
+            result(text)
+        if any(found.known for found in findings):
+            note(f"Pairs known to be bad are left out with --set 'data.leave_out=[\"{dataset}\"]'.")
     if own is not None and not as_json:
         for found in findings:
             absent = absent_classes(found.pixels, values, classes)
@@ -168,7 +180,7 @@ def _fail_on_faults(dataset: str, root: Path, findings: list[Findings], *, toler
 
     The public sets have a few pairs of unlike size, as released.
     """
-    tolerated = {"lone", *(("mismatched", "turned") if tolerate_sizes else ())}
+    tolerated = {"lone", "known", *(("mismatched", "turned") if tolerate_sizes else ())}
     kinds = [kind for kind in FAULTS if kind not in tolerated]
     parts, first, hint = [], "", ""
     for kind in kinds:

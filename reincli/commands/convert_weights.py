@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from reincli.commands import console
@@ -22,7 +24,7 @@ from reincli.engine.checkpoint import (
 )
 from reincli.engine.weight_files import read_file, write_file
 from reincli.errors import ReinError, nearest
-from reincli.media.outputs import Outputs
+from reincli.media.outputs import Outputs, at_work
 from reincli.model import foundation, weights
 from reincli.model.families import FAMILIES
 from reincli.model.minor_files import written_for_soma
@@ -85,9 +87,10 @@ def run(
             usage=True,
         )
     if not source.exists():
+        command = f" (rein download {kind or DEFAULT})" if family.is_open else ""
         raise ReinError(
             f"There are no raw weights at '{source}'.",
-            f"Download {family.address} to {CHECKPOINTS / family.file}, or name your file.",
+            f"Download {family.address} to {CHECKPOINTS / family.file}{command}, or name your file.",
         )
     given = foundation.plain_backbone(foundation.unwrap(read_file(source)))
     state, facts = foundation.recognise_backbone(given, str(source))
@@ -96,9 +99,9 @@ def run(
             f"'{source}' is {facts.name}, not {kind}.", "Leave --kind out: the file tells.", usage=True
         )
     target = target or CHECKPOINTS / default_name(facts.name.replace(" ", "_"), height, width)
-    refuse_to_overwrite(source, target, force)
     grid = (height // patch, width // patch)
-    write_file(target, foundation.convert_backbone(state, facts, grid, patch))
+    with free_target(source, target, force):
+        write_file(target, foundation.convert_backbone(state, facts, grid, patch))
     if facts.grid is None:
         console.result(f"{target}: {facts.name}, renamed; it takes every size, nothing was resampled")
         return
@@ -108,17 +111,24 @@ def run(
     )
 
 
-def refuse_to_overwrite(source: Path, target: Path, force: bool, *others: Path | None) -> None:
-    """ReinError where the target is the source, or is another file that is read, or is there for good."""
-    if target.resolve() == source.resolve():
-        raise ReinError(
-            f"Source and target are the same file, '{source}'.", "Name another target.", usage=True
-        )
-    if target.exists() and not force and not target.is_dir():
-        raise ReinError(
-            f"'{target}' is there already.", "Overwrite it with --force, or name another.", usage=True
-        )
-    Outputs("convert-weights", [source, *others]).claim(target, replace=force)
+@contextmanager
+def free_target(source: Path, target: Path, force: bool, *others: Path | None) -> Iterator[None]:
+    """The target, for this process alone while the body runs.
+
+    Raises:
+        ReinError: it is the source, or is another file that is read, or is there for good, or is being written.
+    """
+    with at_work(target, "convert-weights", file=True):
+        if target.resolve() == source.resolve():
+            raise ReinError(
+                f"Source and target are the same file, '{source}'.", "Name another target.", usage=True
+            )
+        if target.exists() and not force and not target.is_dir():
+            raise ReinError(
+                f"'{target}' is there already.", "Overwrite it with --force, or name another.", usage=True
+            )
+        Outputs("convert-weights", [source, *others]).claim(target, replace=force)
+        yield
 
 
 def write_original(
@@ -128,29 +138,35 @@ def write_original(
     if source is None or target is None:
         example = "rein convert-weights work_dirs/NAME/last.pth original.pth --kind original"
         raise ReinError("--kind original needs a checkpoint and a file to write.", example, usage=True)
-    refuse_to_overwrite(source, target, force, backbone)
     read = read_checkpoint(source)
     settings = settings_for(read, None)
-    refuse_to_overwrite(source, target, force, used_backbone(settings, backbone))
-    classes = read.classes or classes_of(settings.data)
-    model = build_model(settings, len(classes))
-    if model.rein is None and not weights.holds_backbone(
-        read.state
-    ):  # there parts of the backbone are kept too
-        path = find_backbone(settings, backbone)
-        if path is None:
-            raise ReinError(f"'{source}' needs its backbone to be written whole.", "Give --backbone FILE.")
-        load_frozen(model, path, read, knowingly=any_backbone)
-    for remark in load_trained(model, read):
-        console.note(remark)
-    content = original_content(model, classes, read.iteration)
-    write_file(target, content)
-    console.result(f"{target}: {len(content['state_dict'])} tensors in the original's names")
-    if model.minor is not None:
-        rank = written_for_soma(model)[1]
-        console.note(
-            f"A and B belong beside the whole backbone there: set r = {rank} and lora_alpha = {rank}."
+    if settings.model.head.kind != "mask2former":
+        raise ReinError(
+            f"'{source}' has the plain head, and the original knows the Mask2Former head alone.",
+            "Use the checkpoint as it is, or write it for other runtimes: rein export",
         )
+    with free_target(source, target, force, backbone, used_backbone(settings, backbone)):
+        classes = read.classes or classes_of(settings.data)
+        model = build_model(settings, len(classes))
+        if model.rein is None and not weights.holds_backbone(
+            read.state
+        ):  # there parts of the backbone are kept too
+            path = find_backbone(settings, backbone)
+            if path is None:
+                raise ReinError(
+                    f"'{source}' needs its backbone to be written whole.", "Give --backbone FILE."
+                )
+            load_frozen(model, path, read, knowingly=any_backbone)
+        for remark in load_trained(model, read):
+            console.note(remark)
+        content = original_content(model, classes, read.iteration)
+        write_file(target, content)
+        console.result(f"{target}: {len(content['state_dict'])} tensors in the original's names")
+        if model.minor is not None:
+            rank = written_for_soma(model)[1]
+            console.note(
+                f"A and B belong beside the whole backbone there: set r = {rank} and lora_alpha = {rank}."
+            )
 
 
 def write_merged(
@@ -160,24 +176,23 @@ def write_merged(
     if source is None:
         raise ReinError("--merge needs a checkpoint.", "rein convert-weights CHECKPOINT --merge", usage=True)
     target = target or source.with_name(f"{source.stem}_backbone.pth")
-    refuse_to_overwrite(source, target, force, backbone)
     read = read_checkpoint(source)
     settings = settings_for(read, None, backbone)
-    refuse_to_overwrite(source, target, force, used_backbone(settings, backbone))
     if settings.model.minor_kind is None:
         raise ReinError(
             f"'{source}' (model.tune = '{settings.model.tune}') has no minor directions: nothing is to be merged.",
             "--merge is for model.tune = soma, recycle and rein+soma.",
         )
-    loaded = load_model(source, backbone, settings, any_backbone)
-    for remark in loaded.notes:
-        console.note(remark)
-    loaded.model.merge_minor()
-    view = loaded.model.backbone
-    write_file(target, view.layout.to_original(view.state_dict()) | view.unread())
-    console.result(
-        f"{target}: {settings.model.backbone.name} with the minor directions of '{source}' worked in"
-    )
+    with free_target(source, target, force, backbone, used_backbone(settings, backbone)):
+        loaded = load_model(source, backbone, settings, any_backbone)
+        for remark in loaded.notes:
+            console.note(remark)
+        loaded.model.merge_minor()
+        view = loaded.model.backbone
+        write_file(target, view.layout.to_original(view.state_dict()) | view.unread())
+        console.result(
+            f"{target}: {settings.model.backbone.name} with the minor directions of '{source}' worked in"
+        )
 
 
 def default_name(kind: str, height: int, width: int) -> str:

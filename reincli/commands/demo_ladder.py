@@ -106,7 +106,7 @@ def ready(out: Path, own: Path | None, iterations: int, seeds: int) -> Settings:
         raw = settings.model_dump(mode="json")
         raw["data"] |= evaluate.described_data(own)
         described = build_settings(raw, (), {})
-        evaluate.find_all(described.data.val, described, False, None)
+        evaluate.find_all(described.data.val, described, False)
     return settings
 
 

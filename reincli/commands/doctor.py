@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import textwrap
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from reincli.commands.console import note, result, table
 from reincli.config import DataSettings
+from reincli.data.downloads import Download, not_unpacked, plain_name
 from reincli.errors import ReinError
 
 PACKAGES = (
@@ -26,19 +28,22 @@ PACKAGES = (
     "triton",
     "xformers",
 )
+WIDTH = 80
+"""Columns of a terminal that texts fit."""
 MAIN_SPLITS = ("train", "val")
 """A dataset is ready where those of its splits that exist in its layout are complete."""
 
 
 @dataclass(frozen=True)
 class DatasetState:
-    """One dataset: images by complete split, and what is wrong with the first that is not."""
+    """One dataset: images by split, what is wrong with the first that cannot be used, what lacks of the release."""
 
     name: str
     ready: bool
     splits: dict[str, int]
     problem: str
     remedy: str
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -143,19 +148,35 @@ def datasets(root: Path) -> list[DatasetState]:
 
 def dataset_state(name: str, data: DataSettings) -> DatasetState:
     """Which labelled splits of one dataset are complete."""
-    from reincli.data.sources import find_samples, splits_of
+    from reincli.data.completeness import remark
+    from reincli.data.sources import dataset_root, find_samples, splits_of
 
-    complete, trouble = {}, None
+    complete: dict[str, int] = {}
+    remarks: list[str] = []
+    trouble = None
     for split, folders in splits_of(name, data).items():
         if any(each.labels is None for each in folders):
             continue  # without labels there is nothing to train or score on
         try:
-            complete[split] = len(find_samples(f"{name}:{split}", data))
+            samples = find_samples(f"{name}:{split}", data)
+            complete[split] = len(samples)
+            remarks.append(remark(name, split, [s.name for s in samples], [s.domain for s in samples]))
         except ReinError as error:
             if split in MAIN_SPLITS:
                 trouble = trouble or error
     message, hint = (trouble.message, trouble.hint) if trouble else ("", "")
-    return DatasetState(name, trouble is None, complete, message, hint)
+    remarks = [text for text in remarks if text]
+    root = dataset_root(name, data)
+    waiting = [path.name for path, what in not_unpacked(name, root) if remarks or not _all_there(what, root)]
+    if waiting and trouble is None:
+        what = f"'{waiting[0]}' and {len(waiting) - 1} more" if len(waiting) > 1 else f"'{waiting[0]}'"
+        remarks.append(f"Not unpacked: {what} in '{root}': rein prepare-data {name} {root}")
+    return DatasetState(name, trouble is None, complete, message, hint, tuple(remarks))
+
+
+def _all_there(download: Download, root: Path) -> bool:
+    """Whether every folder that an archive brings lies there: it was unpacked by hand."""
+    return all((root / folder).is_dir() for folder in download.brings)
 
 
 def weight_files(folder: Path) -> list[WeightState]:
@@ -172,13 +193,30 @@ def weight_files(folder: Path) -> list[WeightState]:
             )
             continue
         path = folder / family.file
-        found.append(WeightState(f"{name}, raw", str(path), _size(path), f"Download {family.address}"))
+        found.append(WeightState(f"{name}, raw", str(path), _size(path), _remedy(name, path)))
     for path in sorted(folder.glob("*_converted*.pth")):
         found.append(WeightState("converted", str(path), _size(path), ""))
     path = folder / "dinov2_rein_and_head.pth"
-    remedy = "Put the released checkpoint here, or train one: rein train --preset gta2citys"
+    remedy = "Train one: rein train --preset gta2citys. Released ones: rein download --list"
     found.append(WeightState("adapters and head", str(path), _size(path), remedy))
     return found
+
+
+def _remedy(name: str, path: Path) -> str:
+    """What brings the raw weights of a family: a file that a browser has renamed, or an address."""
+    from reincli.model.families import FAMILIES
+
+    renamed = [
+        each for each in sorted(path.parent.glob("*")) if plain_name(each.name) == path.name != each.name
+    ]
+    if renamed:
+        return f"Rename '{renamed[0].name}', which is there, to '{path.name}'."
+    family = FAMILIES[name]
+    return (
+        f"rein download {name}, or by hand: {family.address}"
+        if family.is_open
+        else f"Download {family.address}"
+    )
 
 
 def _size(path: Path) -> int | None:
@@ -188,8 +226,12 @@ def _size(path: Path) -> int | None:
 def _dataset_lines(state: DatasetState) -> list[str]:
     complete = ", ".join(f"{split} {count:,}" for split, count in state.splits.items())
     if state.ready:
-        return [f"{complete} images"]
-    return [f"{complete} images, but not all: {state.problem}" if complete else state.problem, state.remedy]
+        return [f"{complete} images", *state.remarks]
+    return [
+        f"{complete} images, but not all: {state.problem}" if complete else state.problem,
+        state.remedy,
+        *state.remarks,
+    ]
 
 
 def _weights_lines(state: WeightState) -> list[str]:
@@ -202,8 +244,14 @@ def _listing(title: str, entries: list[tuple[str, ...]]) -> None:
     """Names at the left, lines of text at the right; too long for the cells of a table."""
     indent = max(len(name) for name, *_ in entries) + 4
     result(title)
-    for name, first, *more in entries:
-        result(f"  {name:{indent - 2}}{first}")
-        for line in more:
+    for name, *texts in entries:
+        lines = [line for text in texts for line in _wrapped(text, WIDTH - indent)]
+        result(f"  {name:{indent - 2}}{lines[0]}")
+        for line in lines[1:]:
             result(" " * indent + line)
     result("")
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """A text in lines of at most this width; paths and addresses stay whole, so that they can be copied."""
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]

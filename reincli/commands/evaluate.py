@@ -3,56 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from reincli.commands import console
+from reincli.commands import console, label_maps
 from reincli.commands.certainty import show_certainty
+from reincli.commands.evaluate_outputs import MAKER, Wanted, require_classes, require_free
 from reincli.commands.evaluate_unknowns import prepare, run_unknowns
 from reincli.commands.score_examples import Extremes, merge
 from reincli.commands.score_page import page
 from reincli.commands.score_table import protocol_line, show
-from reincli.config import Settings, parse_size, test_size
-from reincli.data.labels import CITYSCAPES
-from reincli.data.sources import Sample, find_samples, scorable_samples
-from reincli.data.submission import SOURCE, Submission
+from reincli.config import DataSettings, Settings, parse_size, test_size
+from reincli.data.sources import Sample, each_once, find_samples, scorable_samples
+from reincli.data.submission import ACDC, BENCHMARKS, Benchmark, Submission
 from reincli.engine.backbone_files import used_backbone
 from reincli.engine.checkpoint import read_checkpoint, settings_for
 from reincli.engine.ranks import Rank, this_rank
 from reincli.errors import ReinError
-from reincli.media.images import write_bytes, write_png
-from reincli.media.outputs import Outputs, mark
-from reincli.prediction.evaluate import Scored, domain_names, evaluate
+from reincli.media.images import write_bytes
+from reincli.media.outputs import mark
+from reincli.prediction.evaluate import Scored, evaluate
 from reincli.prediction.exported import is_exported, open_session
 from reincli.prediction.opening import open_segmentor
 from reincli.prediction.predict import Predictor
 from reincli.prediction.results import Evaluation, image_matrices, report
 from reincli.settings_files import build_settings, load_settings, read_config
-
-MAKER = "eval"
-"""How files that this command writes are marked."""
-WRITERS = 4
-"""Threads that write label maps."""
-QUEUED = 16
-"""Label maps that wait to be written before the evaluation waits for them."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is to be written, None where it is not."""
-
-    out: Path | None = None
-    json_file: Path | None = None
-    report_file: Path | None = None
-    submission: Submission | None = None
-    extremes: Extremes = field(default_factory=Extremes)
 
 
 def run(
@@ -70,6 +47,7 @@ def run(
     precision: str = "auto",
     device: str = "auto",
     out: Path | None = None,
+    label_ids: bool = False,
     json_file: Path | None = None,
     report_file: Path | None = None,
     submit: Path | None = None,
@@ -90,6 +68,10 @@ def run(
         check_size(size)
     if submit is not None and submit.suffix != ".zip":
         raise ReinError(f"--submit '{submit}' does not end with .zip.", usage=True)
+    if label_ids and out is None:
+        raise ReinError(
+            "--label-ids is about label maps that are written.", "Give --out DIR too.", usage=True
+        )
     settings = chosen_settings(
         checkpoint, preset, config, sets or [], data_root, own, backbone=backbone, data=data or []
     )
@@ -112,9 +94,17 @@ def run(
             usage=True,
         )
     sources = [each for source in data or [] for each in corrupted_sources(source)]
-    sources = sources or ([SOURCE] if submit else list(settings.data.val))
-    samples, left_out = ([], {}) if unknown else find_all(sources, settings, allow_missing, submit)
-    outputs = Wanted(out, json_file, report_file, _submission(submit, samples))
+    sources = sources or ([ACDC.source] if submit else list(settings.data.val))
+    samples: list[Sample] = []
+    left_out: dict[str, int] = {}
+    submission = None
+    if unknown is None:
+        benchmark = _benchmark(sources) if submit else None
+        samples, left_out = find_all(sources, settings, allow_missing, unscored=bool(submit or out))
+        if submit and benchmark:
+            tested = [sample for sample in samples if sample.label is None]
+            submission = Submission(submit, tested, benchmark)
+    outputs = Wanted(out, label_ids, json_file, report_file, submission)
     if unknown is None:
         require_free(outputs, samples, reads)
     predictor = open_segmentor(
@@ -130,43 +120,30 @@ def run(
     predictor.tell = console.problem
     if unknown is not None:
         return run_unknowns(predictor, unknown, checkpoint, size=size, mode=mode, rank=rank)
-    if submit and predictor.classes.names != CITYSCAPES.names:
-        message = (
-            f"The ACDC benchmark has the 19 Cityscapes classes, '{checkpoint}' has {len(predictor.classes)}."
-        )
-        raise ReinError(message, "Submit a model of those classes.", usage=True)
+    require_classes(predictor.classes.names, checkpoint, outputs)
+    if submission is not None and not rank.rank:
+        submission.discard()  # of a run that was killed
     evaluation = Evaluation(predictor.classes.names, left_out=left_out)
-    with rank.group():
+    with rank.group(), nullcontext() if rank.rank else outputs.at_work():
         with _told_if_stopped(predictor, evaluation, checkpoint, sources, outputs, rank, len(samples)):
             _evaluate(predictor, samples, evaluation, (size, mode, tta or None), outputs, rank, calibration)
         extremes = rank.gather(outputs.extremes) if report_file else []
         rank.gather(None)  # the label maps of every process are written
-    result = report(predictor, evaluation, str(checkpoint), sources)
-    if not rank.rank:
-        _deliver(result, evaluation, predictor, outputs, extremes)
+        require_scored(evaluation, samples)
+        result = report(predictor, evaluation, str(checkpoint), sources)
+        if not rank.rank:
+            _deliver(result, evaluation, predictor, outputs, extremes)
     return result
 
 
-def require_free(wanted: Wanted, samples: Sequence[Sample], reads: Sequence[Path | None]) -> None:
-    """ReinError where an output would be written over a file that is read, or over somebody else's."""
-    labels = [sample.label for sample in samples]
-    outputs = Outputs(MAKER, [*reads, *(sample.image for sample in samples), *labels])
-    if wanted.json_file is not None:
-        outputs.claim(wanted.json_file, "--json")
-    if wanted.report_file is not None:
-        outputs.claim(wanted.report_file, "--report")
-    if wanted.submission is not None:
-        outputs.claim(wanted.submission.path, "--submit")
-    if wanted.out is not None:
-        names = domain_names([sample for sample in samples if sample.label is not None])
-        for sample in samples:
-            domain = names.get((sample.dataset, sample.domain), sample.domain)
-            outputs.claim(map_of(wanted.out, domain, sample), "--out")
-
-
-def map_of(out: Path, domain: str, sample: Sample) -> Path:
-    """Where the label map of an image goes."""
-    return out / domain / PurePosixPath(sample.name).with_suffix(".png")
+def require_scored(evaluation: Evaluation, samples: Sequence[Sample]) -> None:
+    """ReinError where images have labels and no pixel was scored: a table of nothing would look like a result."""
+    labelled = any(sample.label is not None for sample in samples)
+    if labelled and not any(domain.matrix.any() for domain in evaluation.domains.values()):
+        raise ReinError(
+            "Nothing could be scored: every pixel of every label is ignored.",
+            "Look at what the labels hold: rein prepare-data NAME --check",
+        )
 
 
 def check_size(size: str) -> None:
@@ -197,25 +174,35 @@ def chosen_settings(
         for text in notes:
             console.note(text)
     if own is not None:
-        raw["data"] |= described_data(own)
+        raw["data"] |= described_data(own, data_root)
     return build_settings(raw, sets, options)
 
 
-def described_data(own: Path) -> dict[str, Any]:
+def described_data(own: Path, data_root: Path | None = None) -> dict[str, Any]:
     """What a file says of own datasets to score: the values of `[data]` that take the place of the run's.
+
+    A dataset without a root of its own lies below `data_root`, or what the file says of that, or `data`: never where
+    the model was trained.
 
     Raises:
         ReinError: the file cannot be read, or names nothing to score.
     """
     described = read_config(own).get("data", {})
     sources = described.get("val", [])
-    if not described.get("own") or not sources:
+    if not isinstance(described.get("own"), dict) or not described["own"] or not sources:
         raise ReinError(
             f"'{own}' says of no own dataset what to score.",
             'It needs [data] with val = ["NAME:SPLIT"] and [data.own.NAME]: docs/own-data.md.',
             usage=True,
         )
-    return {"own": described["own"], "val": sources, "mean": described.get("mean")}
+    folder = Path(data_root or described.get("root") or DataSettings().root)
+    datasets = {
+        name: {**dataset, "root": dataset.get("root") or str(folder / name)}
+        if isinstance(dataset, dict)
+        else dataset
+        for name, dataset in described["own"].items()
+    }
+    return {"own": datasets, "val": sources, "mean": described.get("mean")}
 
 
 # --- what is scored ----------------------------------------------------------------------------------------
@@ -227,31 +214,34 @@ def corrupted_sources(source: str) -> list[str]:
 
 
 def find_all(
-    sources: Sequence[str], settings: Settings, allow_missing: bool, submit: Path | None
+    sources: Sequence[str], settings: Settings, allow_missing: bool, *, unscored: bool = False
 ) -> tuple[list[Sample], dict[str, int]]:
     """The images of all sources, and by source how many files are left out for want of a partner.
+
+    `unscored`: those of a benchmark's test set, which have no labels, are wanted too.
 
     Raises:
         ReinError: images without label (unless that is allowed), a source that is not there, or none at all.
     """
-    samples: list[Sample] = []
+    parts: list[tuple[str, list[Sample]]] = []
     left_out: dict[str, int] = {}
     for source in dict.fromkeys(sources):
-        if source == SOURCE:
-            if submit is None:
+        if source in BENCHMARKS:
+            if not unscored:
                 raise ReinError(
-                    f"'{SOURCE}' has no labels.",
-                    "Write what its benchmark takes: --submit FILE.zip",
+                    f"'{source}' has no labels.",
+                    "Write what its benchmark takes, --submit FILE.zip, or label maps alone: --out DIR",
                     usage=True,
                 )
-            samples += find_samples(source, settings.data, need_labels=False)
+            parts.append((source, find_samples(source, settings.data, need_labels=False)))
             continue
         found, alone = scorable_samples(source, settings.data)
         if alone and not allow_missing:
             _refuse(source, settings, alone)
         if alone:
             left_out[source] = len(alone)
-        samples += found
+        parts.append((source, found))
+    samples = each_once(parts, settings.data)
     if not samples:
         raise ReinError("There is nothing to score: data.val is empty.", "Give --data NAME.", usage=True)
     return samples, left_out
@@ -266,13 +256,18 @@ def _refuse(source: str, settings: Settings, alone: Sequence[str]) -> None:
     raise ReinError(f"{len(alone)} files of '{source}' have no partner.", "Score the rest: --allow-missing")
 
 
-def _submission(path: Path | None, samples: Sequence[Sample]) -> Submission | None:
-    if path is None:
-        return None
-    tested = [sample for sample in samples if sample.label is None]
-    if not tested:
-        raise ReinError(f"--submit is for {SOURCE}, which --data does not name.", usage=True)
-    return Submission(path, tested)
+def _benchmark(sources: Sequence[str]) -> Benchmark:
+    """The one benchmark whose test images are among the sources."""
+    tested = [BENCHMARKS[source] for source in dict.fromkeys(sources) if source in BENCHMARKS]
+    if len(tested) != 1:
+        known = " or ".join(BENCHMARKS)
+        named = " and ".join(each.source for each in tested) or "neither"
+        raise ReinError(
+            f"--submit is for {known}; --data names {named}.",
+            "One zip is for one benchmark: --data NAME:test --submit FILE.zip",
+            usage=True,
+        )
+    return tested[0]
 
 
 # --- the run -----------------------------------------------------------------------------------------------
@@ -289,12 +284,13 @@ def _evaluate(
 ) -> None:
     size, mode, tta = protocol
     total = len(rank.share(samples))
-    with _writers() as write, console.progress("Evaluating", total=total) as advance:
+    with label_maps.writers() as write, console.progress("Evaluating", total=total) as advance:
 
         def on_image(scored: Scored) -> None:
             sample = scored.sample
             if outputs.out is not None:
-                write(_write_map, map_of(outputs.out, scored.domain, sample), scored.prediction)
+                path = outputs.out / label_maps.place(sample, scored.domain)
+                write(label_maps.write_label_map, path, scored.prediction, outputs.label_ids)
             if outputs.submission is not None and sample.label is None:
                 write(outputs.submission.add, sample, scored.prediction)
             if outputs.report_file is not None:
@@ -303,26 +299,6 @@ def _evaluate(
 
         evaluate(predictor, samples, size=size, mode=mode, tta=tta, on_image=on_image, into=evaluation,
                  rank=rank, certainty=certainty)  # fmt: skip
-
-
-def _write_map(path: Path, prediction: np.ndarray) -> None:
-    write_png(path, prediction, mark=mark(MAKER))
-
-
-@contextmanager
-def _writers() -> Iterator[Callable[..., None]]:
-    """`write(function, *arguments)` in threads; all is done at the end, and what failed is raised."""
-    begun: deque[Future[Any]] = deque()
-    with ThreadPoolExecutor(WRITERS) as pool:
-
-        def write(function: Callable[..., object], *arguments: Path | Sample | np.ndarray) -> None:
-            begun.append(pool.submit(function, *arguments))
-            while len(begun) > QUEUED:
-                begun.popleft().result()
-
-        yield write
-        while begun:
-            begun.popleft().result()
 
 
 @contextmanager
@@ -370,10 +346,14 @@ def _deliver(
         text = page(result, matrices, predictor.classes, merge(extremes), predictor.settings.data)
         write_bytes(outputs.report_file, text.encode())
         console.note(f"Report: {outputs.report_file}")
+    if outputs.out is not None:
+        kind = "labelIds" if outputs.label_ids else "class indices"
+        console.note(f"Label maps ({kind}): '{outputs.out}'")
     if outputs.submission is not None:
         count = outputs.submission.finish()
-        used = evaluation.size or test_size(predictor.settings, SOURCE.split(":")[0])
-        protocol = protocol_line({**result, "domains": {SOURCE: {"test_size": used}}})
+        source = outputs.submission.benchmark.source
+        used = evaluation.size or test_size(predictor.settings, source.split(":")[0])
+        protocol = protocol_line({**result, "domains": {source: {"test_size": used}}})
         console.result(f"Submission: {count} files in '{outputs.submission.path}' ({protocol})")
 
 

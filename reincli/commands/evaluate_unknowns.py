@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reincli.commands import console
+from reincli.commands.label_maps import MAKER
 from reincli.commands.score_table import percent, protocol_line
 from reincli.commands.unknown_page import Ends, as_domains, figure_rows, merge, page
 from reincli.config import DataSettings
@@ -26,7 +27,6 @@ from reincli.prediction.unknowns import (
     report_unknowns,
 )
 
-MAKER = "eval"
 LOOSE = 0.01
 """Percentage points of uncertainty from which on it is told."""
 

@@ -9,6 +9,7 @@ from reincli.commands import console
 from reincli.config import parse_size
 from reincli.errors import ReinError, nearest
 from reincli.media.inputs import find_inputs
+from reincli.media.outputs import Outputs, at_work
 from reincli.model.exportable import ANSWERS, LAYOUTS
 from reincli.prediction.export import FORMATS, PRECISIONS, Request, export
 from reincli.prediction.exported import is_exported
@@ -34,6 +35,7 @@ def run(
     config: Path | None = None,
     backbone: Path | None = None,
     force: bool = False,
+    any_backbone: bool = False,
 ) -> Path:
     """Load, write, prove, tell.
 
@@ -42,22 +44,24 @@ def run(
     """
     require_known(format_, what, layout, precision)
     target = checked_target(checkpoint, out, format_, force)
-    settings = load_settings(preset, config) if preset or config else None
-    loaded = load_model(checkpoint, backbone, settings)
-    for text in loaded.notes:
-        console.note(text)
-    request = Request(
-        target, format_, usual_size(loaded, size), count(batch), what, layout, precision, pictures(images)
-    )
-    console.note(
-        f"Writing {request.size[0]}x{request.size[1]}, {precision}, {what}, to '{target}': minutes for a ViT-L."
-    )
-    proof = export(loaded, request, lambda text: console.note(f"  {text} …"))
-    shown = "" if what == "labels" else f"largest relative error {proof.error:.1e}, "
-    console.result(
-        f"{target} ({proof.bytes / 1e6:.1f} MB, {proof.nodes} nodes): {shown}{proof.alike:.3%} of the labels as "
-        f"PyTorch's, at worst, over {proof.images} images"
-    )
+    with at_work(target, "export", file=True):
+        Outputs("export", [checkpoint, backbone, config]).claim(target, "--out", replace=force)
+        settings = load_settings(preset, config) if preset or config else None
+        loaded = load_model(checkpoint, backbone, settings, any_backbone)
+        for text in loaded.notes:
+            console.note(text)
+        request = Request(
+            target, format_, usual_size(loaded, size), count(batch), what, layout, precision, pictures(images)
+        )
+        console.note(
+            f"Writing {request.size[0]}x{request.size[1]}, {precision}, {what}, to '{target}': minutes for a ViT-L."
+        )
+        proof = export(loaded, request, lambda text: console.note(f"  {text} …"))
+        shown = "" if what == "labels" else f"largest relative error {proof.error:.1e}, "
+        console.result(
+            f"{target} ({proof.bytes / 1e6:.1f} MB, {proof.nodes} nodes): {shown}{proof.alike:.3%} of the labels as "
+            f"PyTorch's, at worst, over {proof.images} images"
+        )
     return target
 
 

@@ -14,12 +14,14 @@ from reincli.commands import check_data
 from reincli.commands.console import duration, note, problem, progress, result, table
 from reincli.config import DataSettings
 from reincli.data.compact import copy_all
-from reincli.data.layouts import DATASETS, own_folders
+from reincli.data.layouts import DATASETS, NO_CONVERSION, own_folders
 from reincli.data.sources import Sample, dataset_root, label_table, some
 from reincli.data.statistics import COUNTED, look_up, update_statistics
 from reincli.errors import ReinError, nearest
-from reincli.prepare import archives, planning, prepare
-from reincli.prepare.corruption import HEADLINE, Corruption, choose, require_library
+from reincli.media.outputs import at_work
+from reincli.prepare import archives, mapillary, planning, prepare
+from reincli.prepare.corruption import HEADLINE, Corruption, choose, require_library, settle
+from reincli.prepare.jobs import Job
 from reincli.settings_files import load_settings
 
 SKIP = 500
@@ -37,6 +39,7 @@ class Wishes:
         corruptions: of `cityscapes-c`.
         cache: write compact copies, which load faster.
         lossless: of every pixel, not as JPEG.
+        version: of `mapillary`.
     """
 
     workers: int
@@ -45,6 +48,7 @@ class Wishes:
     corruptions: Sequence[Corruption] = HEADLINE
     cache: bool = False
     lossless: bool = False
+    version: str = mapillary.VERSIONS[0]
 
 
 def run(
@@ -62,6 +66,8 @@ def run(
     seed: int = 0,
     cache: bool = False,
     lossless: bool = False,
+    version: str | None = None,
+    channels: str = "rgb",
 ) -> None:
     """Prepare a dataset's labels, or check what is there.
 
@@ -74,9 +80,10 @@ def run(
         force: write also what is there.
         as_json: print the result as JSON.
         config: TOML that describes own datasets.
-        severity, corruption, seed: of `cityscapes-c`; none: severity 5, all 16, 0.
+        severity, corruption, seed, channels: of `cityscapes-c`; none: severity 5, all 16, 0, rgb.
         cache: also write compact copies of the training pairs.
         lossless: keep every pixel in them.
+        version: of `mapillary`; None: v1.2.
 
     Raises:
         ReinError: unknown dataset, missing folders, damaged files, or faults that a check found.
@@ -86,13 +93,27 @@ def run(
         hint = nearest(dataset, [*DATASETS, *data.own])
         own = "" if config is not None else " An own dataset is described in TOML: --config FILE."
         raise ReinError(f"No dataset is named '{dataset}'.", hint + own, usage=True)
-    if (severity or corruption or seed) and dataset != "cityscapes-c":
-        raise ReinError("--severity, --corruption and --seed are for cityscapes-c alone.", usage=True)
+    if (severity or corruption or seed or channels != "rgb") and dataset != "cityscapes-c":
+        options = "--severity, --corruption, --seed and --channels"
+        raise ReinError(f"{options} are for cityscapes-c alone.", usage=True)
+    if version is not None and dataset != "mapillary":
+        raise ReinError("--version is for mapillary alone.", usage=True)
+    if version is not None and version not in mapillary.VERSIONS:
+        known = " or ".join(mapillary.VERSIONS)
+        raise ReinError(f"Mapillary has no version '{version}'.", f"Give {known}.", usage=True)
     if lossless and not cache:
         raise ReinError("--lossless is about the compact copies.", "Give --cache too.", usage=True)
     place = _folder(dataset, root, data)
-    chosen = choose(corruption or [], severity or [], seed)
-    wishes = Wishes(workers or os.cpu_count() or 1, force, as_json, chosen, cache, lossless)
+    chosen = choose(corruption or [], severity or [], seed, channels)
+    wishes = Wishes(
+        workers or os.cpu_count() or 1,
+        force,
+        as_json,
+        chosen,
+        cache,
+        lossless,
+        version or mapillary.VERSIONS[0],
+    )
     if check:
         check_data.check(dataset, data, place, out, wishes.workers, as_json)
     elif dataset in data.own:
@@ -103,7 +124,8 @@ def run(
             copied = _copy(dataset, [s for r in reports for s in r.pairs.samples], wishes)
             note(f"{copied} compact copies written.")
     else:
-        _prepare(dataset, place, out, wishes)
+        with at_work(out or place, "prepare-data"):
+            _prepare(dataset, place, out, wishes)
 
 
 def _folder(dataset: str, root: Path | None, data: DataSettings) -> Path:
@@ -119,14 +141,20 @@ def _folder(dataset: str, root: Path | None, data: DataSettings) -> Path:
 
 def _prepare(dataset: str, root: Path, out: Path | None, wishes: Wishes) -> None:
     start = time.monotonic()
-    if _unpack(dataset, root, out or root, wishes.force) and out is not None:
+    if _unpack(dataset, root, out or root, wishes) and out is not None:
         root = out  # everything lies there now
     if dataset == "cityscapes-c":
         require_library()
-    jobs = planning.plan(dataset, root, out, wishes.corruptions)
+    jobs = planning.plan(dataset, root, out, wishes.corruptions, wishes.version)
+    if dataset == "cityscapes-c":
+        settle(out or root, wishes.corruptions, force=wishes.force)
+    if dataset == "mapillary":
+        mapillary.settle(out or root, wishes.version, force=wishes.force)
     outcomes = _do(dataset, jobs, wishes)
     lists = prepare.write_lists(root, out) if dataset == "cityscapes" else []
     reports = prepare.report_pairs(dataset, prepare.splits_at(dataset, root, out), root, out)
+    if dataset in NO_CONVERSION:
+        prepare.require_indices(dataset, reports)
     counted = _count(dataset, out or root, reports, outcomes, wishes)
     training = [s for r in reports if r.split == "train" for s in r.pairs.samples if s.label is not None]
     copied = _copy(dataset, training, wishes) if wishes.cache else 0
@@ -136,6 +164,9 @@ def _prepare(dataset: str, root: Path, out: Path | None, wishes: Wishes) -> None
         if report.pairs.lone:
             names = some(report.pairs.lone)
             note(f"{report.split}: {len(report.pairs.lone)} files were released without a partner: {names}.")
+    remarks = prepare.remarks(dataset, reports)
+    for text in remarks:
+        note(text)
     splits = {
         report.split: {
             "images": len(report.pairs.samples),
@@ -148,11 +179,12 @@ def _prepare(dataset: str, root: Path, out: Path | None, wishes: Wishes) -> None
             "dataset": dataset,
             "root": str(root),
             "written": states["written"],
-            "kept": states["kept"],
+            "kept": states["kept"] + states["old"],
             "copied": copied,
             "counted": counted,
             "seconds": seconds,
             "splits": splits,
+            "remarks": remarks,
         }
         result(json.dumps(values, indent=2))
     else:
@@ -163,7 +195,7 @@ def _prepare(dataset: str, root: Path, out: Path | None, wishes: Wishes) -> None
     prepare.require_pairs(reports)
 
 
-def _do(dataset: str, jobs: Sequence[planning.Job], wishes: Wishes) -> list[prepare.Outcome]:
+def _do(dataset: str, jobs: Sequence[Job], wishes: Wishes) -> list[prepare.Outcome]:
     """Make the files that are missing.
 
     Raises:
@@ -177,7 +209,7 @@ def _do(dataset: str, jobs: Sequence[planning.Job], wishes: Wishes) -> list[prep
             for outcome in prepare.run_jobs(jobs, workers=wishes.workers, force=wishes.force):
                 outcomes.append(outcome)
                 waiting += 1
-                if outcome.state != "kept" or waiting == SKIP or len(outcomes) == len(jobs):
+                if outcome.state not in ("kept", "old") or waiting == SKIP or len(outcomes) == len(jobs):
                     advance(waiting)
                     waiting = 0
                 if outcome.state == "failed":
@@ -191,26 +223,30 @@ def _do(dataset: str, jobs: Sequence[planning.Job], wishes: Wishes) -> list[prep
     error = prepare.failure(outcomes)
     if error is not None:
         raise error
+    old = sum(outcome.state == "old" for outcome in outcomes)
+    if old:
+        note(
+            f"{old} files are older than the raw ones that they should come of. They stay: --force makes them anew."
+        )
     return outcomes
 
 
-def _closing(
-    jobs: Sequence[planning.Job], states: Counter[str], idle: bool, copied: int, seconds: float
-) -> str:
+def _closing(jobs: Sequence[Job], states: Counter[str], idle: bool, copied: int, seconds: float) -> str:
     """The last line: what was done, or that nothing had to be."""
     if not jobs:
         done = "The labels need no conversion"
     else:
-        done = f"{states['written']} files written, {states['kept']} were there"
+        done = f"{states['written']} files written, {states['kept'] + states['old']} were there"
         if states["written"] and seconds > 1:
             done += f", {states['written'] / seconds:.0f} a second"
     copies = f"; {copied} compact copies written" if copied else ""
     return f"{'Nothing to do: ' if idle else ''}{done}{copies}; {duration(seconds)}."
 
 
-def _unpack(dataset: str, root: Path, into: Path, force: bool) -> bool:
+def _unpack(dataset: str, root: Path, into: Path, wishes: Wishes) -> bool:
     """Unpack the downloads that lie in the dataset's folder; whether there was one."""
-    waiting = archives.pending(dataset, root, into, force=force)
+    version = wishes.version if dataset == "mapillary" else ""
+    waiting = archives.pending(dataset, root, into, version=version, force=wishes.force)
     for archive, download in waiting:
         with progress(
             f"Unpacking {archive.name}, MB", total=max(archive.stat().st_size // 10**6, 1)

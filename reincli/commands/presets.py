@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from reincli.commands.console import note, result, table
 from reincli.config import Settings
+from reincli.engine.released import ON_PAGES, RELEASED
 from reincli.settings_files import load_settings, preset_names, to_toml
 
 
@@ -18,10 +19,16 @@ def run(name: str | None = None) -> None:
         return
     settings = [load_settings(preset=each) for each in preset_names()]
     table(
-        ("preset", "what it is", "published mIoU"),
-        [(each.name, each.description, published(each)) for each in settings],
+        ("preset", "what it is", "published mIoU", "released"),
+        [(each.name, each.description, published(each), released(each.name)) for each in settings],
     )
+    note("Released checkpoints: rein download NAME; of those 'on a page' it tells which.")
     note("One in full: rein presets NAME. As a file to change: rein presets NAME > mine.toml")
+
+
+def released(preset: str) -> str:
+    """Whether the authors released a checkpoint for a preset: 'yes', 'on a page', or nothing."""
+    return "yes" if preset in RELEASED else "on a page" if preset in ON_PAGES else ""
 
 
 def published(settings: Settings) -> str:

@@ -138,8 +138,17 @@ def report_page(folder: Path, settings: Settings, entries: list[dict[str, Any]],
     shown = sample_rows(folder)
     if shown:
         body.append(f'<h2>Samples over time</h2><div class="samples"><table>{shown}</table></div>')
+    changes = [entry for entry in entries if entry["kind"] == "settings"]
+    if changes:
+        body.append("<h2>Changed on the way</h2><ul>" + "".join(map(_change, changes)) + "</ul>")
     body.append(f"<h2>Settings</h2><pre>{escape(to_toml(settings))}</pre>")
     return html_page.page(settings.name, STYLE, "".join(body), "train")
+
+
+def _change(entry: dict[str, Any]) -> str:
+    """One change of settings as an item of a list."""
+    pairs = ", ".join(f"{name}: {old} -> {new}" for name, (old, new) in entry["changed"].items())
+    return f"<li>after iteration {entry['iteration']}: {escape(pairs)}</li>"
 
 
 def facts(settings: Settings, entries: list[dict[str, Any]]) -> str:

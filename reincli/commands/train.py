@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,23 @@ from reincli.engine.device import DTYPES, kernel_notes, pick_device, pick_precis
 from reincli.engine.processes import joined
 from reincli.engine.ranks import Rank, launched, this_rank
 from reincli.errors import ReinError
+from reincli.media.images import clear_dead
+from reincli.media.outputs import at_work
 from reincli.model.attention import require_attention
 from reincli.prediction.evaluate import val_samples
 from reincli.settings_files import build_settings, load_settings
 from reincli.training.adapt import Adaptation
+from reincli.training.changes import changed_settings, remarks
 from reincli.training.meter import StepLog
 from reincli.training.run import Run, prepare_run
-from reincli.training.run_folder import read_log, refuse_existing, settings_of_run, start_folder
+from reincli.training.run_folder import (
+    change_settings,
+    is_there,
+    read_log,
+    refuse_existing,
+    settings_of_run,
+    start_folder,
+)
 from reincli.training.train import Due, Watch
 from reincli.training.train import train as train_run
 
@@ -70,18 +81,21 @@ def run(
         if preset or config or work_dir:
             raise ReinError("--resume takes its settings from the run.", "Leave --preset, --config, --work-dir out.",
                             usage=True)  # fmt: skip
-        settings = build_settings(settings_of_run(resume).model_dump(mode="json"), sets or [], options)
-        folder = resume
+        before = settings_of_run(resume)
+        settings = build_settings(before.model_dump(mode="json"), sets or [], options)
+        folder, changed = resume, changed_settings(before, settings)
     else:
         settings = load_settings(preset, config, sets or [], options)
-        folder = work_dir or Path("work_dirs") / settings.name
+        folder, changed = work_dir or Path("work_dirs") / settings.name, {}
     if resume is None and settings.adapt.target and not settings.train.start_from:
         raise ReinError(
             f"'{settings.name}' adapts to unlabelled images, which begins with a trained checkpoint.",
             f"Give it one: rein adapt CHECKPOINT {f'--preset {preset}' if preset else f'--config {config}'}",
             usage=True,
         )
-    carry_out(settings, folder, rank, device, resume=resume is not None, any_backbone=any_backbone)
+    carry_out(
+        settings, folder, rank, device, resume=resume is not None, changed=changed, any_backbone=any_backbone
+    )
     return folder
 
 
@@ -92,9 +106,12 @@ def carry_out(
     device: str,
     *,
     resume: bool = False,
+    changed: dict[str, tuple[Any, Any]] | None = None,
     any_backbone: bool = False,
 ) -> None:
     """Do what settings say in a run's folder, from its start or from where it stopped; the terminal is told.
+
+    `changed`: settings that are not as in the run so far, see `training.changes.changed_settings`.
 
     Raises:
         ReinError: what is missing or does not fit, before anything is built where that can be known.
@@ -111,7 +128,9 @@ def carry_out(
             console.note(text)
     if not resume:
         refuse_existing(folder)
-    with joined(rank, place):
+    with joined(rank, place), ExitStack() as stack:
+        if resume and rank.rank == 0 and is_there(folder):
+            stack.enter_context(at_work(folder, "train"))
         prepared = prepare_run(
             settings, folder, device=place, precision=arithmetic, rank=rank, resume=resume,
             any_backbone=any_backbone,
@@ -119,6 +138,13 @@ def carry_out(
         )  # fmt: skip
         if not resume and rank.rank == 0:
             start_folder(folder, settings)
+            stack.enter_context(at_work(folder, "train"))
+        if rank.rank == 0:
+            clear_dead(folder)
+            if changed:
+                change_settings(folder, settings, prepared.iteration, changed)
+        for text in remarks(changed or {}):
+            console.note(text)
         introduce(prepared)
         watched_training(prepared)
 
@@ -160,7 +186,7 @@ def introduce(prepared: Run) -> None:
     parts = {
         name: sum(p.numel() for p in module.parameters()) for name, module in model.trained_modules().items()
     }
-    head = parts["pixel_decoder"] + parts["mask_decoder"]
+    head = sum(parts.get(name, 0) for name in ("pixel_decoder", "mask_decoder", "plain_decoder"))
     shown = [f"{parts[name]:,} {name}" for name in ("rein", "minor", "neck", "backbone") if name in parts]
     processes = f"{prepared.rank.world} x " if prepared.rank.world > 1 else ""
     console.note(
@@ -172,7 +198,7 @@ def introduce(prepared: Run) -> None:
         console.note(
             f"Adapting to {', '.join(settings.adapt.target)} with {source}, from {settings.train.start_from}"
         )
-    width = settings.model.head.channels // settings.model.head.heads
+    width = settings.model.head.sampled_width
     for text in kernel_notes(prepared.device, prepared.precision, width, len(prepared.classes)):
         console.note(text)
 
@@ -184,6 +210,8 @@ def watched_training(prepared: Run) -> None:
     left = settings.train.iterations - prepared.iteration
     if left <= 0 and not Due(prepared).validation_missed():
         console.note(f"Nothing left to do: all {settings.train.iterations} iterations are done.")
+        if first:
+            run_report.write(folder, settings)  # it may have been stopped after its last validation
         return
     validates = settings.train.validate_every or settings.train.validate_first
     shown = run_report.first_of_each_domain(val_samples(settings)) if validates else []

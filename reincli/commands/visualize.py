@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from reincli.commands.console import configure, note, problem, result
 from reincli.commands.visualize_pictures import Tally, draw_pictures
 from reincli.commands.visualize_request import (
+    MAKER,
     Request,
     count,
     not_done,
@@ -25,6 +27,7 @@ from reincli.engine.ranks import this_rank
 from reincli.errors import ReinError
 from reincli.media.anomaly_files import FORMS
 from reincli.media.inputs import Input, Inputs, find_inputs, lists_of
+from reincli.media.outputs import at_work
 from reincli.settings_files import load_settings
 
 if TYPE_CHECKING:
@@ -93,18 +96,19 @@ def run(
                       anomaly=FORMS[anomaly] if anomaly else None)  # fmt: skip
     usual = used_backbone(settings, backbone) if settings is not None else backbone
     require_free(found.files, request, [*used, usual, *lists_of(inputs)], sheet)
-    todo = not_done(rank.share(found.files), request)
-    tally = Tally()
-    if checkpoint is not None and (todo or found.cameras):
-        chosen = [Choice(checkpoint, backbone, settings)]
-        if compare is not None:
-            chosen.append(Choice(compare, compare_backbone or backbone, compare_preset))
-        artist = build_artist(chosen, way, rank.device(device), precision, any_backbone)
-        _draw_everything(todo, found.cameras if not rank.rank else [], artist, request, tally)
-    parts = rank.gather((tally.written, tally.failed))
-    if not rank.rank:
-        failed = [name for part in parts for name in part[1]]
-        conclude(found, sum(part[0] for part in parts), failed, out, sheet)
+    with nullcontext() if rank.rank else at_work(out, MAKER):
+        todo = not_done(rank.share(found.files), request)
+        tally = Tally()
+        if checkpoint is not None and (todo or found.cameras):
+            chosen = [Choice(checkpoint, backbone, settings)]
+            if compare is not None:
+                chosen.append(Choice(compare, compare_backbone or backbone, compare_preset))
+            artist = build_artist(chosen, way, rank.device(device), precision, any_backbone)
+            _draw_everything(todo, found.cameras if not rank.rank else [], artist, request, tally)
+        parts = rank.gather((tally.written, tally.failed))
+        if not rank.rank:
+            failed = [name for part in parts for name in part[1]]
+            conclude(found, sum(part[0] for part in parts), failed, out, sheet)
 
 
 @dataclass(frozen=True)

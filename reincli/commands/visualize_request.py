@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,7 +75,7 @@ def stamp(path: Path) -> list[object]:
         state = path.stat()
     except OSError:
         return [str(path)]
-    return [str(path.resolve()), state.st_size, state.st_mtime_ns]
+    return [os.path.realpath(path), state.st_size, state.st_mtime_ns]
 
 
 def require_free(inputs: list[Input], request: Request, reads: Sequence[Path | None], sheet: bool) -> None:
@@ -150,7 +151,7 @@ def seconds(text: str | None, option: str) -> float | None:
     total = 0.0
     try:
         parts = [float(part) for part in text.split(":")]
-        if len(parts) > 3 or any(part < 0 for part in parts):
+        if len(parts) > 3 or not all(0 <= part < 1e9 for part in parts):  # NaN is neither
             raise ValueError
     except ValueError:
         raise ReinError(

@@ -42,6 +42,11 @@ class FileReport:
         return is_turned(self.image_size, self.label_size)
 
     @property
+    def plain(self) -> bool:
+        """Whether the label was read and holds one value alone."""
+        return int(np.count_nonzero(self.stored)) == 1
+
+    @property
     def mismatched(self) -> bool:
         """Whether image and label were read and differ in size in another way."""
         return not self.unreadable and self.image_size != self.label_size and not self.turned

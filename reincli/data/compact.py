@@ -5,8 +5,8 @@ colour subsampling, or as plain bytes, which are exact and need 3 bytes a pixel.
 equal values, exactly. The copy of `images/1.png` is `images/.compact/1.png.tiles`; it counts as long as the sizes and
 times of the two original files are those that it was made from.
 
-Layout of a file, little endian: magic, length of the head, head (JSON), label (zlib of values, then lengths of
-the runs), tiles in rows from the top left.
+Layout of a file, little endian: magic, length and CRC-32 of the head, head (JSON, with the CRC-32 of every part), label
+(zlib of values, then lengths of the runs), tiles in rows from the top left. What is read is checked.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ from reincli.data.transforms import Box
 from reincli.errors import ReinError
 from reincli.media.images import read_image, write_bytes
 
-MAGIC = b"REINTIL1"
+MAGIC = b"REINTIL2"
 TILE = 256
 """Side of a tile in pixels; a multiple of 16, so that JPEG blocks are those of the whole image."""
 QUALITY = 95
 """Of JPEG tiles, colours at full resolution. On photographs about 42 dB against the original."""
+HEAD = struct.Struct("<II")
+"""Length and CRC-32 of the head."""
 LONGEST_RUN = 65535
 
 
@@ -53,6 +55,7 @@ class Compact:
         data: the whole file, mapped into memory: what is not needed is not read.
         label_span: first byte and length of the packed label.
         label_shape: (height, width) of the label.
+        sums: CRC-32 of the label, then of each tile. path: of the file.
     """
 
     shape: tuple[int, int]
@@ -62,11 +65,15 @@ class Compact:
     data: np.ndarray
     label_span: tuple[int, int]
     label_shape: tuple[int, int]
+    sums: tuple[int, ...]
+    path: Path
 
     def label(self) -> np.ndarray:
         """The label as stored in its file, (H, W) uint8."""
         start, length = self.label_span
-        packed = zlib.decompress(self.data[start : start + length].tobytes())
+        stored = self.data[start : start + length]
+        self._check(stored, 0)
+        packed = zlib.decompress(stored.data)
         runs = len(packed) // 3
         values = np.frombuffer(packed, np.uint8, runs)
         lengths = np.frombuffer(packed, "<u2", runs, offset=runs)
@@ -91,17 +98,22 @@ class Compact:
 
     def _tile(self, index: int, row: int, column: int) -> np.ndarray:
         stored = self.data[self.offsets[index] : self.offsets[index + 1]]
+        self._check(stored, 1 + index)
         if not self.lossless:
             tile = cv2.imdecode(stored, cv2.IMREAD_COLOR)
-            if tile is None:
-                raise ReinError(
-                    "A compact copy is damaged.",
-                    "Write the copies again: rein prepare-data NAME --cache --force",
-                )
+            assert tile is not None  # its checksum is right
             return tile
         height = min(TILE, self.shape[0] - row * TILE)
         width = min(TILE, self.shape[1] - column * TILE)
         return stored.reshape(height, width, 3)
+
+    def _check(self, stored: np.ndarray, part: int) -> None:
+        """ReinError where a part is not what was written."""
+        if zlib.crc32(stored.data) != self.sums[part]:
+            raise ReinError(
+                f"The compact copy '{self.path}' is damaged: a checksum in it is wrong.",
+                "Remove it, or write the copies again: rein prepare-data NAME --cache --force",
+            )
 
 
 # --- reading -----------------------------------------------------------------------------------------------
@@ -116,9 +128,12 @@ def open_compact(sample: Sample) -> Compact | None:
         data = np.memmap(path, np.uint8, "r")
         if data[: len(MAGIC)].tobytes() != MAGIC:
             return None
-        (length,) = struct.unpack("<I", data[len(MAGIC) : len(MAGIC) + 4].tobytes())
-        start = len(MAGIC) + 4
-        head = json.loads(data[start : start + length].tobytes())
+        start = len(MAGIC) + HEAD.size
+        length, checksum = HEAD.unpack(data[len(MAGIC) : start].tobytes())
+        encoded = data[start : start + length].tobytes()
+        if zlib.crc32(encoded) != checksum:
+            return None
+        head = json.loads(encoded)
         if head["made_from"] != _state(sample) or head["bytes"] != data.size:
             return None
         first = start + length
@@ -131,6 +146,8 @@ def open_compact(sample: Sample) -> Compact | None:
             np.asarray(data),
             (first, head["label"]),
             (head["label_height"], head["label_width"]),
+            tuple(head["sums"]),
+            path,
         )
     except (OSError, ValueError, KeyError, TypeError, struct.error):
         return None
@@ -192,10 +209,11 @@ def write_compact(sample: Sample, *, lossless: bool = False) -> None:
         "made_from": state,
         "label": len(packed),
         "tiles": [len(tile) for tile in tiles],
+        "sums": [zlib.crc32(part) for part in (packed, *tiles)],
         "bytes": 0,
     }
     encoded = _head(head, len(packed) + sum(map(len, tiles)))
-    content = b"".join([MAGIC, struct.pack("<I", len(encoded)), encoded, packed, *tiles])
+    content = b"".join([MAGIC, HEAD.pack(len(encoded), zlib.crc32(encoded)), encoded, packed, *tiles])
     write_bytes(compact_path(sample.image), content)
 
 
@@ -233,7 +251,7 @@ def copy_all(
 def _head(head: dict[str, object], rest: int) -> bytes:
     """The head with the length of the whole file in it, padded so that the number of its digits does not matter."""
     room = len(json.dumps(head)) + 20
-    head["bytes"] = len(MAGIC) + 4 + room + rest
+    head["bytes"] = len(MAGIC) + HEAD.size + room + rest
     return json.dumps(head).ljust(room).encode()
 
 

@@ -27,13 +27,13 @@ CORRUPTIONS = (
 )  # fmt: skip
 
 HOMES = {
-    "cityscapes": "https://www.cityscapes-dataset.com (leftImg8bit_ and gtFine_trainvaltest.zip)",
+    "cityscapes": "https://www.cityscapes-dataset.com",
     "gta": "https://download.visinf.tu-darmstadt.de/data/from_games/",
     "synthia": "https://synthia-dataset.net/downloads/ (SYNTHIA-RAND-CITYSCAPES)",
     "urbansyn": "https://www.urbansyn.org",
     "mapillary": "https://www.mapillary.com/dataset/vistas (version 1.2)",
-    "bdd100k": "http://bdd-data.berkeley.edu (10K Images, Segmentation)",
-    "acdc": "https://acdc.vision.ee.ethz.ch (rgb_anon_trainvaltest.zip, gt_trainval.zip)",
+    "bdd100k": "http://bdd-data.berkeley.edu (10K Images, Semantic Segmentation)",
+    "acdc": "https://acdc.vision.ee.ethz.ch",
 }
 
 
@@ -44,6 +44,11 @@ BDD_LONE = frozenset({
     "ff55861e-a06b953c", "ff7b98c7-3cb964ac",
 })  # fmt: skip
 """Images of BDD100K that some of its releases have no label for, and labels without image (its issue 103)."""
+
+
+BDD_IMAGES = ("images/10k", "10k", "seg/images")
+"""Where images of BDD100K lie: as handed out now, without the folder around, and in the older archive."""
+BDD_LABELS = ("labels/sem_seg/masks", "sem_seg/masks", "bdd100k_seg_maps/labels", "seg/labels")
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class Folders:
         listed: a text file of image names a line; only those are taken.
         lone: names without suffix that were released without a partner; they are passed over.
         colors: in which labels may be painted, with the stored values they stand for; None: none.
+        extra: nothing is amiss where its labels are not there.
     """
 
     images: str
@@ -72,30 +78,53 @@ class Folders:
     listed: str | None = None
     lone: frozenset[str] = frozenset()
     colors: Colors | None = None
+    extra: bool = False
 
 
-def split_folders(root: Path) -> dict[str, dict[str, tuple[Folders, ...]]]:
-    """Folders by dataset and split; `root` is the dataset's own (Mapillary may have a half-size copy)."""
+def split_folders(dataset: str, root: Path) -> dict[str, tuple[Folders, ...]]:
+    """Folders of a built-in dataset by split.
+
+    Args:
+        dataset: one of `DATASETS`.
+        root: its folder: Mapillary may have a half-size copy there, BDD100K lie in several ways.
+    """
     train_ids = ("_labelTrainIds.png",)
+    if dataset == "cityscapes":
+        return _cityscapes()
+    if dataset == "gta":
+        return {"train": (Folders("images", "labels", ".png", train_ids, "gta"),)}
+    if dataset == "synthia":
+        return {"train": (Folders("RGB", "GT/LABELS", ".png", train_ids, "synthia"),)}
+    if dataset == "urbansyn":
+        pair = Folders("rgb", "ss", ".png", (".png",), "urbansyn", prefixes=("rgb_", "ss_"))
+        return {"train": (pair,)}
+    if dataset == "mapillary":
+        return _mapillary(root)
+    if dataset == "bdd100k":
+        return {split: _bdd(root, split) for split in ("train", "val", "test")}
+    if dataset == "acdc":
+        return {split: _acdc(split) for split in ("train", "val", "test")}
+    severities = {f"severity{n}": _corrupted(n) for n in range(1, 6)}
+    return {"val": _corrupted(5)} | severities
+
+
+def _cityscapes() -> dict[str, tuple[Folders, ...]]:
+    """The fine splits; coarse labels of the images of `train` and of 19,998 others."""
+
+    def pair(split: str, kind: str | None = "gtFine", listed: str | None = None) -> tuple[Folders, ...]:
+        labels = kind and f"{kind}/{split}"
+        suffixes = "_leftImg8bit.png", (f"_{kind}_labelTrainIds.png",)
+        extra = kind == "gtCoarse"
+        return (Folders(f"leftImg8bit/{split}", labels, *suffixes, "cityscapes", listed=listed, extra=extra),)
+
     return {
-        "cityscapes": {s: _cityscapes(s) for s in ("train", "val", "test")}
-        | {"train_16th": _cityscapes("train", "train_16th.txt")},
-        "gta": {"train": (Folders("images", "labels", ".png", train_ids, "gta"),)},
-        "synthia": {"train": (Folders("RGB", "GT/LABELS", ".png", train_ids, "synthia"),)},
-        "urbansyn": {
-            "train": (Folders("rgb", "ss", ".png", (".png",), "urbansyn", prefixes=("rgb_", "ss_")),)
-        },
-        "mapillary": _mapillary(root),
-        "bdd100k": {s: _bdd(s) for s in ("train", "val", "test")},
-        "acdc": {s: _acdc(s) for s in ("train", "val", "test")},
-        "cityscapes-c": {"val": _corrupted(5)} | {f"severity{n}": _corrupted(n) for n in range(1, 6)},
+        "train": pair("train"),
+        "val": pair("val"),
+        "test": pair("test", None),
+        "train_16th": pair("train", listed="train_16th.txt"),
+        "train_extra": pair("train_extra", "gtCoarse"),
+        "train_coarse": pair("train", "gtCoarse"),
     }
-
-
-def _cityscapes(split: str, listed: str | None = None) -> tuple[Folders, ...]:
-    images, labels = f"leftImg8bit/{split}", None if split == "test" else f"gtFine/{split}"
-    suffixes = "_leftImg8bit.png", ("_gtFine_labelTrainIds.png",)
-    return (Folders(images, labels, *suffixes, "cityscapes", listed=listed),)
 
 
 def _mapillary(root: Path) -> dict[str, tuple[Folders, ...]]:
@@ -114,9 +143,26 @@ def _mapillary(root: Path) -> dict[str, tuple[Folders, ...]]:
     }
 
 
-def _bdd(split: str) -> tuple[Folders, ...]:
-    images, labels = f"images/10k/{split}", None if split == "test" else f"labels/sem_seg/masks/{split}"
+def _bdd(root: Path, split: str) -> tuple[Folders, ...]:
+    images = _first(root, BDD_IMAGES, split)
+    labels = None if split == "test" else _first(root, BDD_LABELS, split)
     return (Folders(images, labels, ".jpg", ("_train_id.png", ".png"), "bdd100k", lone=BDD_LONE),)
+
+
+def _first(root: Path, places: tuple[str, ...], split: str) -> str:
+    """The first place that is there, in the root or in folders of archives below it; else the usual one.
+
+    Archives may have been unpacked side by side, each in a folder of its own name: up to two folders stand before.
+    """
+    for place in places:
+        if (root / place / split).is_dir():
+            return f"{place}/{split}"
+    for place in places:
+        for around in ("*", "*/*"):
+            found = sorted(root.glob(f"{around}/{place}/{split}")) if root.is_dir() else []
+            if found:
+                return found[0].relative_to(root).as_posix()
+    return f"{places[0]}/{split}"
 
 
 def _acdc(split: str) -> tuple[Folders, ...]:

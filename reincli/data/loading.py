@@ -18,7 +18,7 @@ from reincli.data.compact import open_compact
 from reincli.data.labels import IGNORE, count_values
 from reincli.data.layouts import DATASETS, NO_CONVERSION
 from reincli.data.sources import UNDECLARED, Sample
-from reincli.data.stored import read_values
+from reincli.data.stored import LAST_PANOPTIC, read_values
 from reincli.data.transforms import ArrayPixels, Pixels
 from reincli.errors import ReinError
 from reincli.media.images import jpeg_size, read_image, read_image_like
@@ -116,7 +116,10 @@ def complaint(sample: Sample, values: Sequence[int], table: np.ndarray) -> str:
     """What a label holds that its dataset does not declare, as the beginning of a sentence."""
     declared = [int(v) for v in np.flatnonzero(table != UNDECLARED)]
     found = f"{'value' if len(values) == 1 else 'values'} {_ranges(values)}"
-    return f"The label '{sample.label}' has {found}; '{sample.dataset}' declares {_ranges(declared)}"
+    kind = ""
+    if sample.dataset == "bdd100k" and max(values) <= LAST_PANOPTIC:
+        kind = f" (ids up to {LAST_PANOPTIC} are those of its panoptic masks)"
+    return f"The label '{sample.label}' has {found}; '{sample.dataset}' declares {_ranges(declared)}{kind}"
 
 
 def value_hint(sample: Sample) -> str:

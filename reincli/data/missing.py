@@ -8,12 +8,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from reincli.data.downloads import names_for, unfinished
+from reincli.data.downloads import brings, downloads_of, is_open, names_for, not_unpacked, unfinished
 from reincli.data.layouts import DATASETS, HOMES
 from reincli.errors import ReinError
 
-OLD_TREES = {"bdd100k": (("seg/images", "images/10k"), ("seg/labels", "labels/sem_seg/masks"))}
-"""Folders of an older download, and where their content belongs."""
 DEPTH = 2
 """Levels below a folder that are searched for the dataset."""
 PICTURES = (".png", ".jpg", ".jpeg", ".jp2", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -35,9 +33,20 @@ def hint(dataset: str, root: Path, folder: str = "", *, prepare: bool = False) -
         return f"Make it from the Cityscapes validation images: {command}"
     if unfinished(dataset, root):
         return f"'{unfinished(dataset, root)[0]}' is an unfinished download: let it finish, then: {command}"
-    files = names_for(dataset, folder)
+    waiting = [path for path, what in not_unpacked(dataset, root) if brings(what, folder)]
+    if waiting:
+        them = (
+            f" and {len(waiting) - 1} more lie there; unpack" if len(waiting) > 1 else " lies there; unpack"
+        )
+        return f"'{waiting[0]}'{them} and prepare: {command}"
+    nothing = not any((root / each).is_dir() for d in downloads_of(dataset) for each in d.brings)
+    files = names_for(dataset, "" if nothing else folder)
     what = f"{files} from {HOMES[dataset]}" if files else f"it from {HOMES[dataset]}"
-    return f"Get {what}, put it into '{root}', packed or unpacked, then: {command}"
+    fetch = f"rein download {dataset}" + command.removeprefix(f"rein prepare-data {dataset}").replace(
+        " ", " --to ", 1
+    )
+    start = f"{fetch}. Or get" if is_open(dataset) else "Get"
+    return f"{start} {what}, put it into '{root}', packed or unpacked, then: {command}"
 
 
 def no_image(folder: Path, suffix: str, dataset: str, otherwise: str) -> ReinError:
@@ -75,13 +84,18 @@ def missing_folder(folder: str, root: Path, dataset: str) -> ReinError:
             shown = root.parent if step == 0 else above
             level = "one level higher" if step == 0 else "higher"
             return ReinError(message, f"It lies {level}, in '{shown}': that is the dataset's folder.")
-    for old, new in OLD_TREES.get(dataset, ()):
-        place = next((each for each in (root, *_below(root, 1)) if (each / old).is_dir()), None)
-        if folder.startswith(new) and place is not None:
-            moves = " and ".join(f"'{place / old}' to '{root / new}'" for old, new in OLD_TREES[dataset])
-            return ReinError(message, f"It is there in the older layout: move {moves}.")
+    panoptic = _panoptic(root) if dataset == "bdd100k" and "labels" in folder else None
+    if panoptic is not None:
+        message += f" '{panoptic}' holds panoptic masks: their ids, up to 40, are other classes."
     prepared = folder.startswith(("cityscapes_trainIdLabel", "half"))
     return ReinError(message, hint(dataset, root, folder, prepare=prepared))
+
+
+def _panoptic(root: Path) -> Path | None:
+    """BDD100K's panoptic masks in its folder, packed or unpacked."""
+    return next(
+        (path for around in ("", "*/", "*/*/") for path in sorted(root.glob(f"{around}*pan_seg*"))), None
+    )
 
 
 def _nearest_folder(root: Path, folder: str) -> str:

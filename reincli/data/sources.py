@@ -5,16 +5,17 @@ A source is written NAME or NAME:SPLIT; the folders are in `layouts`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from reincli.config import DataSettings
+from reincli.data.completeness import KNOWN_BAD
 from reincli.data.index import list_files
 from reincli.data.labels import CITYSCAPES, IGNORE, Classes
-from reincli.data.layouts import TRAINING_ONLY, Folders, own_folders, split_folders
+from reincli.data.layouts import DATASETS, TRAINING_ONLY, Folders, own_folders, split_folders
 from reincli.data.missing import hint, missing_folder, no_image
 from reincli.data.stored import Colors
 from reincli.errors import ReinError, nearest
@@ -70,11 +71,10 @@ def splits_of(dataset: str, data: DataSettings) -> dict[str, tuple[Folders, ...]
     """The splits of a dataset. ReinError for a name that does not exist."""
     if dataset in data.own:
         return own_folders(data.own[dataset])
-    known = split_folders(dataset_root(dataset, data))
-    if dataset not in known:
-        near = f"{nearest(dataset, [*known, *data.own])} Own data: describe it in TOML."
+    if dataset not in DATASETS:
+        near = f"{nearest(dataset, [*DATASETS, *data.own])} Own data: describe it in TOML."
         raise ReinError(f"No dataset is named '{dataset}'.", near, usage=True)
-    return known[dataset]
+    return split_folders(dataset, dataset_root(dataset, data))
 
 
 def parse_source(source: str, data: DataSettings) -> tuple[str, str]:
@@ -213,6 +213,7 @@ def find_samples(source: str, data: DataSettings, *, need_labels: bool = True) -
         ReinError: unknown source; folder missing or empty; images without label or labels without image.
     """
     dataset, split = parse_source(source, data)
+    require_leave_out(data)
     root = dataset_root(dataset, data)
     samples: list[Sample] = []
     for folders in splits_of(dataset, data)[split]:
@@ -225,10 +226,38 @@ def find_samples(source: str, data: DataSettings, *, need_labels: bool = True) -
         if not pairs.samples:
             where = root / folders.images
             raise no_image(where, folders.image_suffix, dataset, hint(dataset, root, folders.images))
+        pairs = leave_out(pairs, folders, dataset, data)
         if need_labels:
             _require_partners(pairs, folders, root, dataset)
         samples += pairs.samples
     return samples
+
+
+def leave_out(pairs: Pairs, folders: Folders, dataset: str, data: DataSettings) -> Pairs:
+    """Pairs of a dataset without those that `data.leave_out` names; an image left out needs no label."""
+    named = {each.removeprefix(f"{dataset}/") for each in data.leave_out if each.startswith(f"{dataset}/")}
+    if dataset in data.leave_out:
+        named |= set(KNOWN_BAD.get(dataset, ()))
+    if not named:
+        return pairs
+    return replace(
+        pairs,
+        samples=tuple(sample for sample in pairs.samples if sample.name not in named),
+        without_label=tuple(name for name in pairs.without_label if folders.base + name not in named),
+    )
+
+
+def require_leave_out(data: DataSettings) -> None:
+    """ReinError where an entry of `data.leave_out` names no dataset, or one without pairs that are known to be bad."""
+    for entry in data.leave_out:
+        dataset, slash, _ = entry.partition("/")
+        splits_of(dataset, data)  # an unknown name is an error
+        if not slash and dataset not in KNOWN_BAD:
+            raise ReinError(
+                f"data.leave_out names '{dataset}', of which no bad pairs are known; known of: {', '.join(KNOWN_BAD)}.",
+                f"Name its images one by one: {dataset}/own/path.png",
+                usage=True,
+            )
 
 
 def _require_partners(pairs: Pairs, folders: Folders, root: Path, dataset: str) -> None:
@@ -247,6 +276,32 @@ def _require_partners(pairs: Pairs, folders: Folders, root: Path, dataset: str) 
         )
 
 
+def each_once(parts: Sequence[tuple[str, Sequence[Sample]]], data: DataSettings) -> list[Sample]:
+    """Images of several sources, each image once, however often it is named.
+
+    Where two splits of a dataset would be one domain, each is a domain of its own, `cityscapes:train`.
+
+    Args:
+        parts: (source, its images). data: of the settings.
+    """
+    seen: set[Path] = set()
+    splits: dict[tuple[str, str], set[str]] = {}
+    kept: list[tuple[str, Sample]] = []
+    for source, samples in parts:
+        split = parse_source(source, data)[1]
+        for sample in samples:
+            if sample.image not in seen:
+                seen.add(sample.image)
+                kept.append((split, sample))
+                splits.setdefault((sample.dataset, sample.domain), set()).add(split)
+    return [
+        replace(sample, domain=f"{sample.domain}:{split}")
+        if len(splits[sample.dataset, sample.domain]) > 1
+        else sample
+        for split, sample in kept
+    ]
+
+
 def scorable_samples(source: str, data: DataSettings) -> tuple[list[Sample], list[str]]:
     """What there is to score of a source that is not complete.
 
@@ -257,13 +312,14 @@ def scorable_samples(source: str, data: DataSettings) -> tuple[list[Sample], lis
         ReinError: unknown source; no labels at all; a folder is missing.
     """
     dataset, split = parse_source(source, data)
+    require_leave_out(data)
     root = dataset_root(dataset, data)
     pairs = []
     for folders in splits_of(dataset, data)[split]:
         if folders.labels is None:
             message = f"The split '{dataset}:{split}' has no labels."
             raise ReinError(message, "Choose a split with labels.", usage=True)
-        pairs.append(find_pairs(folders, root, dataset))
+        pairs.append(leave_out(find_pairs(folders, root, dataset), folders, dataset, data))
     whole = [sample for each in pairs for sample in each.samples if sample.label is not None]
     if not whole:
         raise ReinError(f"No image of '{source}' in '{root}' has a label.", hint(dataset, root, prepare=True))

@@ -13,6 +13,10 @@ from reincli.media.images import read_label, read_stored
 
 Colors = tuple[tuple[tuple[int, int, int], int], ...]
 """RGB 0-255 with the stored value that it stands for."""
+LAST_ID_1_2 = 65
+"""Of Mapillary Vistas 1.2; ids above it are of version 2.0."""
+LAST_PANOPTIC = 40
+"""The last id of BDD100K's panoptic classes."""
 SHOWN = 3
 """Colours named in an error."""
 SMOOTHED = 256
@@ -38,10 +42,13 @@ def read_values(path: Path, colors: Colors | None) -> np.ndarray:
         colors: of `colors_of`; None: an index map is expected.
 
     Raises:
-        ReinError: unreadable, a JPEG, or colours that are not declared, counted.
+        ReinError: unreadable, a JPEG, a panoptic mask, or colours that are not declared, counted.
     """
     if not colors:
-        return read_label(path)
+        try:
+            return read_label(path)
+        except ReinError as error:
+            raise _panoptic(path) or error from None
     stored = read_stored(path)
     if stored.ndim == 2:
         return read_label(path)
@@ -60,6 +67,24 @@ def read_values(path: Path, colors: Colors | None) -> np.ndarray:
     if strange.any():
         raise _not_declared(path, codes[strange], codes.size)
     return np.array([value for _, value in colors], np.uint8)[place]
+
+
+def _panoptic(path: Path) -> ReinError | None:
+    """The error for a panoptic mask of BDD100K: RGBA, its class in red, the instance in blue and alpha; else None."""
+    try:
+        stored = read_stored(path)
+    except ReinError:
+        return None
+    if stored.ndim != 3 or stored.shape[2] != 4 or stored.dtype != np.uint8:
+        return None
+    largest = int(stored[..., 2].max(initial=0))
+    if largest > LAST_PANOPTIC or stored[..., 3].min(initial=255) == 255:  # colours are opaque
+        return None
+    return ReinError(
+        f"The label '{path}' looks like a panoptic mask of BDD100K: 4 channels, the first with ids up to {largest}, "
+        "which are other classes than the 19.",
+        "Get bdd100k_sem_seg_labels_trainval.zip and put its masks there.",
+    )
 
 
 def _code(red: int, green: int, blue: int) -> int:
@@ -101,17 +126,23 @@ def _not_declared(path: Path, codes: np.ndarray, pixels: int) -> ReinError:
     )
 
 
+def largest_mapillary_id(path: Path) -> int:
+    """The largest id in a label of Mapillary Vistas; 0 where there is none. ReinError where it is unreadable."""
+    stored = read_label(path)
+    return int(stored[stored != IGNORE].max(initial=0))
+
+
 def mapillary_ids(path: Path) -> np.ndarray:
-    """Ids of Mapillary Vistas 1.2.
+    """Ids of Mapillary Vistas 1.2, (H, W) uint8.
 
     Raises:
         ReinError: ids that only version 2.0 has.
     """
     stored = read_label(path)
-    largest = int(stored.max(initial=0))
-    if 65 < largest != IGNORE:
+    largest = int(stored[stored != IGNORE].max(initial=0))
+    if largest > LAST_ID_1_2:
         raise ReinError(
-            f"'{path}' has id {largest}; version 1.2 ends at 65: these are labels of version 2.0.",
+            f"'{path}' has id {largest}; version 1.2 ends at {LAST_ID_1_2}: these are labels of version 2.0.",
             "Put those of v1.2/labels, from the same download, in their place.",
         )
     return stored

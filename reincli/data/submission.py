@@ -1,29 +1,77 @@
-"""The zip that the benchmark of ACDC's test images takes: a PNG of class indices an image, under its own name.
+"""The zip that a benchmark takes for its test images: one PNG an image, under the image's own name.
 
-Nothing is written that the server would refuse: the images there are, the names, sizes and values are checked first.
+ACDC and Cityscapes are one mechanism with two descriptions. Nothing is written that the server would refuse: the images
+there are, the names, sizes and values are checked first.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from reincli.data.labels import CITYSCAPES
+from reincli.data.labels import CITYSCAPES, LABEL_IDS
 from reincli.data.sources import Sample
 from reincli.errors import ReinError
 from reincli.media.images import read_label, replace_whole, write_png
 from reincli.media.outputs import mark
 
-SOURCE = "acdc:test"
-SIZE = (1080, 1920)
-"""(height, width) of every image and so of every file."""
-IMAGES = {"night": 500, "fog": 500, "rain": 500, "snow": 500}
-"""Test images by condition, as released (arXiv 2104.13395, table 2)."""
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What a server takes.
+
+    Attributes:
+        title: its name, for people.
+        source: the test images, as `--data` names them. archive: the download that brings them.
+        images: how many there have to be, by the first folder of their names (a condition, a city).
+        size: (height, width) of every image and so of every file.
+        name: what the names of all images match.
+        folder: what stands before each name in the zip.
+        label_ids: whether pixels are labelIds of Cityscapes; else class indices (trainIds).
+    """
+
+    title: str
+    source: str
+    archive: str
+    images: Mapping[str, int]
+    size: tuple[int, int]
+    name: str
+    folder: str = ""
+    label_ids: bool = False
+
+
+ACDC = Benchmark(
+    title="ACDC",
+    source="acdc:test",
+    archive="rgb_anon_trainvaltest.zip",
+    images={"night": 500, "fog": 500, "rain": 500, "snow": 500},  # arXiv 2104.13395, table 2
+    size=(1080, 1920),
+    name=r"G[A-Z0-9]+_frame_\d{6}_rgb_anon\.png",  # of a camera: GOPR0475, or GP010475 where a drive goes on
+    folder="labelTrainIds/",
+)
+CITYSCAPES_TEST = Benchmark(
+    title="Cityscapes",
+    source="cityscapes:test",
+    archive="leftImg8bit_trainvaltest.zip",
+    images={"berlin": 544, "bielefeld": 181, "bonn": 46, "leverkusen": 58, "mainz": 298, "munich": 398},
+    size=(1024, 2048),
+    name=r"[a-z]+_\d{6}_\d{6}_leftImg8bit\.png",  # the server looks for <city>_<sequence>_<frame>*.png
+    label_ids=True,
+)
+BENCHMARKS = {each.source: each for each in (ACDC, CITYSCAPES_TEST)}
+"""By source."""
+
+
+def to_label_ids(prediction: np.ndarray) -> np.ndarray:
+    """(H, W) uint8 class indices 0 to 18 as labelIds of Cityscapes."""
+    return np.array(LABEL_IDS, np.uint8)[prediction]
 
 
 class Submission:
@@ -32,40 +80,55 @@ class Submission:
     Args:
         path: the zip.
         samples: the test images.
-        images: how many there have to be by condition.
+        benchmark: what its server takes.
 
     Raises:
-        ReinError: images are missing, or too many.
+        ReinError: images are missing, or too many, or one has a name that the server does not know.
     """
 
-    def __init__(self, path: Path, samples: Sequence[Sample], images: Mapping[str, int] = IMAGES) -> None:
+    def __init__(self, path: Path, samples: Sequence[Sample], benchmark: Benchmark) -> None:
         self.path = path
+        self.benchmark = benchmark
         self.parts = path.with_name(f".{path.name}.parts")
         self.expected = [file_name(sample) for sample in samples]
-        found = Counter(sample.domain for sample in samples)
+        again = f"Get {benchmark.archive} of {benchmark.title} again, then: " + (
+            f"rein prepare-data {benchmark.source.split(':')[0]}"
+        )
+        images = benchmark.images
+        found = Counter(PurePosixPath(sample.name).parts[0] for sample in samples)
         if found != Counter(images):
             there = ", ".join(f"{name} {found[name]} of {count}" for name, count in images.items())
+            others = "".join(f", {name} {found[name]} of 0" for name in sorted(set(found) - set(images)))
             raise ReinError(
-                f"The test images of ACDC are not complete: {there}.",
-                "Get rgb_anon_trainvaltest.zip of ACDC again: rein prepare-data acdc --check",
+                f"The test images of {benchmark.title} are not complete: {there}{others}.",
+                again,
+            )
+        strange = [name for name in self.expected if not re.fullmatch(benchmark.name, name)]
+        if strange:
+            raise ReinError(
+                f"{len(strange)} test images of {benchmark.title} are not called as they were released: {strange[0]}.",
+                f"The server looks for the names of the download. {again}",
             )
         if len(set(self.expected)) != len(self.expected):
             twice = [name for name, count in Counter(self.expected).items() if count > 1]
-            raise ReinError(f"Two test images of ACDC have one name: {twice[0]}.", "Unpack the images anew.")
+            message = f"Two test images of {benchmark.title} have one name: {twice[0]}."
+            raise ReinError(message, "Unpack the images anew.")
 
     def add(self, sample: Sample, prediction: np.ndarray) -> None:
-        """Keep one label map; may be called in several threads and processes.
+        """Keep one label map of class indices; may be called in several threads and processes.
 
         Raises:
-            ReinError: it is not 1920x1080.
+            ReinError: it is not of the benchmark's size.
         """
-        if prediction.shape != SIZE:
+        height, width = self.benchmark.size
+        if prediction.shape != (height, width):
             raise ReinError(
                 f"The test image '{sample.image}' is {prediction.shape[1]}x{prediction.shape[0]}; the benchmark takes "
-                f"{SIZE[1]}x{SIZE[0]} alone.",
+                f"{width}x{height} alone.",
                 "Use the images as they were released.",
             )
-        write_png(self.parts / file_name(sample), prediction)
+        label = to_label_ids(prediction) if self.benchmark.label_ids else prediction
+        write_png(self.parts / file_name(sample), label)
 
     def finish(self) -> int:
         """Check all files against what is expected and write the zip, whole or not at all; the number of files.
@@ -82,21 +145,29 @@ class Submission:
                 "Nothing was written. Evaluate again.",
             )
         for name in there:
-            label = read_label(self.parts / name)
-            if label.shape != SIZE or label.max() >= len(CITYSCAPES):
-                raise ReinError(
-                    f"'{name}' is {label.shape[1]}x{label.shape[0]} with values up to {label.max()}; expected "
-                    f"{SIZE[1]}x{SIZE[0]} and 0 to {len(CITYSCAPES) - 1}."
-                )
+            self._check(name)
         with (
             replace_whole(self.path) as temporary,
             zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
         ):
             archive.comment = mark("eval").encode()
             for name in there:  # PNGs are compressed already
-                archive.write(self.parts / name, name)
+                archive.write(self.parts / name, self.benchmark.folder + name)
         self.discard()
         return len(there)
+
+    def _check(self, name: str) -> None:
+        label = read_label(self.parts / name)
+        height, width = self.benchmark.size
+        allowed = LABEL_IDS if self.benchmark.label_ids else range(len(CITYSCAPES))
+        strange = sorted(set(np.unique(label).tolist()) - set(allowed))
+        if label.shape != (height, width) or strange:
+            held = f" and holds {strange[0]}" if strange else ""
+            kind = "labelIds of the 19 classes" if self.benchmark.label_ids else "0 to 18"
+            raise ReinError(
+                f"'{name}' is {label.shape[1]}x{label.shape[0]}{held}; expected {width}x{height} and {kind}.",
+                "Nothing was written. Evaluate again.",
+            )
 
     def discard(self) -> None:
         """Remove what was collected."""

@@ -169,17 +169,29 @@ def resize_region(pixels: Pixels, size: tuple[int, int], box: Box) -> np.ndarray
         return pixels.region(box)
     top, stored_top = _start(height, size[0], box.top)
     left, stored_left = _start(width, size[1], box.left)
-    scale_y, scale_x = size[0] / height, size[1] / width
+    scales = scale_y, scale_x = size[0] / height, size[1] / width
     # one stored pixel beyond the last sampled one, as bilinear sampling reads two
     bottom = min(int(np.ceil(box.bottom / scale_y)) + 2, height)
     right = min(int(np.ceil(box.right / scale_x)) + 2, width)
     part = pixels.region(Box(stored_top, bottom, stored_left, right))
+    spare = _spare(part.shape[:2], scales, (box.bottom - top, box.right - left))
+    if any(spare):
+        part = cv2.copyMakeBorder(part, 0, spare[0], 0, spare[1], cv2.BORDER_REPLICATE)
     resized = cv2.resize(part, None, fx=scale_x, fy=scale_y, interpolation=cv2.INTER_LINEAR)
-    if resized.shape[0] < box.bottom - top or resized.shape[1] < box.right - left:
-        # rounded down at the image's end: let its last pixels repeat, as the resizing of the whole does
-        part = cv2.copyMakeBorder(part, 0, 2, 0, 2, cv2.BORDER_REPLICATE)
-        resized = cv2.resize(part, None, fx=scale_x, fy=scale_y, interpolation=cv2.INTER_LINEAR)
     return resized[box.top - top : box.bottom - top, box.left - left : box.right - left]
+
+
+def _spare(lengths: Sequence[int], scales: Sequence[float], needed: Sequence[int]) -> list[int]:
+    """How often the last row and the last column of a part have to be repeated for OpenCV to resize it as a whole.
+
+    It rounds the resized length: down at the image's end, so that a pixel would be missing; or to that of the part,
+    which it then copies as it is, however the scale differs from 1.
+    """
+    spare = [0 if round(n * s) >= least else 2 for n, s, least in zip(lengths, scales, needed, strict=True)]
+    if all(round((n + more) * s) == n + more for n, s, more in zip(lengths, scales, spare, strict=True)):
+        axis = max((0, 1), key=lambda a: abs(scales[a] - 1))
+        spare[axis] += int(0.5 / abs(scales[axis] - 1)) + 2
+    return spare
 
 
 def nearest_indices(stored: int, resized: int, start: int, stop: int) -> np.ndarray:

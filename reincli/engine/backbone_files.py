@@ -49,10 +49,11 @@ def find_backbone(settings: Settings, given: Path | None) -> Path | None:
         family = family_of(settings.model.backbone)
         wanted = candidates[-1] if candidates else Path("FILE")
         address = family.address if family is not None else ""
+        command = f" (rein download {settings.model.backbone.name})" if address.startswith("https://") else ""
         raise ReinError(
             f"No weights of the backbone '{settings.model.backbone.name}' were found "
             f"(looked for {', '.join(str(path) for path in candidates) or 'none: this backbone has no usual file'}).",
-            f"Download {address} to {wanted}, or give --backbone FILE."
+            f"Download {address} to {wanted}{command}, or give --backbone FILE."
             if address
             else "Give --backbone FILE; of a model of timm: its model.safetensors from https://huggingface.co/timm",
         )

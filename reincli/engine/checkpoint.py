@@ -83,6 +83,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         except ReinError as error:
             raise damaged(path, f"its settings cannot be used ({error.message.rstrip('.')})") from None
         backbone = read_fingerprint(own.get("backbone"))
+        calibration = read_calibration(own, path)
         form = form or own.get("minor")
         calibration = read_calibration(own, path)
     if form not in (RESIDUAL, WHOLE) and any(name.startswith("minor.") for name in state):
@@ -240,7 +241,16 @@ def load_trained(model: Segmentor, checkpoint: Checkpoint) -> list[str]:
             f"'{model.backbone.settings.name}' has {model.backbone.widths[0]}.",
             "Give the preset it was trained with.",
         )
+    if facts.kind != model.settings.head.kind:
+        raise ReinError(
+            f"'{path}' was trained with the head '{facts.kind}', but the settings have '{model.settings.head.kind}'.",
+            f"Give the preset it was trained with, or --set model.head.kind={facts.kind}",
+        )
     hint = "Give the preset it was trained with; see: rein presets"
+    if model.minor is not None and facts.minor_rank not in (0, model.minor.rank):
+        # a file that was written back in SoMA's form has twice the rank of its preset
+        rank = facts.minor_rank
+        hint = f"Its minor directions are of rank {rank}: model.minor.rank = {rank} (--set, or in --config FILE)."
     parts = model.trained_modules()  # what is expected is what the model declares as trained, no more
     state = checkpoint.state
     if weights.holds_backbone(state):

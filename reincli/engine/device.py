@@ -116,19 +116,18 @@ def full_fp32(device: torch.device) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before
 
 
-def kernel_notes(device: torch.device, precision: str, width: int, classes: int) -> list[str]:
+def kernel_notes(device: torch.device, precision: str, width: int | None, classes: int) -> list[str]:
     """Lines for the user where a GPU runs plain PyTorch and not the project's kernels; none elsewhere.
 
     Args:
-        device, precision: as picked. width: channels of an attention head. classes: K.
+        device, precision: as picked. width: channels of a deformable attention's head, None without. classes: K.
     """
     if device.type != "cuda":
         return []
     dtype = DTYPES[precision]
-    reasons = {
-        "deformable attention": deformable.triton_reason(device, width, dtype),
-        "the output": output.triton_reason(device, classes, dtype),
-    }
+    reasons = {"the output": output.triton_reason(device, classes, dtype)}
+    if width is not None:
+        reasons = {"deformable attention": deformable.triton_reason(device, width, dtype), **reasons}
     by_reason: dict[str, list[str]] = {}
     for part, reason in reasons.items():
         if reason is not None:

@@ -52,8 +52,10 @@ def preset_of(
     fitting = [name for name in fitting if _grid_of_crop(presets[name]) in grids] or fitting
     if not fitting:
         known = [kind for kind in kinds if kind]
+        minor = f"rank {facts.minor_rank} from block {facts.first_block} on"
+        where = minor if facts.minor_rank else f"{sum(facts.banks)} adapted blocks"
         raise ReinError(
-            f"'{path}' ({facts.tune}, width {facts.widths[0]}, {sum(facts.banks)} adapted blocks, "
+            f"'{path}' ({facts.tune}, width {facts.widths[0]}, {where}, "
             f"{facts.classes} classes) fits no preset{f' on {known[0]}' if known else ''}.",
             "Give the settings it was trained with: --config FILE.toml",
         )
@@ -172,6 +174,7 @@ def _fits(settings: Settings, facts: weights.HeadFacts, kind: str | None) -> boo
     neck = ("branches" if rein else "levels") if family.kind == "clip" else None
     return (
         model.tune in ((facts.tune, "frozen") if facts.tune == "full" else (facts.tune,))
+        and model.head.kind == facts.kind
         and family.widths == facts.widths
         and facts.classes == len(CITYSCAPES)
         and facts.neck == neck
@@ -180,5 +183,5 @@ def _fits(settings: Settings, facts: weights.HeadFacts, kind: str | None) -> boo
         and (
             not minor or ((model.minor.rank or RANKS[minor]), first) == (facts.minor_rank, facts.first_block)
         )
-        and model.head.channels == facts.channels
+        and (model.head.kind == "plain" or model.head.channels == facts.channels)
     )

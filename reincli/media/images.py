@@ -228,6 +228,25 @@ def jpeg_size(path: Path) -> tuple[int, int] | None:
         return None
 
 
+def is_whole_png(path: Path) -> bool:
+    """Whether a file is there and a PNG whose parts all have the checksum that stands behind them."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return False
+    if not data.startswith(_PNG_SIGNATURE):
+        return False
+    start = len(_PNG_SIGNATURE)
+    while start + 12 <= len(data):
+        stop = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        if zlib.crc32(data[start + 4 : stop - 4]).to_bytes(4, "big") != data[stop - 4 : stop]:
+            return False
+        if data[start + 4 : start + 8] == b"IEND":
+            return True
+        start = stop
+    return False
+
+
 def read_stored(path: Path) -> np.ndarray:
     """A label file as stored: (H, W) or (H, W, channels), uint8 or uint16, channels in OpenCV's order.
 

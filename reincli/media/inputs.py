@@ -24,7 +24,7 @@ OTHER_PICTURES = (".gif", ".avif", ".heic", ".heif", ".jxl", ".psd", ".exr", ".h
                   ".arw")  # fmt: skip
 """Pictures that are passed over in folders, and counted."""
 LIST_SUFFIXES = (".txt", ".lst")
-CAMERA = re.compile(r"camera:(\d+)")
+CAMERA = re.compile(r"camera:(\d{1,4})")
 
 Kind = Literal["image", "video"]
 
@@ -100,7 +100,7 @@ def find_inputs(
         if suffix is None and Path(text).is_dir():
             result.passed += _passed_over(Path(text), out)
         for file, name in files:
-            found.setdefault(file.resolve(), (file, name))
+            found.setdefault(Path(os.path.realpath(file)), (file, name))
     if not found and not result.cameras:
         raise _nothing(named, result.missing, suffix, match)
     kinds = {file: kind_of(file) for file, _ in found.values()}
@@ -111,7 +111,7 @@ def find_inputs(
         result.files.append(Input(file, kinds[file], relative[file], out / target))
     for each in result.files:
         for target in (each.target, each.label):
-            if target.resolve() in found:
+            if Path(os.path.realpath(target)) in found:
                 raise ReinError(
                     f"The drawing '{target}' would replace an input.", "Choose another --out.", usage=True
                 )
@@ -163,7 +163,7 @@ def _files(
 def _walk(folder: Path, drawn: Path, suffix: str | None, match: str | None) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(
-            f for f in folders if not f.startswith(".") and Path(parent, f).resolve() != drawn
+            f for f in folders if not f.startswith(".") and Path(os.path.realpath(Path(parent, f))) != drawn
         )
         for name in sorted(files):
             path = Path(parent, name)
@@ -197,7 +197,7 @@ def _glob(pattern: str, drawn: Path) -> list[tuple[Path, Path]]:
     return [
         (file, file.relative_to(fixed))
         for file in files
-        if file.is_file() and _is_known(file.name) and drawn not in file.resolve().parents
+        if file.is_file() and _is_known(file.name) and drawn not in Path(os.path.realpath(file)).parents
     ]
 
 

@@ -14,14 +14,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import stat
 import struct
-from collections.abc import Iterable
+import time
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO, Any
 
 from reincli.errors import ReinError
 from reincli.media.images import clear_dead
 
+AT_WORK = ".at-work"
+"""Lies in a folder while a process writes there, and says which."""
 ENDS = 512
 """Bytes at the beginning and at the end of a file in which its mark is looked for."""
 _SIGN = "Made by rein "
@@ -124,6 +130,77 @@ def _state(path: str) -> os.stat_result | None:
         return os.stat(path)
     except (OSError, ValueError):
         return None
+
+
+@contextlib.contextmanager
+def at_work(place: Path, command: str, *, file: bool = False) -> Iterator[None]:
+    """Be the only process that writes into a folder while the body runs; ends with the process, however that ends.
+
+    Where nothing can be written there is nobody to be kept out.
+
+    Args:
+        place: the folder. command: of `rein`, for the sentence.
+        file: it is a file to be written, and others beside it are nobody's business.
+
+    Raises:
+        ReinError: another process is at work there; says which.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    path = place / AT_WORK
+    if file:
+        real = Path(os.path.realpath(place))
+        path = real.with_name(f".{zlib.crc32(os.fsencode(real.name)):08x}{AT_WORK}")
+        there = _state(str(real))
+        if there is not None and not stat.S_ISREG(there.st_mode):  # a device takes what several write
+            yield
+            return
+    made = not path.parent.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = _held(path, place, fcntl)
+    except OSError:
+        yield
+        return
+    try:
+        held.truncate(0)
+        held.write(
+            f"rein {command}, process {os.getpid()} on {platform.node()}, since {time.strftime('%H:%M:%S')}"
+        )
+        held.flush()
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+            if made:
+                path.parent.rmdir()  # of work that wrote nothing; any other folder stays
+        held.close()
+
+
+def _held(path: Path, place: Path, locks: Any) -> IO[str]:
+    """The open file of whoever is at work, locked. ReinError where another process has it."""
+    while True:
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  # it is held for as long as its process works
+        try:
+            # of this process alone: loader processes that outlive it for a moment do not hold it
+            locks.lockf(file, locks.LOCK_EX | locks.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            who = file.read(200).strip() or "another process"
+            file.close()
+            raise ReinError(
+                f"Somebody is at work in '{place}': {who}.",
+                "Wait until it is done, or choose another place.",
+            ) from None
+        except OSError:  # a file system without locks
+            return file
+        found = _state(str(path))
+        if found is not None and found.st_ino == os.fstat(file.fileno()).st_ino:
+            return file
+        file.close()  # whoever had it has removed it since
 
 
 # --- marks -------------------------------------------------------------------------------------------------

@@ -25,35 +25,54 @@ from reincli.model.anatomy import Anatomy, find_stages
 from reincli.model.attention import choose_attention
 from reincli.model.families import Family, family_of, unknown_name, usual_taps
 from reincli.model.hierarchical import Hierarchical, probe
+from reincli.model.layouts import LAYOUTS
 from reincli.model.timm_import import import_timm
 from reincli.model.vit import VIEWS, ViT, strip
 
 Backbone = ViT | Hierarchical
 
 
-def build_backbone(settings: BackboneSettings, grid: int) -> Backbone:
+def build_token_backbone(settings: BackboneSettings, grid: int) -> ViT:
+    """As `build_backbone`, for a head that reads tokens: a plain transformer that has kept its final norm.
+
+    Raises:
+        ReinError: as `build_backbone`; a backbone whose grid changes from stage to stage.
+    """
+    backbone = build_backbone(settings, grid, with_norm=True)
+    if not isinstance(backbone, ViT):
+        raise ReinError(
+            f"The plain head reads the tokens of a plain transformer, and '{settings.name}' is none that is run here.",
+            "Set model.head.kind=mask2former, or take a ViT: dinov2_l, dinov3_l or one of timm's.",
+            usage=True,
+        )
+    backbone.serve_tokens()
+    return backbone
+
+
+def build_backbone(settings: BackboneSettings, grid: int, *, with_norm: bool = False) -> Backbone:
     """The backbone of these settings, with fresh weights.
 
     Args:
         settings: which, patch size, taps.
         grid: patches along a side of the training crop.
+        with_norm: keep the final norm of a plain transformer, where its files bring one for patches.
 
     Raises:
         ReinError: a name that does not exist, or a model of timm's that Rein cannot be attached to.
     """
-    backbone = _built(import_timm(), settings, grid)
+    backbone = _built(import_timm(), settings, grid, with_norm)
     choose_attention(backbone.body, settings)
     return backbone
 
 
-def _built(timm: ModuleType, settings: BackboneSettings, grid: int) -> Backbone:
+def _built(timm: ModuleType, settings: BackboneSettings, grid: int, with_norm: bool) -> Backbone:
     family = family_of(settings)
     if settings.output_stride is not None and (family is None or family.kind != "resnet"):
         raise ReinError(
             f"model.backbone.output_stride is for ResNets; '{settings.name}' has its own strides.", usage=True
         )
     if family is None:
-        return _from_timm(timm, settings, grid)
+        return _from_timm(timm, settings, grid, with_norm)
     if family.kind == "resnet":
         stride = settings.output_stride or 8  # as released: stages 3 and 4 dilated
         body = timm.create_model(family.timm, pretrained=False, num_classes=0, output_stride=stride)
@@ -62,13 +81,13 @@ def _built(timm: ModuleType, settings: BackboneSettings, grid: int) -> Backbone:
         body = timm.create_model(family.timm, pretrained=False, num_classes=0)
         body.head.norm = nn.Identity()  # the classifier's; ours is the last of four
         return Hierarchical(settings, family.kind, body, find_stages(body))
-    return _plain(timm, settings, family, grid)
+    return _plain(timm, settings, family, grid, with_norm)
 
 
-def _plain(timm: ModuleType, settings: BackboneSettings, family: Family, grid: int) -> ViT:
+def _plain(timm: ModuleType, settings: BackboneSettings, family: Family, grid: int, with_norm: bool) -> ViT:
     size = grid * settings.patch_size
     sizes: dict[str, Any] = {"img_size": size, "patch_size": settings.patch_size, "num_classes": 0}
-    keep: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ("norm",) if with_norm and LAYOUTS[family.kind].norm else ()
     if family.kind == "dinov2":
         keep = ("norm",)  # never applied; the original's whole models hold it
     elif family.kind == "sam":
@@ -91,7 +110,7 @@ def _plain(timm: ModuleType, settings: BackboneSettings, family: Family, grid: i
 # --- any other model of timm's -----------------------------------------------------------------------------
 
 
-def _from_timm(timm: ModuleType, settings: BackboneSettings, grid: int) -> Backbone:
+def _from_timm(timm: ModuleType, settings: BackboneSettings, grid: int, with_norm: bool) -> Backbone:
     """A model that timm knows by this name; sizes, taps, strides and prefix tokens follow from it."""
     name = settings.name
     model, _, tag = name.partition(".")
@@ -110,7 +129,7 @@ def _from_timm(timm: ModuleType, settings: BackboneSettings, grid: int) -> Backb
         if isinstance(pattern, timm.models.eva.Eva):
             sizes["dynamic_img_size"] = True
         body = timm.create_model(name, pretrained=False, **sizes)
-        strip(body)
+        strip(body, ("norm",) if with_norm else ())
         return ViT(settings, family, body, (grid, grid))
     return _by_hooks(timm, settings, anatomy, size)
 

@@ -171,17 +171,17 @@ def match(predictions: Predictions, targets: Targets, draw: PointSource, count: 
     if targets.pairs == 0:
         nobody = np.zeros(0, np.int64)
         return [[(nobody, nobody)] * batch for _ in range(rounds)]
-    features = predictions.mask_features.float().flatten(2).transpose(1, 2).contiguous()  # (B, h*w, D)
-    limit = MATCHED_AT_ONCE["cpu" if features.device.type == "cpu" else "gpu"]
+    shared = None if predictions.by_round else _rows(predictions.mask_features)
+    limit = MATCHED_AT_ONCE["cpu" if predictions.class_logits.device.type == "cpu" else "gpu"]
     step = max(1, limit // (batch * count))
     costs = []
     for first in range(0, rounds, step):
         last = min(first + step, rounds)
         where = torch.stack([draw("match", index, (batch, count, 2)) for index in range(first, last)])
         logits = predictions.class_logits[first:last].float()
-        masks = (
-            predictions.mask_embeddings[first:last].float() @ _features_at(features, predictions, where).mT
-        )
+        features = shared if shared is not None else _rows(predictions.mask_features[first:last])
+        sampled = _features_at(features, predictions.mask_features.shape[-2:], where)
+        masks = predictions.mask_embeddings[first:last].float() @ sampled.mT
         classes = targets.padded.expand(last - first, -1, -1)
         counted = None if targets.weights is None else (_weights_at(targets.weights, where) > 0).float()
         costs.append(pair_cost(logits, masks, classes, _targets_at(targets, where), counted).flatten(0, 1))
@@ -189,10 +189,21 @@ def match(predictions: Predictions, targets: Targets, draw: PointSource, count: 
     return [assigned[index * batch : (index + 1) * batch] for index in range(rounds)]
 
 
-def _features_at(features: Tensor, predictions: Predictions, where: Tensor) -> Tensor:
-    """Mask features at points of each round and image: (B, h*w, D), (R, B, n, 2) -> (R, B, n, D)."""
-    index, weight = _neighbours(where, predictions.mask_features.shape[2:])
-    sampled = sample_rows(features.flatten(0, 1), index.flatten(1), weight.flatten(1))
+def _rows(features: Tensor) -> Tensor:
+    """Mask features as rows of channels in fp32: (..., D, h, w) -> (..., h*w, D)."""
+    return features.float().flatten(-2).transpose(-1, -2).contiguous()
+
+
+def _features_at(features: Tensor, size: Sequence[int], where: Tensor) -> Tensor:
+    """Mask features of size (h, w) at points of each round and image: (R, B, n, 2) -> (R, B, n, D).
+
+    Features are (B, h*w, D) for all rounds, or (R, B, h*w, D).
+    """
+    index, weight = _neighbours(where, size)
+    if features.ndim == 4:
+        rounds, maps = features.shape[0], features.shape[1] * features.shape[2]
+        index = index + torch.arange(rounds, device=index.device)[:, None, None] * maps
+    sampled = sample_rows(features.flatten(0, -2), index.flatten(1), weight.flatten(1))
     return sampled.view(*where.shape[:3], -1)
 
 
@@ -267,11 +278,12 @@ def _mask_losses(
         return nothing, nothing
     queries, classes, images = _pairs(targets, matches, embeddings.shape[2], features.device)
     shares = [len(chosen) for chosen, _ in matches[0]]  # pairs of each image, the same in every round
-    chosen = embeddings.flatten(1, 2).gather(1, queries[..., None].expand(-1, -1, features.shape[1]))
+    chosen = embeddings.flatten(1, 2).gather(1, queries[..., None].expand(-1, -1, embeddings.shape[-1]))
+    product = "rpd,rdhw->rphw" if predictions.by_round else "rpd,dhw->rphw"
     masks = torch.cat(
         [
-            torch.einsum("rpd,dhw->rphw", part, image)
-            for part, image in zip(chosen.split(shares, dim=1), features.unbind(), strict=True)
+            torch.einsum(product, part, image)
+            for part, image in zip(chosen.split(shares, dim=1), features.unbind(-4), strict=True)
         ],
         dim=1,
     ).flatten(0, 1)  # (R*P, h, w)

@@ -43,6 +43,11 @@ class Family:
     released: bool = True
 
     @property
+    def is_open(self) -> bool:
+        """Whether everybody may fetch its raw weights, without an account or consent."""
+        return self.address.startswith("https://")
+
+    @property
     def blocks(self) -> int:
         """All blocks together."""
         return sum(self.stages)
@@ -61,6 +66,11 @@ def spread(depth: int) -> tuple[int, ...]:
 def usual_taps(depth: int) -> tuple[int, ...]:
     """The blocks that the method reads in a foundation model: 2, 5, 8, 11 of 12, else as `spread`."""
     return (2, 5, 8, 11) if depth == 12 else spread(depth)
+
+
+def quarters(depth: int) -> tuple[int, ...]:
+    """The blocks that end the quarters of `depth` blocks: 5, 11, 17, 23 of 24, as the plain head reads them."""
+    return tuple(-(-depth * quarter // 4) - 1 for quarter in (1, 2, 3, 4))
 
 
 def _plain(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -66,6 +66,7 @@ class Layout:
         archive: prefix of the tensors in the published file, which holds other parts too.
         aliases: further published names -> the original's.
         unused: tensors (starts of names) that nothing here reads.
+        norm: start of the names of the final norm, in the original's and in timm's, where the plain head reads it.
         kernel: patch kernel or first convolution. positions: table of absolute positions, or None.
         prefix: positions before those of the patches. mode: how positions are resampled.
         width: the tensor whose first size is the width of the first map. block: prefix of one block.
@@ -80,6 +81,7 @@ class Layout:
     archive: str = ""
     aliases: Mapping[str, str] | None = None
     unused: tuple[str, ...] = ()
+    norm: str | None = None
     kernel: str = "patch_embed.proj.weight"
     positions: str | None = "pos_embed"
     prefix: int = 1
@@ -88,6 +90,10 @@ class Layout:
     block: str = "blocks.#."
     read: Change = _same
     write: Change = _same
+
+    def with_norm(self) -> Layout:
+        """For a model that has kept its final norm."""
+        return replace(self, unused=tuple(each for each in self.unused if each != self.norm))
 
     def to_ours(self, state: State) -> dict[str, Tensor]:
         """The original's names -> ours; unused tensors are dropped, unknown names kept for the strict check."""
@@ -108,8 +114,9 @@ class Layout:
             start = len(self.archive)
             state = {name[start:]: v for name, v in state.items() if name.startswith(self.archive)}
         elif self.timm_signs and all(sign in state for sign in self.timm_signs):
+            needed = (*self.timm_signs, *([self.norm] if self.norm else ()))
             kept = {
-                f"body.{n}": v for n, v in state.items() if not n.startswith(HEADS) or n in self.timm_signs
+                f"body.{n}": v for n, v in state.items() if not n.startswith(HEADS) or n.startswith(needed)
             }
             state = self.to_original(kept)
         elif self.aliases:
@@ -203,6 +210,7 @@ DINOV2 = Layout(
     names={"body.": ""},
     signs=("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "blocks.0.ls1.gamma"),
     unused=("mask_token",),
+    norm="norm.",
 )  # fmt: skip
 
 EVA02 = Layout(
@@ -268,6 +276,7 @@ DINOV3 = Layout(
     signs=("cls_token", "storage_tokens", "patch_embed.proj.weight", "blocks.0.ls1.gamma"),
     timm_signs=("cls_token", "reg_token", "patch_embed.proj.weight", "blocks.0.gamma_1"),
     unused=("mask_token", "norm.", "cls_norm.", "local_cls_norm.", "rope_embed.", "blocks.#.attn.qkv.bias_mask"),
+    norm="norm.",
     positions=None, read=_dinov3_read, write=_dinov3_write,
 )  # fmt: skip
 

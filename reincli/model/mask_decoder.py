@@ -24,7 +24,7 @@ class Predictions:
     Attributes:
         class_logits: (R, B, Q, K+1), the last class is "no object".
         mask_embeddings: (R, B, Q, D).
-        mask_features: (B, D, h, w).
+        mask_features: (B, D, h, w) for all rounds, or (R, B, D, h, w) where each round has its own.
     """
 
     class_logits: Tensor
@@ -33,7 +33,13 @@ class Predictions:
 
     def mask_logits(self, index: int = -1) -> Tensor:
         """Masks of one round, (B, Q, h, w)."""
-        return torch.einsum("bqd,bdhw->bqhw", self.mask_embeddings[index], self.mask_features)
+        features = self.mask_features[index] if self.by_round else self.mask_features
+        return torch.einsum("bqd,bdhw->bqhw", self.mask_embeddings[index], features)
+
+    @property
+    def by_round(self) -> bool:
+        """Whether each round has mask features of its own."""
+        return self.mask_features.ndim == 5
 
 
 class Attention(nn.Module):

@@ -1,4 +1,4 @@
-"""The whole model: frozen backbone, Rein adapters, pixel decoder, mask decoder.
+"""The whole model: frozen backbone, Rein adapters, and a head: pixel and mask decoder, or the plain decoder.
 
 Shapes: B images, (H, W) input, Q queries, K classes, C backbone width, D decoder channels.
 """
@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from reincli.config import ModelSettings
-from reincli.model.backbones import build_backbone
-from reincli.model.mask_decoder import MaskDecoder, Predictions
+from reincli.model.heads import backbone_for, build_head, decode_tokens, query_width
+from reincli.model.mask_decoder import Predictions
 from reincli.model.minor import MinorDirections
-from reincli.model.necks import MultiLevelNeck, ScaleBranches
-from reincli.model.pixel_decoder import PixelDecoder
+from reincli.model.plain_decoder import MaskDraws
 from reincli.model.rein import Adapter, Folded, adapter_for
 from reincli.model.vit import ViT
 from reincli.ops.output import class_labels, class_scores
+from reincli.ops.window import unless_finite
 
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
@@ -49,7 +49,7 @@ class Trained:
 def _part_of(path: str) -> str:
     """The part of the model that a module belongs to, for factors of the learning rate."""
     part = path.split(".")[0]
-    return {"minor": "backbone", "pixel_decoder": "head", "mask_decoder": "head"}.get(part, part)
+    return {"minor": "backbone"}.get(part, "head" if part.endswith("_decoder") else part)
 
 
 class Segmentor(nn.Module):
@@ -78,10 +78,10 @@ class Segmentor(nn.Module):
         # where the model is, so that no step copies them there; never in a checkpoint
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
-        self.backbone = build_backbone(settings.backbone, grid)
-        head, adapter = settings.head, settings.adapter
+        self.backbone = backbone_for(settings, grid)
         self.rein: Adapter | None = None
         if settings.refines:
+            adapter = settings.adapter
             self.rein = adapter_for(
                 self.backbone.banks,
                 self.backbone.widths,
@@ -89,32 +89,13 @@ class Segmentor(nn.Module):
                 rank=adapter.rank,
                 scale=adapter.scale,
                 patch_size=settings.backbone.patch_size,
-                query_width=head.channels,
+                query_width=query_width(settings, self.backbone.width),
             )
         self.minor: MinorDirections | None = None
         if settings.minor_kind is not None:
             self.minor = MinorDirections(self.backbone, settings.minor, settings.minor_kind)
-        self.neck: nn.Module | None = None
-        if self.backbone.layout.kind == "clip":  # alone has layers that train between backbone and head
-            self.neck = (ScaleBranches if settings.refines else MultiLevelNeck)(self.backbone.width)
-        self.pixel_decoder = PixelDecoder(
-            self.backbone.widths,
-            head.channels,
-            heads=head.heads,
-            points=head.points,
-            layers=head.pixel_layers,
-            ffn=head.pixel_ffn,
-        )
-        self.mask_decoder = MaskDecoder(
-            classes,
-            head.channels,
-            queries=adapter.tokens if self.rein is not None else head.queries,
-            heads=head.heads,
-            layers=head.decoder_layers,
-            ffn=head.decoder_ffn,
-            own_positions=self.rein is None,
-            own_features=self.rein is None or not adapter.link_features,
-        )
+        parts = build_head(settings, self.backbone, classes)
+        self.neck, self.pixel_decoder, self.mask_decoder, self.plain_decoder = parts
         self.freeze()
 
     # --- what trains ---------------------------------------------------------------------------------------
@@ -126,13 +107,8 @@ class Segmentor(nn.Module):
 
     def trained_modules(self) -> dict[str, nn.Module]:
         """The parts that train, by their name in this model. Everything else is frozen, in evaluation mode."""
-        parts: dict[str, nn.Module] = {"pixel_decoder": self.pixel_decoder, "mask_decoder": self.mask_decoder}
-        if self.rein is not None:
-            parts["rein"] = self.rein
-        if self.minor is not None:
-            parts["minor"] = self.minor
-        if self.neck is not None:
-            parts["neck"] = self.neck
+        names = ("pixel_decoder", "mask_decoder", "plain_decoder", "rein", "minor", "neck")
+        parts: dict[str, nn.Module] = {n: each for n in names if (each := getattr(self, n)) is not None}
         if self.backbone_trains:
             parts["backbone"] = self.backbone
         return parts
@@ -164,7 +140,9 @@ class Segmentor(nn.Module):
 
         Norms do not decay, nor what a module names in its `undecayed`. As in the original, a head that learns
         its own query features spares them under a frozen backbone without adapters alone, or with minor directions.
+        In the plain decoder everything decays, as in its original.
         """
+        plain = set(self.plain_decoder.modules()) if self.plain_decoder is not None else set()
         for path, module in self.named_modules():
             if self.minor is not None and path.startswith("backbone."):
                 continue  # what trains there is the minor part's; it shares biases
@@ -173,7 +151,7 @@ class Segmentor(nn.Module):
                 undecayed.add("query_features")
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.requires_grad:
-                    decays = not isinstance(module, NORMS) and name not in undecayed
+                    decays = module in plain or (not isinstance(module, NORMS) and name not in undecayed)
                     pinned = name in getattr(module, "pinned", ())
                     part = "sub" if getattr(module, "sub", None) is True else _part_of(path)
                     yield Trained(f"{path}.{name}", parameter, part, decays, pinned)
@@ -204,7 +182,12 @@ class Segmentor(nn.Module):
         return normal
 
     def forward(
-        self, images: Tensor, folded: Folded | None = None, *, every_round: bool | None = None
+        self,
+        images: Tensor,
+        folded: Folded | None = None,
+        *,
+        every_round: bool | None = None,
+        draws: MaskDraws | None = None,
     ) -> Predictions:
         """Predict queries.
 
@@ -212,9 +195,17 @@ class Segmentor(nn.Module):
             images: (B, 3, H, W) normalised, sides multiples of `backbone.multiple`.
             folded: the adapters with their constants worked out (inference); None: as they are.
             every_round: predictions of all rounds; None: in training only.
+            draws: of the plain decoder's masks in training; None: no masks.
         """
         rein = folded or self.rein
         recompute = self.recompute and self.training
+        rounds = self.training if every_round is None else every_round
+        if self.plain_decoder is not None:
+            return decode_tokens(
+                self.backbone, self.plain_decoder, images, rein, rounds, draws=draws, recompute=recompute
+            )
+        assert self.pixel_decoder is not None
+        assert self.mask_decoder is not None
         maps = self.backbone(images, rein, recompute=recompute)
         zooms = self.backbone.zooms
         if self.neck is not None:
@@ -224,7 +215,6 @@ class Segmentor(nn.Module):
             for each, zoom in zip(maps, zooms, strict=True)
         ]
         link = rein.queries() if rein is not None else None
-        rounds = self.training if every_round is None else every_round
         return self.mask_decoder(self.pixel_decoder(maps, sizes, recompute=recompute), link, rounds)
 
     def merge_gains(self) -> None:
@@ -261,8 +251,13 @@ def class_maps(predictions: Predictions, size: tuple[int, int]) -> Tensor:
 
 
 def label_maps(predictions: Predictions, size: tuple[int, int]) -> Tensor:
-    """The class of the largest score at each pixel, (B, H, W) uint8: `class_maps` without keeping any score."""
-    return class_labels(predictions.mask_logits(-1), _class_shares(predictions), size)
+    """The class of the largest score at each pixel, (B, H, W) uint8: `class_maps` without keeping any score.
+
+    An image whose scores are no numbers is 255 everywhere.
+    """
+    logits, shares = predictions.mask_logits(-1), _class_shares(predictions)
+    numbers = logits.sum((1, 2, 3), dtype=torch.float32) + shares.sum((1, 2))
+    return unless_finite(class_labels(logits, shares, size), numbers[:, None, None])
 
 
 def _class_shares(predictions: Predictions) -> Tensor:

@@ -45,6 +45,7 @@ class Stream:
         adapted: Sequence[int],
         taps: Sequence[int],
         prefix: int,
+        cut: int,
     ) -> list[Tensor]:
         """All blocks up to the last tap.
 
@@ -53,10 +54,10 @@ class Stream:
             rotations: of each block.
             refine: folded adapters (`change` is called), or None. adapted: blocks that they refine.
             taps: after which blocks a map is read.
-            prefix: leading tokens that are neither refined nor read.
+            prefix: leading tokens that are not refined. cut: those that are not read.
 
         Returns:
-            (B, T - prefix, C) after each tap, in the type of the blocks' weights.
+            (B, T - cut, C) after each tap, in the type of the blocks' weights.
         """
         stream = stream.contiguous()
         dtype = self.blocks[0].mlp.fc2.weight.dtype
@@ -66,7 +67,7 @@ class Stream:
         for index, block in enumerate(self.blocks[: last + 1]):
             normed = add_norm(stream, branch, block.norm1, dtype, skip)
             if index - 1 in taps:
-                found[index - 1] = stream[:, prefix:].to(dtype, copy=True)
+                found[index - 1] = stream[:, cut:].to(dtype, copy=True)
             rotation = rotations[index]
             branch = block.attn(normed) if rotation is None else block.attn(normed, rope=rotation)
             normed = add_norm(stream, _gained(branch, block, 1), block.norm2, dtype)
@@ -75,7 +76,7 @@ class Stream:
                 narrow = add_cast(stream, branch, dtype)
                 branch, skip = refine.change(narrow, adapted.index(index)), prefix
         assert branch is not None
-        found[last] = add_cast(stream, branch, dtype, skip)[:, prefix:]
+        found[last] = add_cast(stream, branch, dtype, skip)[:, cut:]
         return [found[tap] for tap in taps]
 
     @torch.no_grad()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from reincli.config import BackboneSettings
 from reincli.errors import ReinError
-from reincli.model.families import Family
+from reincli.model.families import Family, quarters
 from reincli.model.layouts import LAYOUTS
 from reincli.model.necks import ScaleBranches
 from reincli.model.stream import Stream
@@ -97,6 +97,12 @@ class ViT(nn.Module):
         """C."""
         return self.widths[0]
 
+    def serve_tokens(self) -> None:
+        """Be read by `tokens`: taps at the quarters where none are set, any input that patches divide, the norm."""
+        self.taps = self.settings.taps or quarters(self.depth)
+        self.multiple = self.patch_size
+        self.layout = self.layout.with_norm()
+
     def forward(
         self, images: Tensor, refine: Refine | None = None, *, recompute: bool = False
     ) -> list[Tensor]:
@@ -110,7 +116,24 @@ class ViT(nn.Module):
         Returns:
             Four (B, C, H/p, W/p). The final norm of the ViT is not applied.
         """
-        grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
+        tapped = self._tapped(images, refine, self.prefix, recompute)
+        return [each.transpose(1, 2).unflatten(2, self.grid_of(images)) for each in tapped]
+
+    def tokens(
+        self, images: Tensor, refine: Refine | None = None, *, recompute: bool = False
+    ) -> list[Tensor]:
+        """As `forward`, but four (B, P + N, C) after the model's final norm, where it has one."""
+        tapped = self._tapped(images, refine, 0, recompute)
+        norm = getattr(self.body, "norm", None)
+        return tapped if norm is None else [norm(each.to(torch.float32)) for each in tapped]
+
+    def grid_of(self, images: Tensor) -> tuple[int, int]:
+        """(h, w) of (B, 3, H, W) images."""
+        return images.shape[2] // self.patch_size, images.shape[3] // self.patch_size
+
+    def _tapped(self, images: Tensor, refine: Refine | None, cut: int, recompute: bool) -> list[Tensor]:
+        """(B, P + N - cut, C) after each tapped block, without so many leading tokens."""
+        grid = self.grid_of(images)
         features = self.embed(images, grid)
         rotations = self.rotations(grid)
         if (
@@ -118,17 +141,15 @@ class ViT(nn.Module):
             and not torch.is_grad_enabled()
             and (refine is None or hasattr(refine, "change"))
         ):
-            tapped = self.stream.run(features, rotations, refine, self.adapted, self.taps, self.prefix)
-            return [each.transpose(1, 2).unflatten(2, grid) for each in tapped]
-        maps = {}
+            return self.stream.run(features, rotations, refine, self.adapted, self.taps, self.prefix, cut)
+        found = {}
         for index, block in enumerate(self.body.blocks):
             features = checkpointed(self.run, block, features, grid, rotations[index], when=recompute)
             if refine is not None and index in self.adapted:
                 features = refine(features, self.adapted.index(index), self.prefix)
             if index in self.taps:
-                tokens = features[:, self.prefix :]
-                maps[index] = tokens.transpose(1, 2).unflatten(2, grid)
-        return [maps[tap] for tap in self.taps]
+                found[index] = features[:, cut:]
+        return [found[tap] for tap in self.taps]
 
     def merge_gains(self) -> None:
         """Multiply the gains of the branches into their last layers: for models that will not be trained or saved."""

@@ -73,10 +73,38 @@ NAMES: dict[str, str] = {
     "mask_decoder.query_positions": "decode_head.query_embed.weight",
     "mask_decoder.query_features": "decode_head.query_feat.weight",
     "mask_decoder.to_features.": "decode_head.querys2feat.",
+    # the plain decoder, in its authors' names; the projection is not of theirs
+    "plain_decoder.laterals.#.norm.": "network.bn.#.",
+    "plain_decoder.laterals.#.project.": "network.decoder.projections.#.",
+    "plain_decoder.laterals.#.fc1.": "network.decoder.lateral_projections.#.0.",
+    "plain_decoder.laterals.#.fc2.": "network.decoder.lateral_projections.#.2.",
+    "plain_decoder.laterals.#.gain": "network.decoder.scalers.#",
+    "plain_decoder.queries": "network.decoder.q.weight",
+    **{
+        f"plain_decoder.layers.#.{ours}": f"network.decoder.blocks.#.{original}"
+        for ours, original in {
+            "norm1.": "norm1.",
+            "attention.query.": "attention.q_proj.",
+            "attention.key.": "attention.k_proj.",
+            "attention.value.": "attention.v_proj.",
+            "attention.out.": "attention.o_proj.",
+            "gain1": "layer_scale1.lambda1",
+            "norm2.": "norm2.",
+            "fc1.": "mlp.up_proj.",
+            "fc2.": "mlp.down_proj.",
+            "gain2": "layer_scale2.lambda1",
+        }.items()
+    },
+    "plain_decoder.norm.": "network.decoder.decoder_norm.",
+    "plain_decoder.enlarge.#.twice.": "network.decoder.upscale.#.conv1.",
+    "plain_decoder.enlarge.#.smooth.": "network.decoder.upscale.#.conv2.",
+    "plain_decoder.enlarge.#.norm.": "network.decoder.upscale.#.norm.",
+    "plain_decoder.class_head.": "network.decoder.class_head.",
+    "plain_decoder.mask_head.#.": "network.decoder.mask_head.#.",
 }  # fmt: skip
 
-DROPPED = ("decode_head.criterion.", "data_preprocessor.")
-"""Tensors of the original that this model has no use for: left out on purpose when reading."""
+DROPPED = ("decode_head.criterion.", "data_preprocessor.", "network.decoder.attn_mask_probs")
+"""Tensors of the originals that this model has no use for: left out on purpose when reading."""
 
 _BACK = inverse(NAMES)
 
@@ -192,14 +220,16 @@ class HeadFacts:
     """What a checkpoint of adapters and head was trained as, read from names and shapes (ours).
 
     Attributes:
+        kind: 'mask2former' or 'plain'.
         tune: as `model.tune`: 'frozen' for the head alone, 'full' with the backbone, trained or not.
         classes: K. widths: of the four maps it needs, fine to coarse. banks: adapted blocks of each adapter.
         tokens, rank: of the adapters. link_features: whether they give query features.
         neck: 'branches', 'levels' or None, see `necks`.
         minor_rank, first_block: of minor directions, 0 where there are none.
-        channels: of the decoder. pixel_layers, decoder_layers: depths.
+        channels: of the decoder. pixel_layers, decoder_layers: depths, of the plain decoder the second alone.
     """
 
+    kind: str
     tune: str
     classes: int
     widths: tuple[int, ...]
@@ -217,7 +247,10 @@ class HeadFacts:
 
 def recognise_head(state: State, path: str) -> HeadFacts:
     """Recognise adapters and head. ReinError where there are none."""
-    if "mask_decoder.class_head.weight" not in state or "pixel_decoder.lateral_conv.weight" not in state:
+    plain = "plain_decoder.class_head.weight" in state
+    if not plain and not {"mask_decoder.class_head.weight", "pixel_decoder.lateral_conv.weight"} <= set(
+        state
+    ):
         alone = any(name.endswith(("cls_token", "pos_embed", "patch_embed.proj.weight")) for name in state)
         kind = "a backbone alone" if alone else f"its first tensor is '{next(iter(state), 'nothing')}'"
         raise ReinError(
@@ -235,25 +268,35 @@ def recognise_head(state: State, path: str) -> HeadFacts:
 
 def _head_facts(state: State) -> HeadFacts:
     banks = [state[name] for name in _bank_names(state)]
-    queries = banks[0] if banks else state["mask_decoder.query_positions"]
+    plain = "plain_decoder.class_head.weight" in state
+    decoder = "plain_decoder" if plain else "mask_decoder"
+    if plain:
+        queries = banks[0] if banks else state["plain_decoder.queries"]
+        widths = tuple(len(state[f"plain_decoder.laterals.{tap}.norm.weight"]) for tap in range(4))
+        channels, linked = len(state["plain_decoder.norm.weight"]), "plain_decoder.queries" not in state
+    else:
+        queries = banks[0] if banks else state["mask_decoder.query_positions"]
+        lateral = state["pixel_decoder.lateral_conv.weight"]
+        inputs = [state[f"pixel_decoder.input_convs.{level}.weight"] for level in (2, 1, 0)]
+        widths = tuple(kernel.shape[1] for kernel in (lateral, *inputs))
+        channels, linked = lateral.shape[0], "mask_decoder.to_features.weight" in state
     low_rank = any(name.endswith("tokens_a") for name in _bank_names(state))
-    lateral = state["pixel_decoder.lateral_conv.weight"]
-    inputs = [state[f"pixel_decoder.input_convs.{level}.weight"] for level in (2, 1, 0)]
     neck = None
     if any(name.startswith("neck.") for name in state):
         neck = "levels" if "neck.lateral.0.weight" in state else "branches"
     return HeadFacts(
+        kind="plain" if plain else "mask2former",
         tune=_tune_of(state, bool(banks)),
-        classes=state["mask_decoder.class_head.weight"].shape[0] - 1,
-        widths=tuple(kernel.shape[1] for kernel in (lateral, *inputs)),
+        classes=state[f"{decoder}.class_head.weight"].shape[0] - 1,
+        widths=widths,
         banks=tuple(bank.shape[0] for bank in banks),
         tokens=queries.shape[-2],
         rank=banks[0].shape[2] if low_rank else None,
-        link_features="mask_decoder.to_features.weight" in state,
+        link_features=linked,
         neck=neck,
-        channels=lateral.shape[0],
+        channels=channels,
         pixel_layers=_count(state, "pixel_decoder.layers."),
-        decoder_layers=_count(state, "mask_decoder.layers."),
+        decoder_layers=_count(state, f"{decoder}.layers."),
         minor_rank=next((v.shape[1] for n, v in state.items() if n.endswith(".main.a")), 0),
         first_block=min((int(n.split(".")[2]) for n in state if n.startswith("minor.")), default=0),
     )

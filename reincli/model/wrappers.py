@@ -21,8 +21,10 @@ TABLES = (
 """Keys under which files keep their table of tensors, those preferred first."""
 WITHIN = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """What torch.compile, FSDP and recomputation put into names, at their start or within."""
-OWN_PARTS = {"backbone", "decode_head", "neck", "rein", "pixel_decoder", "mask_decoder"}
+OWN_PARTS = {"backbone", "decode_head", "neck", "rein", "pixel_decoder", "mask_decoder", "plain_decoder"}
 """Parts of a segmentation model: a file that holds one of them alone keeps its name."""
+PLAIN_HEAD = "network.decoder."
+"""The plain head in its authors' names, which all begin as a wrapper's would."""
 PREFERRED = ("teacher", "ema", "momentum", "target")
 """Of two copies of one network in a file, the one that its authors evaluate."""
 TRAINED = ("reins.", "fpn")
@@ -69,7 +71,8 @@ def _shared_prefix(state: State) -> str:
     if len(first) != 1 or len(state) < 2 or not all("." in name for name in state):
         return ""
     part = first.pop()
-    return "" if part in OWN_PARTS or part.isdigit() else f"{part}."
+    own = part in OWN_PARTS or part.isdigit() or any(name.startswith(PLAIN_HEAD) for name in state)
+    return "" if own else f"{part}."
 
 
 def plain_backbone(state: State) -> dict[str, Tensor]:

@@ -9,6 +9,8 @@ from reincli.ops.resample import corner_weights, resized_bands
 
 MOST_UNSURE = 0.3
 """Share of pixels between corners of unlike classes above which resizing everything is faster."""
+NO_CLASS = 255
+"""In a label map: nothing is said of this pixel."""
 CORNER_ELEMENTS = 2**22
 """Scores of pixels between such corners that are held at a time."""
 
@@ -64,8 +66,21 @@ def resized_argmax(maps: Tensor, size: tuple[int, int], rows: int | None = None)
             the device.
 
     Returns:
-        (H, W) uint8 class indices, equal to resizing at once followed by argmax (but for ties made by rounding).
+        (H, W) uint8 class indices, equal to resizing at once followed by argmax (but for ties made by rounding);
+        255 everywhere where a score is NaN or infinite.
     """
+    return unless_finite(_resized_argmax(maps, size, rows), maps.sum())
+
+
+def unless_finite(labels: Tensor, numbers: Tensor) -> Tensor:
+    """Label maps, uint8, or 255 in place of every class where the numbers they come from are NaN or infinite.
+
+    Nobody waits for the device: whoever has the map on the host sees it there. `numbers` is broadcast.
+    """
+    return labels.masked_fill(~torch.isfinite(numbers), NO_CLASS)
+
+
+def _resized_argmax(maps: Tensor, size: tuple[int, int], rows: int | None) -> Tensor:
     if rows is None and maps.device.type == "cpu" and tuple(maps.shape[1:]) != size:
         label = _labels_by_corners(maps, size)
         if label is not None:

@@ -163,6 +163,7 @@ def _each(
         closing(predicted_maps(predictor, items, mode or settings.test.mode)) as found,
     ):
         for item, maps in found:
+            predictor.require_numbers(bool(torch.isfinite(maps.sum())))
             yield item["sample"], maps, item["label"]
 
 

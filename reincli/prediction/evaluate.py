@@ -21,7 +21,7 @@ from torch import Tensor
 from reincli.config import Settings, test_size
 from reincli.data.dataset import EvalDataset
 from reincli.data.labels import CITYSCAPES, IGNORE
-from reincli.data.sources import Sample, find_samples, label_table
+from reincli.data.sources import Sample, each_once, find_samples, label_table
 from reincli.engine.ranks import Rank
 from reincli.errors import ReinError
 from reincli.ops.calibration import Certainty
@@ -64,7 +64,7 @@ class Scored:
 def val_samples(settings: Settings, sources: Sequence[str] | None = None) -> list[Sample]:
     """Images with labels of the given sources, or of the settings' `data.val`."""
     chosen = list(sources) if sources else list(settings.data.val)
-    return [sample for source in chosen for sample in find_samples(source, settings.data)]
+    return each_once([(source, find_samples(source, settings.data)) for source in chosen], settings.data)
 
 
 def domain_names(samples: Sequence[Sample]) -> dict[tuple[str, str], str]:
@@ -243,6 +243,7 @@ def _count(
     item, label_map, confidence = found
     sample: Sample = item["sample"]
     prediction = label_map()
+    shown = predictor.on_host(prediction)
     matrix = certainty = None
     if item["label"] is not None:
         label = torch.as_tensor(item["label"]).to(prediction.device)
@@ -253,7 +254,7 @@ def _count(
             certainty = Certainty.empty(len(predictor.classes))
             certainty.add(*(each[counted].cpu().numpy() for each in maps))
     domain = names.get((sample.dataset, sample.domain), sample.domain)
-    return Scored(sample, domain, prediction.cpu().numpy(), matrix, item["size"], certainty)
+    return Scored(sample, domain, shown, matrix, item["size"], certainty)
 
 
 def _sum_over_processes(result: Evaluation, rank: Rank) -> None:

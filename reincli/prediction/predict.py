@@ -34,7 +34,7 @@ from reincli.model.weights import half_precision, holds_backbone
 from reincli.ops.anomaly import resized_anomaly
 from reincli.ops.confidence import resized_confidence, resized_probabilities
 from reincli.ops.parts import part
-from reincli.ops.window import resized_argmax
+from reincli.ops.window import NO_CLASS, resized_argmax
 from reincli.prediction.replay import Replay, record_cuda_graph
 from reincli.prediction.windows import Budget, Slider
 from reincli.settings_files import load_settings
@@ -141,8 +141,7 @@ class Predictor:
             model.backbone.settings.attention, device, DTYPES[precision], head_width(model.backbone.body)
         )
         self.temperature = temperature
-        head = settings.model.head
-        self.notes += kernel_notes(device, precision, head.channels // head.heads, len(classes))
+        self.notes += kernel_notes(device, precision, settings.model.head.sampled_width, len(classes))
         if not in_training:
             self.model = model.to(device).eval()
             self.folded = model.fold(DTYPES[precision])
@@ -231,7 +230,7 @@ class Predictor:
             self.require_scores()
             return kept if kept is not None else self._maps_at([image], size, mode)[0]
 
-        return Prediction(image, label.cpu().numpy(), self.classes, scores, self.temperature)
+        return Prediction(image, self.on_host(label), self.classes, scores, self.temperature)
 
     def _groups(self, pictures: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
         """Neighbours that are predicted together; on the CPU each alone, so that batches change no number there."""
@@ -290,6 +289,20 @@ class Predictor:
     def _forward(self, windows: Tensor) -> Tensor:
         """As `_scores`, replayed where that was asked for and the GPU can."""
         return self._scores(windows) if self.replay is None else self.replay(windows)
+
+    def on_host(self, label: Tensor) -> np.ndarray:
+        """A label map as an array. ReinError where the model's answer was no number."""
+        found: np.ndarray = label.cpu().numpy()
+        self.require_numbers(found.flat[0] != NO_CLASS)
+        return found
+
+    def require_numbers(self, good: bool | np.bool_) -> None:
+        """ReinError where the model's answer was found to be no number."""
+        if not good:
+            raise ReinError(
+                f"The model's answer is no number (NaN or infinite) in {self.precision}: nothing can be predicted.",
+                "Try --precision fp32; where that is no better, the checkpoint is damaged or its training went wrong.",
+            )
 
     def _scores(self, windows: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> (B, K, H, W) float32."""

@@ -132,6 +132,7 @@ def _scored(
     def count(found: tuple[int, tuple[dict[str, Any], Tensor]]) -> ScoredUnknown:
         place, (item, maps) = found
         strange = resized_anomaly(maps, item["original_size"]).cpu().numpy()
+        predictor.require_numbers(np.isfinite(strange).all())
         sure = resized_confidence(maps, item["original_size"]).clamp(max=1).cpu().numpy()
         figures = image_figures(strange, item["label"])
         return ScoredUnknown(

@@ -7,6 +7,7 @@ as the archive is the same and every folder still holds at least as many files a
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import shutil
 import stat
@@ -14,19 +15,33 @@ import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from reincli.data.downloads import Download, known_archives, unfinished
+from reincli.data.downloads import NOTE, Download, known_archives, plain_name, read_notes, unfinished
 from reincli.errors import ReinError
-from reincli.media.images import replace_whole, write_bytes
+from reincli.media.images import is_whole_png, replace_whole, write_bytes
 from reincli.prepare import rar
 
-NOTE = ".unpacked.json"
-BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError)
+BROKEN = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    ValueError,
+    NotImplementedError,
+)
 """What the standard library raises for archives that are damaged or cut short."""
+SHOWN = 5
+"""Damaged files that are named."""
+ENCRYPTED = 0x1
+"""Bit of a zip member's flags."""
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+LARGEST = 2**30
+"""Bytes of a picture or a label; they are read whole."""
 BLOCK = 512
 """Bytes of a block of a tar file; two empty ones end it."""
 
@@ -40,13 +55,16 @@ class Member:
     size: int
 
 
-def pending(dataset: str, root: Path, into: Path, *, force: bool = False) -> list[tuple[Path, Download]]:
+def pending(
+    dataset: str, root: Path, into: Path, *, version: str = "", force: bool = False
+) -> list[tuple[Path, Download]]:
     """Known archives in a dataset's folder that have not been unpacked yet.
 
     Args:
         dataset: a built-in name.
         root: where the archives lie.
         into: where they are unpacked to.
+        version: of Mapillary.
         force: also those that were unpacked before.
 
     Raises:
@@ -56,11 +74,11 @@ def pending(dataset: str, root: Path, into: Path, *, force: bool = False) -> lis
     if waiting:
         message = f"The download '{waiting[0]}' is not finished."
         raise ReinError(message, "Let it finish, or remove the file and fetch it again.")
-    notes = _read_notes(into)
+    notes = read_notes(into)
     return [
         (path, what)
-        for path, what in known_archives(dataset, root)
-        if (force or not _is_done(path, notes.get(path.name), into))
+        for path, what in known_archives(dataset, root, version)
+        if (force or not _is_done(path, what, notes.get(path.name), into))
         and not (what.rar and path.name not in notes and _by_hand(path, what, into))
     ]
 
@@ -73,15 +91,17 @@ def unpack(archive: Path, download: Download, into: Path) -> Iterator[tuple[int,
 
     Raises:
         ReinError: the archive is damaged or cut short, a member leads out of the folder or is a link, or there is no
-            space.
+            space. Files of a RAR archive that fail their checksum are named after all others are in place, and
+            count as done: the next look goes on without them.
     """
     counts: Counter[str] = Counter()
+    damaged: list[str] = []
     try:
         if download.rar:
-            yield from _unpack_rar(archive, download, into, counts)
+            damaged = yield from _unpack_rar(archive, download, into, counts)
         elif zipfile.is_zipfile(archive):
             yield from _unpack_zip(archive, download, into, counts)
-        elif archive.suffix.lower() == ".zip":
+        elif plain_name(archive.name).lower().endswith(".zip"):
             raise zipfile.BadZipFile("it has no list of contents at its end")
         else:
             yield from _unpack_tar(archive, download, into, counts)
@@ -90,14 +110,19 @@ def unpack(archive: Path, download: Download, into: Path) -> Iterator[tuple[int,
         reason = str(error).strip(".") or type(error).__name__
         message = f"The archive '{archive}' ({size:,} bytes) is damaged or cut short: {reason}."
         raise ReinError(message, "Fetch it again; what was unpacked so far stays.") from None
-    if not counts:
+    if not damaged and not any(counts.values()):
         wanted = ", ".join(f"{folder}/" for folder in download.brings)
         raise ReinError(
             f"The archive '{archive}' holds nothing of {wanted}.", "Is it the right file? Fetch it again."
         )
-    notes = _read_notes(into)
-    notes[archive.name] = {"state": _state(archive), "folders": dict(counts)}
-    write_bytes(into / NOTE, json.dumps(notes, indent=1).encode())
+    _note(archive, into, state=_state(archive), folders=dict(counts), brings=list(download.brings))
+    if damaged:
+        whole = sum(counts.values())
+        named = ", ".join(damaged[:SHOWN]) + (", …" if len(damaged) > SHOWN else "")
+        raise ReinError(
+            f"{len(damaged)} files of '{archive}' fail their checksum: {named}. The other {whole:,} are unpacked.",
+            "Fetch it again. Where they fail every time, go on without them: give the same command again.",
+        )
 
 
 def _unpack_zip(
@@ -110,8 +135,9 @@ def _unpack_zip(
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise _link(info.filename, archive)
-            target = None if info.is_dir() else download.target(info.filename)
+            target = None if info.is_dir() else download.target(info.filename.replace("\\", "/"))
             if target is not None:
+                _require_readable(info, archive)
                 members.append(Member(info.filename, target, info.file_size))
         total, done = sum(member.size for member in members), 0
         _require_space(archive, into, sum(m.size for m in members if not _is_there(m, into)))
@@ -122,6 +148,16 @@ def _unpack_zip(
             counts[str(PurePosixPath(member.target).parent)] += 1
             done += member.size
             yield done, total
+
+
+def _require_readable(info: zipfile.ZipInfo, archive: Path) -> None:
+    """ReinError for a member that is encrypted, or packed in a way that Python does not know."""
+    hint = "It is not the original download: fetch it from its own site, or unpack it by hand."
+    if info.flag_bits & ENCRYPTED:
+        raise ReinError(f"The archive '{archive}' holds '{info.filename}' encrypted.", hint)
+    if info.compress_type not in METHODS:
+        message = f"The archive '{archive}' has packed '{info.filename}' by method {info.compress_type}"
+        raise ReinError(f"{message}, which is not known here.", hint)
 
 
 def _unpack_tar(
@@ -153,42 +189,70 @@ def _tar_members(
         safe_name(info.name, archive)
         if not (info.isreg() or info.isdir()):
             raise _link(info.name, archive)
-        target = download.target(info.name) if info.isreg() else None
+        target = download.target(info.name.replace("\\", "/")) if info.isreg() else None
         if target is not None:
             yield info, Member(info.name, target, info.size)
 
 
 def _unpack_rar(
     archive: Path, download: Download, into: Path, counts: Counter[str]
-) -> Iterator[tuple[int, int]]:
-    """Into a hidden folder first: its names are looked at before, and what lies there after."""
+) -> Generator[tuple[int, int], None, list[str]]:
+    """Into a hidden folder first: its names are looked at before, and what lies there after.
+
+    Returns:
+        the files that failed their checksum; all others are in place.
+    """
     program, names = rar.read_names(archive)
     targets = {}
     for name in names:
         safe_name(name, archive)
-        target = download.target(name)
+        target = download.target(name.replace("\\", "/"))
         if target is not None:
             targets[name] = target
-    _require_space(archive, into, archive.stat().st_size)  # at least: pictures hardly shrink
+    asked = [name for name, target in targets.items() if not is_whole_png(into / target)]
+    _require_space(archive, into, archive.stat().st_size if asked else 0)  # at least: pictures hardly shrink
     scratch = _scratch(archive, into)
     shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+    damaged, missing, complaints = [], [], None
     try:
-        for done in rar.unpack(program, archive, list(targets), scratch):
-            yield min(done, len(targets)), len(targets)
-        for name, target in targets.items():
-            found = scratch / "files" / name
+        if asked:
+            _note(archive, into)  # begun: what lies there from now on was not unpacked by hand
+            steps = rar.unpack(program, archive, asked, scratch)
+            complaints = yield from _out_of(len(targets), steps, already=len(targets) - len(asked))
+        for name in asked:
+            found = rar.found_file(scratch / "files", name)
             if found.is_dir() and not found.is_symlink():
                 continue
             if found.is_symlink() or not found.resolve().is_relative_to((scratch / "files").resolve()):
                 raise _link(name, archive)
-            if not found.is_file():
-                raise zipfile.BadZipFile(f"{program.name} gave no '{name}'")
-            path = _place(target, into)
-            with replace_whole(path) as temporary:
-                os.replace(found, temporary)
-            counts[str(PurePosixPath(target).parent)] += 1
+            if complaints is not None and complaints.names(name):
+                damaged.append(targets[name])
+            elif not found.is_file():
+                missing.append(name)
+            elif complaints is not None and not is_whole_png(found):
+                damaged.append(targets[name])
+            else:
+                with replace_whole(_place(targets[name], into)) as temporary:
+                    os.replace(found, temporary)
+        for target in targets.values():
+            counts[str(PurePosixPath(target).parent)] += (into / target).is_file()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    if missing:  # it came to an end before them
+        reason = complaints.last if complaints is not None else f"{program.name} gave no '{missing[0]}'"
+        raise zipfile.BadZipFile(f"{len(missing)} of {len(targets)} files did not come out; {reason}")
+    return damaged
+
+
+def _out_of(
+    total: int, steps: Generator[int, None, rar.Complaints | None], already: int
+) -> Generator[tuple[int, int], None, rar.Complaints | None]:
+    """The steps of a program as (files in place, of all); what it complained of."""
+    while True:
+        try:
+            yield min(already + next(steps), total), total
+        except StopIteration as end:
+            return end.value
 
 
 def _scratch(archive: Path, into: Path) -> Path:
@@ -226,6 +290,8 @@ def _place(target: str, into: Path) -> Path:
 
 def _write(content: IO[bytes], member: Member, into: Path) -> None:
     path = _place(member.target, into)
+    if not 0 <= member.size <= LARGEST:
+        raise zipfile.BadZipFile(f"'{member.name}' claims {member.size:,} bytes, more than any picture has")
     data = content.read(member.size + 1)
     if len(data) != member.size:
         raise zipfile.BadZipFile(f"'{member.name}' has {len(data)} of {member.size} bytes")
@@ -243,17 +309,16 @@ def _require_space(archive: Path, into: Path, needed: int) -> None:
 # --- what was unpacked before ------------------------------------------------------------------------------
 
 
+def _note(archive: Path, into: Path, **facts: object) -> None:
+    """Write down what is known of an archive; nothing: that it was begun."""
+    notes = read_notes(into)
+    notes[archive.name] = facts
+    write_bytes(into / NOTE, json.dumps(notes, indent=1).encode())
+
+
 def _state(archive: Path) -> list[int]:
     facts = archive.stat()
     return [facts.st_size, facts.st_mtime_ns]
-
-
-def _read_notes(into: Path) -> dict[str, dict[str, object]]:
-    try:
-        notes = json.loads((into / NOTE).read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return notes if isinstance(notes, dict) else {}
 
 
 def _by_hand(archive: Path, download: Download, into: Path) -> bool:
@@ -262,9 +327,11 @@ def _by_hand(archive: Path, download: Download, into: Path) -> bool:
     return there and not _scratch(archive, into).exists()
 
 
-def _is_done(archive: Path, note: object, into: Path) -> bool:
+def _is_done(archive: Path, download: Download, note: object, into: Path) -> bool:
     if not isinstance(note, dict) or note.get("state") != _state(archive):
         return False
+    if not set(download.brings) <= set(note.get("brings", download.brings)):
+        return False  # of another version
     folders = note.get("folders")
     if not isinstance(folders, dict):
         return False

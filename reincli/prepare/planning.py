@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from reincli.data.downloads import names_for
@@ -11,36 +11,20 @@ from reincli.data.index import list_files
 from reincli.data.layouts import CONDITIONS, HOMES, NO_CONVERSION
 from reincli.data.missing import missing_folder
 from reincli.errors import ReinError
+from reincli.prepare import mapillary
 from reincli.prepare.corruption import HEADLINE, Corruption
+from reincli.prepare.jobs import Job
 
-POLYGONS, LABEL_IDS, TRAIN_IDS = "_gtFine_polygons.json", "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One file to make: `form` says how (`convert.convert`); a corruption is drawn onto the image instead.
-
-    Names are text: where 25,000 files are there already, making paths of them takes longer than looking at them.
-    """
-
-    form: str
-    reads: str
-    writes: str
-    corruption: Corruption | None = None
-
-    @property
-    def source(self) -> Path:
-        """The raw file."""
-        return Path(self.reads)
-
-    @property
-    def target(self) -> Path:
-        """The file to make."""
-        return Path(self.writes)
+CITYSCAPES_LABELS = {"gtFine": ("train", "val"), "gtCoarse": ("train", "train_extra")}
+"""Splits whose labels are made, by kind; the coarse ones of `val` are read by nobody."""
 
 
 def plan(
-    dataset: str, root: Path, out: Path | None = None, corruptions: Sequence[Corruption] = HEADLINE
+    dataset: str,
+    root: Path,
+    out: Path | None = None,
+    corruptions: Sequence[Corruption] = HEADLINE,
+    version: str = mapillary.VERSIONS[0],
 ) -> list[Job]:
     """The files to make for a dataset, sorted; empty where its labels come as they are read.
 
@@ -49,6 +33,7 @@ def plan(
         root: its folder, as unpacked.
         out: where labels go, in the same folders as beside the originals; None: `root`.
         corruptions: of `cityscapes-c`; by default all 16 at severity 5.
+        version: of `mapillary`.
 
     Raises:
         ReinError: the raw labels are missing, or the dataset cannot be prepared.
@@ -58,11 +43,11 @@ def plan(
         return []
     if dataset == "cityscapes-c":
         return _plan_corruptions(root, target, corruptions)
-    planners = {
+    planners: dict[str, Callable[[Path, Path], list[Job]]] = {
         "cityscapes": _plan_cityscapes,
         "gta": _plan_gta,
         "synthia": _plan_synthia,
-        "mapillary": _plan_mapillary,
+        "mapillary": partial(mapillary.plan, version=version),
         "acdc": _plan_acdc,
     }
     if dataset not in planners:
@@ -82,12 +67,14 @@ def _present(root: Path, folders: Sequence[str], dataset: str) -> list[str]:
 
 def _plan_cityscapes(root: Path, out: Path) -> list[Job]:
     jobs = []
-    for folder in _present(root, ("gtFine/train", "gtFine/val"), "cityscapes"):
-        tree = root / folder
-        forms = {name.removesuffix(LABEL_IDS): ("label ids", name) for name in list_files(tree, LABEL_IDS)}
-        polygons = {name.removesuffix(POLYGONS): ("polygons", name) for name in list_files(tree, POLYGONS)}
+    folders = [f"{kind}/{split}" for kind, splits in CITYSCAPES_LABELS.items() for split in splits]
+    for folder in _present(root, folders, "cityscapes"):
+        tree, start = root / folder, f"_{folder.partition('/')[0]}_"
+        ids, drawn, made = f"{start}labelIds.png", f"{start}polygons.json", f"{start}labelTrainIds.png"
+        forms = {name.removesuffix(ids): ("label ids", name) for name in list_files(tree, ids)}
+        polygons = {name.removesuffix(drawn): ("polygons", name) for name in list_files(tree, drawn)}
         for stem, (form, name) in {**forms, **polygons}.items():
-            jobs.append(Job(form, f"{tree}/{name}", f"{out}/{folder}/{stem}{TRAIN_IDS}"))
+            jobs.append(Job(form, f"{tree}/{name}", f"{out}/{folder}/{stem}{made}"))
     return jobs
 
 
@@ -117,32 +104,6 @@ def _plan_acdc(root: Path, out: Path) -> list[Job]:
     return jobs
 
 
-def _plan_mapillary(root: Path, out: Path) -> list[Job]:
-    raw = {"training/v1.2/labels": "train", "validation/v1.2/labels": "val"}
-    if not any(
-        (root / folder).is_dir() for folder in raw
-    ):  # the first download of 1.2 has them without a version
-        flat = {folder.replace("/v1.2", ""): split for folder, split in raw.items()}
-        raw = flat if any((root / folder).is_dir() for folder in flat) else raw
-    jobs = []
-    for folder in _present(root, tuple(raw), "mapillary"):
-        split, tree = raw[folder], root / folder
-        made = out / "cityscapes_trainIdLabel" / split / "label"
-        names = list_files(tree, ".png")
-        jobs += [Job("mapillary", f"{tree}/{name}", f"{made}/{name}") for name in names]
-        if split == "val":
-            jobs += [
-                Job("mapillary half label", f"{tree}/{name}", f"{out}/half/val_label/{name}")
-                for name in names
-            ]
-            images = root / "validation/images"
-            if not images.is_dir():
-                raise missing_folder("validation/images", root, "mapillary")
-            for name in list_files(images, ".jpg"):
-                jobs.append(Job("mapillary half image", f"{images}/{name}", f"{out}/half/val_img/{name}"))
-    return jobs
-
-
 def _plan_corruptions(root: Path, out: Path, corruptions: Sequence[Corruption]) -> list[Job]:
     """Jobs in the order of the corruptions, so that an interrupted run has some of them complete."""
     source = root.parent / "cityscapes" / "leftImg8bit" / "val"
@@ -151,8 +112,27 @@ def _plan_corruptions(root: Path, out: Path, corruptions: Sequence[Corruption]) 
         message = f"'cityscapes-c' is made from the images of 'cityscapes:val', which are not in '{source}'."
         hint = f"Get {names_for('cityscapes', 'leftImg8bit')} from {HOMES['cityscapes']}: rein prepare-data cityscapes"
         raise ReinError(message, hint)
+    _require_labels(out, names)
     return [
         Job("corruption", f"{source}/{name}", f"{out}/{each.name}/{each.severity}/{name}", each)
         for each in corruptions
         for name in names
     ]
+
+
+def _require_labels(out: Path, names: Sequence[str]) -> None:
+    """ReinError where what is made could not be scored: said before hours of drawing, not after."""
+    labels = out.parent / "cityscapes" / "gtFine" / "val"
+    there = set(list_files(labels, "_gtFine_labelTrainIds.png")) if labels.is_dir() else set()
+    missing = [
+        name
+        for name in names
+        if name.removesuffix("_leftImg8bit.png") + "_gtFine_labelTrainIds.png" not in there
+    ]
+    if missing:
+        raise ReinError(
+            f"{len(missing)} of {len(names)} images of 'cityscapes:val' have no prepared label in '{labels}': "
+            f"{missing[0]}.",
+            f"'cityscapes-c' is scored with these: {names_for('cityscapes', 'gtFine')}, then rein prepare-data "
+            f"cityscapes {labels.parents[1]}",
+        )

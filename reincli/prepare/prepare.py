@@ -12,19 +12,26 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from reincli.config import DataSettings
+from reincli.data.completeness import IMAGES, remark
 from reincli.data.index import list_files
 from reincli.data.labels import CITYSCAPES, count_values
 from reincli.data.layouts import DATASETS, Folders, split_folders
+from reincli.data.loading import load_label
 from reincli.data.missing import hint, missing_folder, no_image
-from reincli.data.sources import Pairs, find_pairs, some
+from reincli.data.sources import Pairs, find_pairs, label_table, some
 from reincli.errors import ReinError
 from reincli.media.images import clear_dead, write_bytes
-from reincli.media.outputs import keep_apart
+from reincli.media.outputs import keep_apart, mark_of
 from reincli.media.workers import processes
-from reincli.prepare.convert import convert
+from reincli.prepare import mapillary
+from reincli.prepare.convert import MAKER, convert, raw_stamp
 from reincli.prepare.corruption import write_corrupted
-from reincli.prepare.planning import Job, plan
+from reincli.prepare.jobs import Job
+from reincli.prepare.planning import plan
 
+LOOKED_AT = 8
+"""Labels of a split that are read where none has to be converted."""
 WORTH_PROCESSES = 200
 """Polygon files from which on new processes are worth their start of a second or two."""
 _PNG_END, _JPEG_END = b"IEND\xae\x42\x60\x82", b"\xff\xd9"
@@ -32,7 +39,9 @@ _PNG_END, _JPEG_END = b"IEND\xae\x42\x60\x82", b"\xff\xd9"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: 'written', 'kept' (it was there), or 'failed' with the reason and what to do.
+    """What became of a job: 'written', 'kept' or 'old' (it was there), or 'failed' with the reason and what to do.
+
+    'old': the raw file is newer, and what was there does not say what it was made of: somebody else's, so it stays.
 
     `pixels`: of each class index in a label that was written; empty otherwise.
     """
@@ -69,6 +78,23 @@ def is_whole(path: Path | str) -> bool:
     return end == _PNG_END or end.endswith(_JPEG_END)
 
 
+def found(job: Job) -> str:
+    """What is there of a job: 'kept', 'old' (see `Outcome`), or '' where it is to be made."""
+    if not is_whole(job.writes):
+        return ""
+    try:
+        raw, made = os.stat(job.reads), os.stat(job.writes)
+    except OSError:
+        return "kept"  # the raw file is gone: its label still holds
+    of = (mark_of(job.target) or "").removeprefix(f"{MAKER} ")
+    newer = raw.st_mtime_ns > made.st_mtime_ns
+    if not of:
+        return "old" if newer else "kept"
+    if not of.startswith(f"{raw.st_size}-") or (newer and of != raw_stamp(job.source)):
+        return ""
+    return "kept"
+
+
 def run_jobs(jobs: Sequence[Job], *, workers: int = 1, force: bool = False) -> Iterator[Outcome]:
     """Do the jobs, yielding what became of each in their order; a damaged raw file does not stop the rest.
 
@@ -85,8 +111,8 @@ def run_jobs(jobs: Sequence[Job], *, workers: int = 1, force: bool = False) -> I
         clear_dead(Path(folder))
     todo = []
     for job in jobs:
-        if not force and is_whole(job.writes):
-            yield Outcome(job, "kept")
+        if not force and (state := found(job)):
+            yield Outcome(job, state)
         else:
             todo.append(job)
     if workers <= 1:
@@ -163,7 +189,10 @@ def prepare(
     Raises:
         ReinError: raw labels missing, damaged files (after all others are done), or no space to write.
     """
-    outcomes = list(run_jobs(plan(dataset, root, out), workers=workers, force=force))
+    jobs = plan(dataset, root, out)
+    if dataset == "mapillary":
+        mapillary.settle(out or root, mapillary.VERSIONS[0], force=force)
+    outcomes = list(run_jobs(jobs, workers=workers, force=force))
     error = failure(outcomes)
     if error is not None:
         raise error
@@ -195,7 +224,13 @@ def report_pairs(
         if all_folders in seen:  # another name for the same
             continue
         seen.add(all_folders)
-        labelled = [f for f in all_folders if f.labels is not None and f.listed is None]
+        labelled = [
+            f
+            for f in all_folders
+            if f.labels is not None
+            and f.listed is None
+            and not (f.extra and not ((out or root) / f.labels).is_dir())
+        ]
         found = []
         for folders in labelled:
             images = out if out is not None and (out / folders.images).is_dir() else root
@@ -223,9 +258,35 @@ def _joined(parts: Sequence[Pairs]) -> Pairs:
     )
 
 
+def remarks(dataset: str, reports: Sequence[SplitReport]) -> list[str]:
+    """What a built-in dataset lacks of what was released, one sentence a split."""
+    there = {report.split: report.pairs.samples for report in reports}
+    for split in ("train", "val"):
+        if split in IMAGES.get(dataset, {}):
+            there.setdefault(split, ())
+    found = [
+        remark(dataset, split, [sample.name for sample in samples], [sample.domain for sample in samples])
+        for split, samples in there.items()
+    ]
+    return [each for each in found if each]
+
+
 def splits_at(dataset: str, root: Path, out: Path | None) -> dict[str, tuple[Folders, ...]]:
     """Folders of a built-in dataset, its half-size copy looked for where it was written."""
-    return split_folders(out or root)[dataset]
+    return split_folders(dataset, out if out is not None and dataset == "mapillary" else root)
+
+
+def require_indices(dataset: str, reports: Sequence[SplitReport]) -> None:
+    """Look into some labels of a dataset that needs no conversion: nothing else would before training does.
+
+    Raises:
+        ReinError: one is unreadable, or has values that the dataset does not declare.
+    """
+    table = label_table(dataset, DataSettings())
+    for report in reports:
+        labelled = [sample for sample in report.pairs.samples if sample.label is not None]
+        for sample in labelled[:: max(len(labelled) // LOOKED_AT, 1)][:LOOKED_AT]:
+            load_label(sample, table)
 
 
 def require_pairs(reports: Sequence[SplitReport]) -> None:
@@ -236,7 +297,9 @@ def require_pairs(reports: Sequence[SplitReport]) -> None:
             message = (
                 f"Split '{report.split}': {len(lone)} of {len(report.pairs.samples)} images have no label"
             )
-            raise ReinError(f"{message}: {some(lone)}.", "Fetch the missing labels, or remove these images.")
+            name = report.pairs.samples[0].dataset
+            hint = f"Fetch the missing labels. Without them: --set 'data.leave_out=[\"{name}/{lone[0]}\", …]'"
+            raise ReinError(f"{message}: {some(lone)}.", hint)
         alone = report.pairs.without_image
         if alone:
             raise ReinError(

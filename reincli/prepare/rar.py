@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +57,7 @@ PROGRAMS = (
 
 
 def read_names(archive: Path) -> tuple[Program, list[str]]:
-    """What an archive holds, with '/' between folders, and the program that could tell.
+    """What an archive holds, as the program that could tell writes it (some archives have '\\' between folders).
 
     Raises:
         ReinError: no program is installed, or none can read the archive.
@@ -78,18 +78,23 @@ def read_names(archive: Path) -> tuple[Program, list[str]]:
             stdin=subprocess.DEVNULL,
         )
         lines = [line for line in done.stdout.splitlines() if line.startswith(program.mark)]
-        names = [line.removeprefix(program.mark).replace("\\", "/") for line in lines]
-        if done.returncode == 0 and names:
+        names = [line.removeprefix(program.mark) for line in lines]
+        if done.returncode == 0 and any(names):
             return program, [name for name in names if name]
         reasons.append(f"{program.name}: {_last_line(done.stderr)}")
-    raise _damaged(archive, "; ".join(reasons))
+    size = archive.stat().st_size
+    message = f"The archive '{archive}' ({size:,} bytes) cannot be unpacked: {'; '.join(reasons)}."
+    raise ReinError(message, f"Fetch it again, or unpack it by hand to '{archive.parent}'.")
 
 
-def unpack(program: Program, archive: Path, names: Sequence[str], folder: Path) -> Iterator[int]:
+def unpack(
+    program: Program, archive: Path, names: Sequence[str], folder: Path
+) -> Generator[int, None, Complaints | None]:
     """Unpack some members into an empty folder, below `files/`; yields how many files are there so far.
 
-    Raises:
-        ReinError: the program failed.
+    Returns:
+        None where the program succeeded, else what it complained of. A program goes on behind a file that fails its
+        checksum; whether it leaves what it got of such a file is its own affair.
     """
     files = folder / "files"
     files.mkdir(parents=True)
@@ -108,17 +113,31 @@ def unpack(program: Program, archive: Path, names: Sequence[str], folder: Path) 
             if process.poll() is None:
                 process.terminate()
                 process.wait()
-    if process.returncode != 0:
-        text = (folder / SAID).read_text("utf-8", "replace")
-        raise _damaged(archive, f"{program.name}: {_last_line(text)}")
+    if process.returncode == 0:
+        return None
+    text = (folder / SAID).read_text("utf-8", "replace")
+    return Complaints(f"{program.name}: {_last_line(text)}", text)
+
+
+@dataclass(frozen=True)
+class Complaints:
+    """What a program wrote when it failed: its last line, and all of it."""
+
+    last: str
+    text: str
+
+    def names(self, name: str) -> bool:
+        """Whether a member is named in it, whichever way its folders are parted."""
+        return name.replace("\\", "/") in self.text.replace("\\", "/")
+
+
+def found_file(files: Path, name: str) -> Path:
+    """Where a member was unpacked to: some programs make folders of '\\', some leave it in the file's name."""
+    literal = files / name
+    return literal if literal.is_symlink() or literal.exists() else files / name.replace("\\", "/")
 
 
 def _last_line(text: str) -> str:
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it failed").rstrip(
         "."
     )
-
-
-def _damaged(archive: Path, reason: str) -> ReinError:
-    message = f"The archive '{archive}' ({archive.stat().st_size:,} bytes) cannot be unpacked: {reason}."
-    return ReinError(message, f"Fetch it again, or unpack it by hand to '{archive.parent}'.")

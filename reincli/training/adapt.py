@@ -36,7 +36,7 @@ from reincli.ops.pseudo import Pseudo, class_pixels, hide, paste, pseudo_labels
 from reincli.training.batches import labelled_crops, slices_of, train_samples
 from reincli.training.pseudo_watch import PseudoWatch, look_at
 from reincli.training.run import Run, save
-from reincli.training.train import Task, Watch, add_gradients, normalised, update
+from reincli.training.train import Task, Watch, add_gradients, normalised, note_surroundings, update
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,12 @@ class Adaptation(Task):
         """As slices, of `data.adaptation.AdaptDataset`."""
         settings, adapt = run.settings, run.settings.adapt
         self.targets = target_samples(run)
-        source = None
+        source, labelled = None, list[Sample]()
         if adapt.source:
             plain = False if adapt.strong_colors else None
-            source = labelled_crops(train_samples(settings, watch.note), settings, photometric=plain)
+            labelled = train_samples(settings, watch.note)
+            source = labelled_crops(labelled, settings, photometric=plain)
+        note_surroundings(run, [*labelled, *self.targets])
         items = AdaptDataset(source, self.targets, settings.data.augment, adapt, settings.train.seed)
         return slices_of(items, run)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from reincli.config import Settings
 from reincli.data.check import absent_classes
@@ -15,7 +18,38 @@ from reincli.data.dataset import TrainDataset, check_labels, init_worker
 from reincli.data.sampling import rare_classes
 from reincli.data.sources import Sample, classes_of, find_samples, label_tables
 from reincli.engine.ranks import Rank
+from reincli.errors import ReinError
 from reincli.training.run import Run
+
+FEWER_WORKERS = "Try fewer: --set data.workers=2   (0: none)"
+"""What to do where loading takes more memory than there is."""
+
+
+class WorkerLostError(ReinError):
+    """A loader process is gone; what has been trained is not."""
+
+
+class Told(Dataset[Any]):
+    """A dataset whose expected errors are items: they come out of a loader process as they are, and in their order."""
+
+    def __init__(self, dataset: Dataset[dict[str, Any]]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, draw: int) -> dict[str, Any] | ReinError:
+        try:
+            return self.dataset[draw]
+        except ReinError as error:
+            return error
+        except MemoryError:
+            return ReinError("Memory ran out while an image was loaded.", FEWER_WORKERS)
+        except OSError as error:
+            return ReinError(
+                f"Cannot read '{error.filename}': {error.strerror}.", "Check disk and permission."
+            )
+
+
+def _collated(items: list[dict[str, Any] | ReinError]) -> Any:
+    return next((item for item in items if isinstance(item, ReinError)), None) or default_collate(items)
 
 
 class Draws(Sampler[int]):
@@ -53,7 +87,7 @@ def train_samples(settings: Settings, note: Callable[[str], None] = lambda text:
 
 
 def load_batches(samples: list[Sample], run: Run) -> Iterator[list[dict[str, Any]]]:
-    """This process's part of each batch to come, as slices."""
+    """This process's part of each batch to come, as slices, see `slices_of`."""
     return slices_of(labelled_crops(samples, run.settings), run)
 
 
@@ -69,11 +103,16 @@ def labelled_crops(
 
 
 def slices_of(dataset: Dataset[dict[str, Any]], run: Run) -> Iterator[list[dict[str, Any]]]:
-    """This process's part of each batch to come, as slices, of items that are had by the number of the draw."""
+    """This process's part of each batch to come, as slices, of items that are had by the number of the draw.
+
+    Raises:
+        ReinError: an image or label cannot be used. WorkerLostError: a loader process ended.
+    """
     settings, train = run.settings, run.settings.train
     workers = min(settings.data.workers, os.cpu_count() or 1)
     loader = DataLoader(
-        dataset,
+        Told(dataset),
+        collate_fn=_collated,
         batch_size=run.slice_size,
         sampler=Draws(run.iteration, train.iterations, train.batch_size, run.rank),
         num_workers=workers,
@@ -81,6 +120,33 @@ def slices_of(dataset: Dataset[dict[str, Any]], run: Run) -> Iterator[list[dict[
         pin_memory=run.device.type == "cuda",
         prefetch_factor=4 if workers else None,
     )
-    parts = iter(loader)
-    while slices := list(islice(parts, train.accumulate)):
+    with _ends_told_between_batches():
+        parts = iter(loader)
+    while slices := _next(parts, train.accumulate):
         yield slices
+
+
+def _next(parts: Iterator[Any], count: int) -> list[dict[str, Any]]:
+    try:
+        slices = list(islice(parts, count))
+    except RuntimeError as error:  # PyTorch has no class of its own for this
+        if "DataLoader worker" not in str(error):
+            raise
+        raise WorkerLostError(
+            "A loader process ended: it was killed, or memory (or /dev/shm) ran out.", FEWER_WORKERS
+        ) from None
+    for each in slices:
+        if isinstance(each, ReinError):
+            raise each
+    return slices
+
+
+@contextmanager
+def _ends_told_between_batches() -> Iterator[None]:
+    """PyTorch raises wherever a step happens to be when a loader process ends; without that, at the next batch."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, before if callable(before) else signal.SIG_DFL)

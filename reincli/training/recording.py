@@ -19,6 +19,7 @@ from reincli.config import TrainSettings
 from reincli.engine.device import DTYPES, is_out_of_memory
 from reincli.engine.ranks import Rank
 from reincli.model.mask_decoder import Predictions
+from reincli.model.plain_decoder import MaskDraws
 from reincli.model.segmentor import Segmentor
 
 WARM_UP = 3
@@ -47,24 +48,26 @@ class Recorded(nn.Module):
         self.form: torch.Size | None = None
         self.failed = False
 
-    def forward(self, images: Tensor) -> Predictions:
+    def forward(self, images: Tensor, draws: MaskDraws | None = None) -> Predictions:
         """As the model: (B, 3, H, W) normalised images to predictions of all rounds."""
+        extra = {} if draws is None else {"draws": draws}
         if self.failed or not (self.model.training and torch.is_grad_enabled()):
-            return self.model(images)
+            return self.model(images, **extra)
         if self.form is None:
-            self._record(images)
+            self._record(images, draws)
         if self.replayed is None or images.shape != self.form:
-            return self.model(images)
-        return Predictions(*self.replayed(images))
+            return self.model(images, **extra)
+        return Predictions(*self.replayed(images, *(draws or ())))
 
-    def _record(self, images: Tensor) -> None:
+    def _record(self, images: Tensor, draws: MaskDraws | None) -> None:
+        given = (images.clone(), *(each.clone() for each in draws or ()))
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         low = DTYPES[self.precision]
         try:
             # a cast that autocast keeps for later would be outside of what is replayed
             with torch.autocast("cuda", dtype=low, enabled=low != torch.float32, cache_enabled=False):
                 self.replayed = torch.cuda.make_graphed_callables(
-                    _Tensors(self.model), (images.clone(),), num_warmup_iters=WARM_UP, allow_unused_input=True
+                    _Tensors(self.model), given, num_warmup_iters=WARM_UP, allow_unused_input=True
                 )
             self.form = images.shape
         except RuntimeError as error:
@@ -86,6 +89,6 @@ class _Tensors(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        found = self.model(images)
+    def forward(self, images: Tensor, *draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        found = self.model(images, **({"draws": MaskDraws(*draws)} if draws else {}))
         return found.class_logits, found.mask_embeddings, found.mask_features

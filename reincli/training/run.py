@@ -25,7 +25,7 @@ from reincli.errors import ReinError
 from reincli.model.attention import head_width, require_attention
 from reincli.model.segmentor import Segmentor
 from reincli.model.weights import half_precision, holds_backbone
-from reincli.training import run_folder
+from reincli.training import resuming, run_folder
 from reincli.training.ema import Ema, even
 from reincli.training.optim import build_optimizer
 from reincli.training.recording import Recorded, can_record
@@ -39,6 +39,7 @@ class Run:
         network: the model as training calls it: compiled, its gradients shared among processes.
         slice_size: images that this process computes at a time.
         backbone: fingerprint of the frozen backbone.
+        surroundings, before: see `changes.surroundings`: now, and those of the checkpoint that it was resumed from.
     """
 
     settings: Settings
@@ -55,6 +56,8 @@ class Run:
     ema: Ema | None = None
     iteration: int = 0
     backbone: Fingerprint | None = None
+    surroundings: dict[str, Any] = field(default_factory=dict)
+    before: object = None
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -139,8 +142,9 @@ def new_run(
         model.backbone.settings.attention, device, DTYPES[precision], head_width(model.backbone.body)
     )
     images = slice_size(train.batch_size, rank, train.accumulate)
-    if model.neck is not None:
-        model.neck = share_statistics(model.neck, rank, device)
+    for name in ("neck", "plain_decoder"):  # what has batch norms
+        if (part := getattr(model, name)) is not None:
+            setattr(model, name, share_statistics(part, rank, device))
     model.to(device)
     model.recompute = train.checkpoint_activations
     if not model.backbone_trains:
@@ -172,6 +176,7 @@ def state_of_run(run: Run) -> dict[str, Any]:
         "iteration": run.iteration,
         "optimizer": run.optimizer.state_dict(),
         "scaler": run.scaler.state_dict(),
+        "surroundings": run.surroundings,
     }
     if run.ema is None:
         return checkpoints.checkpoint_content(
@@ -188,12 +193,20 @@ def state_of_run(run: Run) -> dict[str, Any]:
 
 def save(run: Run) -> None:
     """Write `iter_N.pth`, point `last.pth` at it, and drop all but the newest few."""
-    if run.rank.rank == 0:
-        path = run.folder / f"iter_{run.iteration}.pth"
-        write_file(path, state_of_run(run))
-        run_folder.point_at(run.folder / "last.pth", path)
-        run_folder.drop_old_checkpoints(run.folder, run.settings.train.keep_checkpoints)
-    wait_for_all()
+    try:
+        if run.rank.rank == 0:
+            write_checkpoint(run)
+    finally:
+        wait_for_all()
+
+
+def write_checkpoint(run: Run) -> None:
+    """`save` without waiting for other processes."""
+    run_folder.require_there(run.folder)
+    path = run.folder / f"iter_{run.iteration}.pth"
+    write_file(path, state_of_run(run))
+    run_folder.point_at(run.folder / "last.pth", path)
+    run_folder.drop_old_checkpoints(run.folder, run.settings.train.keep_checkpoints)
 
 
 def read_begun(path: Path) -> checkpoints.Checkpoint:
@@ -219,23 +232,10 @@ def restore(run: Run, read: checkpoints.Checkpoint) -> None:
     if run.ema is not None:
         run.ema.load({name: value.detach().clone() for name, value in run.ema.parameters.items()})
     if raw is not None:
-        with torch.no_grad():
-            for name, parameter, _ in run.model.decays():
-                parameter.copy_(raw[name])
-    own = [{name: group[name] for name in ("factor", "start")} for group in run.optimizer.param_groups]
-    fused = run.optimizer.param_groups[0]["fused"]
-    state = read.training["optimizer"]  # kept as the device took it where the run was before
-    groups = [{**group, "fused": fused} for group in state["param_groups"]]
-    try:
-        run.optimizer.load_state_dict({**state, "param_groups": groups})
-    except ValueError:
-        raise ReinError(
-            f"The optimiser's state in '{read.path}' has other groups than the settings ask for.",
-            "Go on with the factors of the learning rate (optim.factors) that the run was started with.",
-        ) from None
-    for group, kept in zip(run.optimizer.param_groups, own, strict=True):
-        group.update(kept)  # a run of before they were kept has none
-    run.scaler.load_state_dict(read.training["scaler"])
-    run.iteration = int(read.training["iteration"])
+        resuming.load_weights({name: p for name, p, _ in run.model.decays()}, raw, read.path)
+    resuming.load_optimizer(run.optimizer, read.training.get("optimizer"), read.path)
+    resuming.load_scaler(run.scaler, read.training.get("scaler"), read.path)
+    run.iteration = resuming.iteration_in(read.training, read.path)
+    run.before = read.training.get("surroundings")
     if run.rank.rank == 0:
         run_folder.rewind_log(read.path.parent, run.iteration)

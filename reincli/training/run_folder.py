@@ -9,10 +9,13 @@ best.json       which iteration that is, and its mean mIoU
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
+import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,9 @@ from reincli.config import Settings
 from reincli.errors import ReinError
 from reincli.media.images import temporary_beside, write_bytes
 from reincli.settings_files import build_settings, read_toml, to_toml
+
+NUMBERED = re.compile(r"iter_([0-9]{1,12})\.pth")
+"""Names of checkpoints; other files of the folder are nobody's business."""
 
 
 def refuse_existing(folder: Path) -> None:
@@ -51,6 +57,12 @@ def start_folder(folder: Path, settings: Settings) -> None:
     write_bytes(folder / "settings.toml", to_toml(settings).encode())
 
 
+def change_settings(folder: Path, settings: Settings, iteration: int, changed: Mapping[str, Any]) -> None:
+    """Other settings from an iteration on: they are the run's from now on, and the log knows since when."""
+    append_log(folder, {"kind": "settings", "iteration": iteration, "changed": dict(changed)})
+    write_bytes(folder / "settings.toml", to_toml(settings).encode())
+
+
 def settings_of_run(folder: Path) -> Settings:
     """Settings of a run to resume. ReinError where there is nothing to resume."""
     if not (folder / "settings.toml").exists():
@@ -78,27 +90,35 @@ def check_space(folder: Path, checkpoint_bytes: int, keep: int) -> None:
 def point_at(pointer: Path, target: Path) -> None:
     """Make `pointer` the same file as `target`; it stays whole when the target is deleted later."""
     temporary = temporary_beside(pointer)
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
     try:
-        os.link(target, temporary)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(target, temporary)
-    os.replace(temporary, pointer)
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        try:
+            os.link(target, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(target, temporary)
+        os.replace(temporary, pointer)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise _unwritable(pointer, error) from None
 
 
 def drop_old_checkpoints(folder: Path, keep: int) -> None:
     """Delete all numbered checkpoints but the newest few."""
-    numbered = sorted(folder.glob("iter_*.pth"), key=lambda file: int(file.stem[5:]))
-    for old in numbered[:-keep]:
-        old.unlink()
+    found = [(int(m[1]), file) for file in folder.glob("iter_*.pth") if (m := NUMBERED.fullmatch(file.name))]
+    for _, old in sorted(found)[:-keep]:
+        with contextlib.suppress(OSError):
+            old.unlink()
 
 
 def keep_best(folder: Path, checkpoint: Path, iteration: int, miou: float | None) -> bool:
     """Point `best.pth` at a checkpoint if its mean mIoU is the best so far; whether it was."""
     record = folder / "best.json"
-    best = json.loads(record.read_text("utf-8")) if record.exists() else None
-    if miou is None or (best is not None and best["mIoU"] >= miou):
+    best = None
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        best = float(json.loads(record.read_text("utf-8"))["mIoU"])
+    if miou is None or (best is not None and best >= miou and (folder / "best.pth").exists()):
         return False
     point_at(folder / "best.pth", checkpoint)
     write_bytes(record, json.dumps({"iteration": iteration, "mIoU": miou}).encode())
@@ -109,9 +129,46 @@ def keep_best(folder: Path, checkpoint: Path, iteration: int, miou: float | None
 
 
 def append_log(folder: Path, entry: dict[str, Any]) -> None:
-    """One line of JSON at the end of `log.jsonl`; numbers that are not finite are written as null."""
-    with open(folder / "log.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(_finite(entry), allow_nan=False) + "\n")
+    """One line of JSON at the end of `log.jsonl`, whole or not at all; numbers that are not finite become null.
+
+    Raises:
+        ReinError: the folder is gone, or the disk is full.
+    """
+    require_there(folder)
+    line = (json.dumps(_finite(entry), allow_nan=False) + "\n").encode()
+    path = folder / "log.jsonl"
+    try:
+        with open(path, "ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                if file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                file.truncate(before)
+                raise
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def is_there(folder: Path) -> bool:
+    """Whether a run's folder is still there."""
+    return folder.is_dir()
+
+
+def require_there(folder: Path) -> None:
+    """ReinError where the folder of a run that is trained has disappeared: it is not made anew, without settings."""
+    if not is_there(folder):
+        raise ReinError(
+            f"The folder of the run, '{folder}', has disappeared: nothing can be saved there.",
+            "Was it moved or deleted, or its disk taken away? Bring it back, then: rein train --resume DIR",
+        )
+
+
+def _unwritable(path: Path, error: OSError) -> ReinError:
+    return ReinError(
+        f"Cannot write '{path}': {error.strerror}.",
+        "Check free space and permission; what was saved is kept.",
+    )
 
 
 def _finite(value: Any) -> Any:
@@ -126,9 +183,11 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     """All entries; a last line that was cut short is left out."""
     path = folder / "log.jsonl"
     entries = []
-    for line in path.read_text("utf-8").splitlines() if path.exists() else ():
+    for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else ():
         with contextlib.suppress(json.JSONDecodeError):
-            entries.append(json.loads(line))
+            entry = json.loads(line)
+            if isinstance(entry, dict) and isinstance(entry.get("iteration"), int) and "kind" in entry:
+                entries.append(entry)
     return entries
 
 
@@ -136,5 +195,6 @@ def rewind_log(folder: Path, iteration: int) -> None:
     """Drop what was logged after an iteration: a resumed run logs it anew."""
     entries = read_log(folder)
     kept = [entry for entry in entries if entry["iteration"] <= iteration]
-    if len(kept) < len(entries):
-        write_bytes(folder / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in kept).encode())
+    path, text = folder / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in kept)
+    if path.exists() and (len(kept) < len(entries) or not path.read_bytes().endswith(b"\n")):
+        write_bytes(path, text.encode())  # also where the last line was cut short: what follows would join it

@@ -1,4 +1,4 @@
-"""Being asked to stop: Ctrl-C, and SIGTERM as batch systems send it before they end a job."""
+"""Being asked to stop: Ctrl-C, SIGTERM as batch systems send it before they end a job, SIGHUP of a lost terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class StopRequest:
 
 @contextmanager
 def stop_requests(insist: bool = True) -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM into a request while the body runs (in the main thread; else nothing).
+    """Turn the first SIGINT, SIGTERM or SIGHUP into a request while the body runs (in the main thread; else nothing).
 
     Args:
         insist: a second Ctrl-C interrupts at once. False under a launcher, which passes on what the terminal has
@@ -35,7 +35,11 @@ def stop_requests(insist: bool = True) -> Iterator[StopRequest]:
             raise KeyboardInterrupt
         request.asked = True
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:  # nohup has it ignored
+        numbers.append(hangup)
+    before = {number: signal.signal(number, ask) for number in numbers}
     try:
         yield request
     finally:

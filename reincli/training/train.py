@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,18 +25,29 @@ from reincli.engine.device import autocast, full_fp32
 from reincli.engine.processes import gradients_stay, mean_over_processes
 from reincli.engine.weight_files import write_file
 from reincli.errors import ReinError
-from reincli.model.criterion import PointSource, Targets, mask2former_loss, targets_of, uniform_points
+from reincli.model.criterion import (
+    PointSource,
+    Targets,
+    mask2former_loss,
+    send,
+    targets_of,
+    uniform_points,
+)
+from reincli.model.plain_decoder import MaskDraws, draw_masks, mask_probabilities
 from reincli.ops.parts import part
 from reincli.prediction.evaluate import Scored, evaluate, val_samples
 from reincli.prediction.predict import Predictor
 from reincli.prediction.results import report
 from reincli.training import run_folder
 from reincli.training.batches import load_batches, train_samples
+from reincli.training.changes import changed_surroundings, remarks, surroundings
 from reincli.training.meter import Guard, MemoryWatch, Meter, StepLog
 from reincli.training.optim import set_schedules
-from reincli.training.run import Run, save, state_of_run
+from reincli.training.run import Run, save, state_of_run, write_checkpoint
 from reincli.training.signals import StopRequest, stop_requests
 
+Batch = list[dict[str, Any]]
+"""One batch, as slices."""
 MEMORY_AFTER = 20
 """Steps after which the peak of memory is told."""
 STARVED, STARVED_LINES = 0.2, 3
@@ -68,8 +79,13 @@ class Task:
     """What a run does with its batches: training on labelled images. `adapt.Adaptation` does something else."""
 
     def batches(self, run: Run, watch: Watch) -> Iterator[list[dict[str, Any]]]:
-        """This process's part of each batch to come, as slices; what is missing is said at once."""
-        return load_batches(train_samples(run.settings, watch.note), run)
+        """This process's part of each batch to come, as slices; what is missing is said at once.
+
+        `Run.surroundings` become those of the images that are read.
+        """
+        samples = train_samples(run.settings, watch.note)
+        note_surroundings(run, samples)
+        return load_batches(samples, run)
 
     def begin(self, run: Run, watch: Watch) -> None:
         """Before the first of the iterations to come."""
@@ -94,11 +110,15 @@ def train(run: Run, watch: Watch | None = None, task: Task | None = None) -> Non
 
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM, with how to go on; the step was finished and a checkpoint saved.
-        ReinError: too many steps in a row without a finite gradient.
+        ReinError: too many steps in a row without a finite gradient; data that cannot be used or a loader that is
+            gone (the steps before are saved first); a checkpoint that cannot be written, where it is the last one or
+            `train.stop_unsaved` is set.
     """
     watch, settings, train = watch or Watch(), run.settings, run.settings.train
     task = task or Task()
     batches = task.batches(run, watch)
+    for text in remarks(changed_surroundings(run.before, run.surroundings)):
+        watch.note(text)
     validation = val_samples(settings) if train.validate_every or train.validate_first else []
     begun, due = run.iteration, Due(run)
     memory = MemoryWatch(run.device, run.trained_bytes, run.slice_size)
@@ -109,7 +129,7 @@ def train(run: Run, watch: Watch | None = None, task: Task | None = None) -> Non
         task.begin(run, watch)
         if due.validation_missed():
             validate(run, validation, watch, stop)
-        for slices in batches:
+        for slices in saved_first(run, batches):
             meter.data_here()
             lr = set_schedules(run.optimizer, settings.optim, run.iteration, train.iterations)
             with full_fp32(run.device):
@@ -130,7 +150,9 @@ def train(run: Run, watch: Watch | None = None, task: Task | None = None) -> Non
                     watch.note(starvation(settings, entry.waiting))
             leaving = any(mean_over_processes([float(stop.asked)]))
             if due.checkpoint() or leaving:
-                save(run)
+                last = leaving or run.iteration == train.iterations
+                with tolerated(run, watch, not (last or train.stop_unsaved)):
+                    save(run)
             if leaving and run.iteration < train.iterations:
                 raise stopped(run)
             if due.validation():
@@ -138,6 +160,13 @@ def train(run: Run, watch: Watch | None = None, task: Task | None = None) -> Non
                 meter.restart()
             if task.passed(run, watch):
                 meter.restart()
+
+
+def note_surroundings(run: Run, samples: Sequence[Sample]) -> None:
+    """Keep with the run what decides the bits of a step beside its settings."""
+    run.surroundings = surroundings(
+        samples, run.classes.names, run.device.type, run.precision, run.rank.world
+    )
 
 
 def stopped(run: Run) -> KeyboardInterrupt:
@@ -225,12 +254,13 @@ def add_gradients(
     """
     pairs = sum(wanted.divisor for wanted in targets) / len(targets)
     divisor = mean_over_processes([pairs])[0]
-    first = (turn * run.rank.world + run.rank.rank) * len(targets)
+    place = run.rank.rank * len(targets)
     total: dict[str, Tensor] = {}
     for number, (image, wanted) in enumerate(zip(images, targets, strict=True)):
-        points = step_points(run, first + number)
+        points = step_points(run, turn * run.rank.world * len(targets) + place + number)
+        draws = step_masks(run, place + number)
         with gradients_stay(run.network, not last or number < len(targets) - 1):
-            losses = slice_losses(run, image(), wanted, points, divisor)
+            losses = slice_losses(run, image(), wanted, points, divisor, draws)
             with part("losses"):
                 run.scaler.scale(losses["loss"] / len(targets)).backward()
         for name in ("loss", "loss_cls", "loss_mask", "loss_dice"):
@@ -249,11 +279,16 @@ def normalised(run: Run, images: Tensor, sizes: Tensor) -> Tensor:
 
 
 def slice_losses(
-    run: Run, images: Tensor, targets: Targets, points: PointSource, divisor: float
+    run: Run,
+    images: Tensor,
+    targets: Targets,
+    points: PointSource,
+    divisor: float,
+    draws: MaskDraws | None = None,
 ) -> dict[str, Tensor]:
-    """The thirty losses of some normalised images and their sum, 'loss'."""
+    """The losses of some normalised images, three a round, and their sum, 'loss'."""
     with autocast(run.precision, run.device):
-        predictions = run.network(images)
+        predictions = run.network(images) if draws is None else run.network(images, draws=draws)
     count = run.settings.train.points
     with part("losses"):
         losses, _ = mask2former_loss(predictions, targets, points, count=count, divisor=divisor)
@@ -287,13 +322,60 @@ def step_points(run: Run, number: int = 0) -> PointSource:
     return uniform_points(run.device, run.settings.train.seed * 1_000_003 + run.iteration + number * 2**40)
 
 
+def step_masks(run: Run, number: int = 0) -> MaskDraws | None:
+    """Which queries of one slice are held to their masks in this step, as `step_points`; None for other heads.
+
+    They are drawn for the whole batch: an image's rows do not hang on how the batch is divided.
+    """
+    decoder, train = run.model.plain_decoder, run.settings.train
+    if decoder is None:
+        return None
+    probabilities = mask_probabilities(len(decoder.layers), run.iteration, train.iterations)
+    adapter, head = run.settings.model.adapter, run.settings.model.head
+    queries = adapter.tokens if decoder.queries is None else head.queries
+    opened, stretch = draw_masks(probabilities, train.batch_size, queries, (train.seed, run.iteration))
+    own = opened[:, number * run.slice_size : (number + 1) * run.slice_size]
+    return MaskDraws(send(np.ascontiguousarray(own), run.device), send(stretch, run.device))
+
+
 # --- on the way --------------------------------------------------------------------------------------------
+
+
+def saved_first(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches; where the next one cannot be had, a checkpoint is saved before that is said."""
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except ReinError as error:
+            if not run.iteration or (run.folder / f"iter_{run.iteration}.pth").exists():
+                raise
+            if run.rank.rank == 0:
+                write_checkpoint(run)
+            raise ReinError(
+                error.message,
+                f"{error.hint} Saved at iteration {run.iteration}; then: rein train --resume {run.folder}".strip(),
+            ) from None
+        yield batch
+
+
+@contextmanager
+def tolerated(run: Run, watch: Watch, tolerant: bool) -> Iterator[None]:
+    """What cannot be written (a full disk) is told and training goes on, if so wished; a folder that is gone never."""
+    try:
+        yield
+    except ReinError as error:
+        if not tolerant or not run_folder.is_there(run.folder):
+            raise
+        watch.note(f"{error} Training goes on and tries again at the next chance.")
 
 
 def log_step(run: Run, entry: StepLog, watch: Watch) -> None:
     """Write a log line and tell of it."""
     if run.rank.rank == 0:
-        run_folder.append_log(run.folder, {"kind": "step", **vars(entry)})
+        with tolerated(run, watch, not run.settings.train.stop_unsaved):
+            run_folder.append_log(run.folder, {"kind": "step", **vars(entry)})
     watch.step(entry)
 
 
@@ -319,10 +401,12 @@ def validate(run: Run, samples: list[Sample], watch: Watch, stop: StopRequest) -
     result = report(predictor, evaluation, str(run.folder / f"iter_{run.iteration}.pth"))
     run.model.train()
     if run.rank.rank == 0:
-        run_folder.append_log(run.folder, {"kind": "validation", "iteration": run.iteration, **result})
         path = run.folder / f"iter_{run.iteration}.pth"
-        if path.exists():
-            run_folder.keep_best(run.folder, path, run.iteration, result["mean"]["mIoU"])
+        with tolerated(run, watch, not run.settings.train.stop_unsaved):
+            if path.exists():
+                run_folder.keep_best(run.folder, path, run.iteration, result["mean"]["mIoU"])
+            # last: a validation that is not in the log is done again, and the best is kept then
+            run_folder.append_log(run.folder, {"kind": "validation", "iteration": run.iteration, **result})
     watch.validated(run.iteration, result)
     return result
 

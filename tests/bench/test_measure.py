@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from reincli.bench import measure as measuring
 from reincli.bench import speed
 from reincli.bench.measure import Plan, Row, measure
-from reincli.bench.stopwatch import Stopwatch
+from reincli.bench.speed import matrix_rate, packed_product
+from reincli.bench.stopwatch import PARTS, Stopwatch, watching
 from reincli.cli import app
 from reincli.commands import bench as command
 from reincli.errors import ReinError
@@ -71,6 +72,17 @@ def test_parts_are_all_of_the_work(rows):
         assert row.parts["other"] < 0.5 * sum(row.parts.values())
 
 
+def test_the_plain_head_is_a_part_of_its_own():
+    settings = tiny.settings("train.points=64", "model.head.kind=plain")
+    rows = list(measure(plan(settings=settings, runs=1)))
+    model = {"backbone", "adapters", "plain decoder"}
+    assert [row.failure for row in rows] == ["", "", ""]
+    assert set(rows[0].parts) == set(rows[1].parts) == model | {"output", "other"}
+    assert set(rows[2].parts) == model | {"matching", "losses", "optimiser", "other"}
+    for row in rows:
+        assert row.parts["backbone"] > 0.02 * sum(row.parts.values())
+
+
 def test_parts_sum_to_the_whole(monkeypatch):
     ticks = itertools.count()
     monkeypatch.setattr("reincli.bench.stopwatch.time.perf_counter", lambda: float(next(ticks)))
@@ -96,6 +108,31 @@ def test_the_backward_pass_belongs_to_the_parts(rows):
     outer(inner(torch.ones(3))).sum().backward()
     order = [name for name, _ in watch.cuts]
     assert order == ["backbone", "other", "mask decoder", "other", "mask decoder", "backbone"]
+
+
+def test_the_backward_pass_of_a_module_is_booked_as_its_own():
+    """What a later part hands on (the mask features stand in the predictions) stays its maker's."""
+    model, watch = tiny.model(tiny.settings()).train(), Stopwatch(CPU)
+    booked: dict[str, set[str]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            module = name.partition(".")[0]
+            parameter.register_post_accumulate_grad_hook(
+                lambda _, module=module: booked.setdefault(module, set()).add(watch.stack[-1])
+            )
+    with watching(model, watch):
+        found = model(model.normalise(torch.rand(1, 3, 64, 64)))
+        parts = [*found.class_logits, *found.mask_embeddings, found.mask_features]
+        sum(each.square().sum() for each in parts).backward()
+    assert booked == {name: {PARTS[name]} for name in ("rein", "pixel_decoder", "mask_decoder")}
+
+
+def test_the_rate_is_the_best_of_what_multiplies_here():
+    assert matrix_rate("fp32", CPU) > 1e9
+    packed = packed_product(torch.randn(64, 32), torch.randn(32, 48))
+    if packed is not None:  # of builds with oneDNN
+        left, right = torch.randn(64, 32), torch.randn(32, 48)
+        torch.testing.assert_close(packed_product(left, right)(), left @ right)
 
 
 def test_watching_leaves_the_model_as_it_was():

@@ -62,6 +62,53 @@ def test_json_says_the_same(capsys):
     assert "https://" in files["checkpoints/dinov2_vitl14_pretrain.pth"]["remedy"]
 
 
+def test_what_lacks_of_a_release_and_archives_that_lie_there_are_told(capsys):
+    gta_pair("00001")
+    state = doctor.dataset_state("gta", DataSettings())
+    assert state.ready
+    assert state.remarks[0].startswith("train: 1 of 24,966 images; all of 01_images.zip to 10_images.zip")
+    Path("data/gta/02_images (1).zip").write_bytes(b"")
+    Path("data/gta/02_labels.zip").write_bytes(b"")
+    told = doctor.dataset_state("gta", DataSettings()).remarks[1]
+    assert (
+        told == "Not unpacked: '02_images (1).zip' and 1 more in 'data/gta': rein prepare-data gta data/gta"
+    )
+    Path("data/acdc").mkdir()
+    Path("data/acdc/rgb_anon_trainvaltest (1).zip").write_bytes(b"")
+    state = doctor.dataset_state("acdc", DataSettings())
+    assert not state.ready
+    assert state.remedy.startswith(
+        "'data/acdc/rgb_anon_trainvaltest (1).zip' lies there; unpack and prepare: rein"
+    )
+    capsys.readouterr()
+    doctor.run()
+    out = capsys.readouterr().out
+    assert "train 1 images" in out
+    assert "Not unpacked: '02_images (1).zip'" in out
+
+
+def test_renamed_weights_are_recognised():
+    Path("checkpoints").mkdir()
+    Path("checkpoints/dinov2_vitl14_pretrain (1).pth").write_bytes(b"1")
+    (state,) = [
+        each for each in doctor.weight_files(Path("checkpoints")) if "dinov2_vitl14_pretrain" in each.file
+    ]
+    assert state.remedy == (
+        "Rename 'dinov2_vitl14_pretrain (1).pth', which is there, to 'dinov2_vitl14_pretrain.pth'."
+    )
+
+
+def test_everything_fits_80_columns(capsys, monkeypatch):
+    """But for paths and addresses, which stay whole so that they can be copied."""
+    monkeypatch.setenv("COLUMNS", "80")
+    gta_pair("00001")
+    gta_pair("00002", labelled=False)
+    doctor.run()
+    for line in capsys.readouterr().out.splitlines():
+        longest = max(map(len, line.split()), default=0)
+        assert len(line) <= 80 or longest > 40, line
+
+
 def test_an_unprepared_dataset_names_the_command_that_prepares_it():
     gta_pair("00001")
     gta_pair("00002", labelled=False)

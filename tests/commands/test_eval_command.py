@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -18,6 +19,7 @@ from terminal import rein, told
 
 from reincli.commands import evaluate as command
 from reincli.data import submission
+from reincli.data.labels import LABEL_IDS
 from reincli.data.layouts import CORRUPTIONS
 from reincli.media.images import write_png
 from reincli.prediction import evaluate as engine
@@ -215,20 +217,43 @@ def test_names_cannot_break_the_page(toy):
 # --- benchmarks of the field -------------------------------------------------------------------------------
 
 
+def small(monkeypatch, benchmark, images: dict[str, int]) -> None:
+    """A benchmark that takes few and small images."""
+    less = dataclasses.replace(benchmark, images=images, size=(54, 96))
+    monkeypatch.setitem(submission.BENCHMARKS, benchmark.source, less)
+
+
+def street(path: Path, number: int) -> None:
+    write_png(path, np.random.default_rng(number).integers(0, 255, (54, 96, 3)).astype(np.uint8))
+
+
 @pytest.fixture
 def acdc(streets, monkeypatch) -> list[str]:
-    """Two test images a condition, of the right size; what the zip should hold."""
-    monkeypatch.setattr(submission, "SIZE", (54, 96))
-    monkeypatch.setattr(command, "Submission", lambda path, samples: submission.Submission(
-        path, samples, dict.fromkeys(submission.IMAGES, 2)))  # fmt: skip
+    """Two test images a condition, of the right size; the names that the zip should hold."""
+    small(monkeypatch, submission.ACDC, dict.fromkeys(submission.ACDC.images, 2))
     names = []
-    for condition in submission.IMAGES:
-        for index in range(2):
-            name = f"{condition}_{index}_rgb_anon.png"
-            image = np.full((54, 96, 3), 40 * index, np.uint8)
-            write_png(streets / "data/acdc/rgb_anon" / condition / "test/S1" / name, image)
+    for number, condition in enumerate(submission.ACDC.images):
+        for index, drive in enumerate((f"GOPR047{number}", f"GP01047{number}")):
+            name = f"{drive}_frame_00004{index}_rgb_anon.png"
+            street(streets / "data/acdc/rgb_anon" / condition / "test" / drive / name, 2 * number + index)
             names.append(name)
     return names
+
+
+@pytest.fixture
+def berlin(streets, monkeypatch) -> list[str]:
+    """Test images of two cities of Cityscapes; the names that the zip should hold."""
+    small(monkeypatch, submission.CITYSCAPES_TEST, {"berlin": 2, "bonn": 1})
+    names = [
+        f"{city}_00000{n}_000019_leftImg8bit.png" for city, n in (("berlin", 0), ("berlin", 1), ("bonn", 0))
+    ]
+    for number, name in enumerate(names):
+        street(streets / "data/cityscapes/leftImg8bit/test" / name.split("_")[0] / name, number)
+    return names
+
+
+def stored(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(archive.read(name), np.uint8), cv2.IMREAD_UNCHANGED)
 
 
 def test_the_submission_of_acdc(acdc):
@@ -236,32 +261,71 @@ def test_the_submission_of_acdc(acdc):
     assert (
         "Submission: 8 files in 'acdc.zip' (slide 64/43, fp32; test size: acdc:test at 96x54)" in done.stdout
     )
+    kept = {path.name: path for path in Path("maps").rglob("*.png")}
+    assert Path("maps/night/test/GOPR0470/GOPR0470_frame_000040_rgb_anon.png").exists()
+    assert sorted(kept) == sorted(acdc)
     with zipfile.ZipFile("acdc.zip") as archive:
-        assert sorted(archive.namelist()) == sorted(acdc)
-        for name in archive.namelist():
-            label = cv2.imdecode(np.frombuffer(archive.read(name), np.uint8), cv2.IMREAD_UNCHANGED)
+        assert sorted(archive.namelist()) == sorted(f"labelTrainIds/{name}" for name in acdc)
+        for name in acdc:
+            label = stored(archive, f"labelTrainIds/{name}")
             assert label.shape == (54, 96)
             assert label.dtype == np.uint8
             assert label.max() < 19
-            condition = name.split("_")[0]
-            kept = cv2.imread(f"maps/{condition}/{condition}/test/S1/{name}", cv2.IMREAD_UNCHANGED)
-            np.testing.assert_array_equal(label, kept)
+            np.testing.assert_array_equal(label, cv2.imread(str(kept[name]), cv2.IMREAD_UNCHANGED))
     assert not list(Path().glob(".acdc*"))
+
+
+def test_the_submission_of_cityscapes_is_of_label_ids(berlin):
+    words = ("eval", "head.pth", "--data", "cityscapes:test", "--size", "96x54")
+    done = rein(*words, "--submit", "c.zip", "--out", "maps")
+    assert "Submission: 3 files in 'c.zip'" in done.stdout
+    assert "cityscapes:test at 96x54" in done.stdout
+    rein(*words, "--out", "ids", "--label-ids")
+    with zipfile.ZipFile("c.zip") as archive:
+        assert sorted(archive.namelist()) == sorted(berlin)
+        seen = set()
+        for name in berlin:
+            label = stored(archive, name)
+            below = f"cityscapes/{name.split('_')[0]}/{name}"
+            indices = cv2.imread(f"maps/{below}", cv2.IMREAD_UNCHANGED)
+            np.testing.assert_array_equal(label, np.array(LABEL_IDS)[indices])
+            np.testing.assert_array_equal(label, cv2.imread(f"ids/{below}", cv2.IMREAD_UNCHANGED))
+            seen |= set(label.ravel().tolist())
+        assert seen <= set(LABEL_IDS)
+    assert len(list(Path("maps").rglob("*.png"))) == len(berlin)
+
+
+def test_what_a_run_that_was_killed_has_left_does_no_harm(berlin):
+    write_png(Path(".c.zip.parts/other.png"), np.zeros((54, 96), np.uint8))
+    words = ("--data", "cityscapes:test", "--size", "96x54", "--submit", "c.zip")
+    assert "3 files" in rein("eval", "head.pth", *words).stdout
 
 
 def test_a_submission_that_would_be_refused_is_not_written(acdc, streets):
     extra = streets / "data/acdc/rgb_anon/fog/test/S1/x_rgb_anon.png"
     write_png(extra, np.zeros((54, 90, 3), np.uint8))
     assert "fog 3 of 2" in rein(*SUBMIT, code=1).stderr
-    extra.replace(extra.with_name("fog_0_rgb_anon.png"))
+    first = next((streets / "data/acdc/rgb_anon/fog/test").rglob("GOPR*.png"))
+    name = first.name
+    first.unlink()
+    assert "1 test images of ACDC are not called as they were released" in rein(*SUBMIT, code=1).stderr
+    extra.replace(extra.with_name(name))
     assert "is 90x54; the benchmark takes 96x54" in rein(*SUBMIT, code=1).stderr
     assert not list(Path().glob("*acdc*"))
     assert not list(Path().glob(".acdc*"))
 
 
-def test_files_are_checked_before_the_zip_is_written(acdc, streets, monkeypatch):
+def test_a_city_that_is_missing_is_named(berlin, streets):
+    shutil.rmtree(streets / "data/cityscapes/leftImg8bit/test/bonn")
+    words = ("eval", "head.pth", "--data", "cityscapes:test", "--submit", "c.zip")
+    done = rein(*words, code=1)
+    assert "berlin 2 of 2, bonn 0 of 1" in done.stderr
+    assert "leftImg8bit_trainvaltest.zip" in done.stderr
+
+
+def test_files_are_checked_before_the_zip_is_written(acdc, monkeypatch):
     add = submission.Submission.add
-    lost = "night_1_rgb_anon.png"
+    lost = "GP010470_frame_000041_rgb_anon.png"
     monkeypatch.setattr(
         submission.Submission,
         "add",
@@ -269,12 +333,32 @@ def test_files_are_checked_before_the_zip_is_written(acdc, streets, monkeypatch)
     )
     done = rein(*SUBMIT, code=1)
     assert f"1 files missing and 0 that do not belong: {lost}" in done.stderr
+    monkeypatch.setattr(
+        submission.Submission,
+        "add",
+        lambda self, sample, label: add(self, sample, np.full_like(label, 19)),
+    )
+    assert "and holds 19; expected 96x54 and 0 to 18" in rein(*SUBMIT, code=1).stderr
     assert not Path("acdc.zip").exists()
 
 
-def test_the_benchmark_wants_all_of_its_images():
-    assert sum(submission.IMAGES.values()) == 2000
-    assert submission.SIZE == (1080, 1920)
+def test_the_benchmarks_want_all_of_their_images():
+    assert sum(submission.ACDC.images.values()) == 2000
+    assert submission.ACDC.size == (1080, 1920)
+    assert sum(submission.CITYSCAPES_TEST.images.values()) == 1525
+    assert submission.CITYSCAPES_TEST.size == (1024, 2048)
+
+
+def test_one_zip_is_for_one_benchmark_and_files_do_not_meet(toy):
+    both = ("--data", "acdc:test", "--data", "cityscapes:test")
+    done = rein("eval", "head.pth", *both, "--submit", "x.zip", code=2)
+    assert "acdc:test and cityscapes:test" in done.stderr
+    assert "Give --out DIR" in rein("eval", "head.pth", "--label-ids", code=2).stderr
+    assert "labelIds are of the 19" in rein("eval", "head.pth", "--out", "m", "--label-ids", code=2).stderr
+    same = ("--set", "data.own.toy.splits.dusk.domain='val'")
+    rein("eval", "head.pth", *same, "--out", "m")
+    found = {path.relative_to("m").as_posix() for path in Path("m").rglob("*.png")}
+    assert found == {f"val-{split}/{number}.png" for split in ("val", "dusk") for number in range(3)}
 
 
 def test_corruptions_by_severity_and_their_mean(streets):
@@ -443,3 +527,16 @@ def test_own_images_of_the_same_classes_are_scored_instead(toy):
 def test_a_file_that_describes_no_own_images_is_refused(toy, text):
     (toy / "mine.toml").write_text(text)
     assert "says of no own dataset what to score" in told("eval", "head.pth", "--own", "mine.toml", code=2)
+
+
+def test_own_images_are_looked_for_where_the_help_says(toy):
+    """Below `data/` or `--data-root`, not below the data root that the model was trained with."""
+    described = re.sub(r"^root = .*\n", "", (toy / "toy.toml").read_text(), flags=re.M)
+    described = described.replace("toy:", "mine:").replace("data.own.toy", "data.own.mine")
+    (toy / "mine.toml").write_text(described)
+    for words, folder in (([], "data/mine"), (["--data-root", "elsewhere"], "elsewhere/mine")):
+        done = rein("eval", "head.pth", "--own", "mine.toml", *words, code=1)
+        assert f"no folder '{folder}/images/val'" in done.stderr
+        shutil.copytree("toy", folder)
+        rein("eval", "head.pth", "--own", "mine.toml", "--json", "c.json", *words)
+        assert len(json.loads(Path("c.json").read_text())["domains"]) == 2

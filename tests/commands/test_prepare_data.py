@@ -98,6 +98,31 @@ def test_a_check_names_every_kind_of_fault(tmp_path: Path, capsys: pytest.Captur
     assert "other size" not in caught.value.message  # the public sets have some, as released
 
 
+def test_what_is_missing_and_what_is_known_to_be_bad_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, shape in (("20801", (6, 9)), ("15188", (6, 8)), ("00001", (6, 8)), ("00002", (6, 9))):
+        write_png(tmp_path / f"images/{name}.png", np.full((6, 8, 3), 90, np.uint8))
+        label = np.full(shape, 7, np.uint8)
+        label[0, 0] = 7 if name == "15188" else 26
+        write_png(tmp_path / f"labels/{name}.png", label)
+    run("gta", tmp_path, workers=1)
+    assert "train: 4 of 24,966 images" in capsys.readouterr().err
+    run("gta", tmp_path, workers=1, check=True)
+    told = capsys.readouterr()
+    assert (
+        "train, known to be bad: 15188.png, label of one colour; 20801.png, label of another size" in told.out
+    )
+    assert "train, other size: 00002.png is 8x6, its label 9x6" in told.out
+    assert 'data.leave_out=["gta"]' in told.err
+    run("gta", tmp_path, workers=1, check=True, as_json=True)
+    report = json.loads(capsys.readouterr().out)
+    assert len(report["splits"]["train"]["known"]) == 2
+    assert report["remarks"] == [
+        "train: 4 of 24,966 images; all of 01_images.zip to 10_images.zip bring some of the others."
+    ]
+
+
 def test_own_data_is_checked_by_its_description(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = own(tmp_path)
     run("mine", root, workers=1, config=tmp_path / "mine.toml")

@@ -15,6 +15,9 @@ def test_lists_every_preset_with_its_score(capsys):
     rows = {line.split()[0]: line for line in out.splitlines() if line.strip()}
     assert set(preset_names()) <= set(rows)
     assert "cityscapes 66.7, bdd100k 60.0, mapillary 66.1" in rows["gta2citys"]
+    assert rows["gta2citys"].split()[-1] == "yes"
+    assert rows["gta2citys-eva02_l"].rstrip().endswith("on a page")
+    assert rows["gta2citys-dinov3_l"].split()[-1] not in ("yes", "page")
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -78,7 +79,9 @@ def test_labels_are_packed_exactly(shape: tuple[int, int], key: int, few: bool) 
 
 def unpack(packed: bytes, shape: tuple[int, int]) -> np.ndarray:
     data = np.frombuffer(packed, np.uint8)
-    return Compact(shape, (), True, np.zeros(1), data, (0, data.size), shape).label()
+    return Compact(
+        shape, (), True, np.zeros(1), data, (0, data.size), shape, (zlib.crc32(packed),), Path()
+    ).label()
 
 
 def test_runs_longer_than_16_bits_are_cut() -> None:
@@ -111,6 +114,23 @@ def test_a_copy_that_is_damaged_or_cut_short_is_not_used(tmp_path: Path) -> None
         assert open_compact(sample) is None
     path.write_bytes(whole)
     assert open_compact(sample) is not None
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_a_flipped_bit_in_a_copy_is_a_sentence_and_never_another_pixel(
+    tmp_path: Path, lossless: bool, share: float
+) -> None:
+    sample = pair(tmp_path, smooth(90, 120), blocks(90, 120))
+    write_compact(sample, lossless=lossless)
+    copy = open_compact(sample)
+    assert copy is not None
+    path, first = compact_path(sample.image), copy.label_span[0]
+    data = bytearray(path.read_bytes())
+    data[first + int((len(data) - first) * share)] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ReinError, match="is damaged: a checksum"):
+        open_pair(sample, table()).pixels(1.0).region(Box(0, 90, 0, 120))
 
 
 def test_a_copy_does_not_hide_values_that_are_not_declared(tmp_path: Path) -> None:

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from reincli.config import DataSettings
+from reincli.data.completeness import ACDC as ACDC_IMAGES
+from reincli.data.completeness import IMAGES, KNOWN_BAD, remark
+from reincli.data.downloads import DOWNLOADS
 from reincli.data.layouts import DATASETS, split_folders
 from reincli.data.sources import (
     classes_of,
@@ -72,7 +75,8 @@ def test_an_unknown_source_names_the_nearest(source: str, told: str) -> None:
 
 
 def test_every_dataset_has_folders() -> None:
-    assert tuple(split_folders(Path())) == DATASETS
+    for dataset in DATASETS:
+        assert {"train", "val"} & set(split_folders(dataset, Path()))
 
 
 # --- pairs -------------------------------------------------------------------------------------------------
@@ -83,7 +87,7 @@ def test_pairs_are_found_where_the_dataset_keeps_them(tmp_path: Path, source: st
     dataset, _ = parse_source(source, DataSettings())
     root = tmp_path / dataset
     if dataset == "cityscapes-c":
-        for corruption in {f.images for f in split_folders(root)[dataset]["val"]}:
+        for corruption in {f.images for f in split_folders(dataset, root)["val"]}:
             touch(root / corruption / "a/a_1_leftImg8bit.png")
     image, label = LAYOUTS[source]
     touch(root / image, root / label)
@@ -213,10 +217,89 @@ def test_label_tables() -> None:
             label_table("mine", own(map={name: 0}))
 
 
-def test_the_older_layout_of_bdd100k_is_recognised(tmp_path: Path) -> None:
-    for kind in ("images", "labels"):
-        (tmp_path / "bdd100k/bdd100k/seg" / kind / "val").mkdir(parents=True)
-    with pytest.raises(ReinError, match="no folder") as caught:
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        ("images/10k", "labels/sem_seg/masks"),
+        ("bdd100k/images/10k", "bdd100k/labels/sem_seg/masks"),
+        ("10k_images_{}/bdd100k/images/10k", "bdd100k_sem_seg_labels_trainval/bdd100k/labels/sem_seg/masks"),
+        ("10k", "bdd100k_seg_maps/labels"),
+        ("bdd100k_images_10k/10k", "bdd100k_seg_maps/bdd100k_seg_maps/labels"),
+        ("bdd100k/seg/images", "bdd100k/seg/labels"),
+        ("seg/images", "seg/labels"),
+    ],
+)
+def test_bdd100k_is_found_as_its_archives_lie_side_by_side(tmp_path: Path, images: str, labels: str) -> None:
+    root = tmp_path / "bdd100k"
+    for number, split in enumerate(("train", "val", "test")):
+        touch(root / images.format(split) / split / f"{number}.jpg")
+        if split != "test":
+            touch(root / labels / split / f"{number}_train_id.png")
+            touch(root / "labels/sem_seg/colormaps" / split / f"{number}.png")
+    data = DataSettings(root=str(tmp_path))
+    for number, split in enumerate(("train", "val")):
+        (sample,) = find_samples(f"bdd100k:{split}", data)
+        assert sample.name == f"{number}.jpg"
+        assert sample.label == root / labels / split / f"{number}_train_id.png"
+    (sample,) = find_samples("bdd100k:test", data, need_labels=False)
+    assert sample.name == "2.jpg"
+
+
+def test_panoptic_masks_of_bdd100k_are_named(tmp_path: Path) -> None:
+    touch(tmp_path / "bdd100k/images/10k/val/a.jpg", tmp_path / "bdd100k/labels/pan_seg/bitmasks/val/a.png")
+    with pytest.raises(ReinError, match="pan_seg' holds panoptic masks: their ids, up to 40") as caught:
         find_samples("bdd100k:val", DataSettings(root=str(tmp_path)))
-    place = tmp_path / "bdd100k"
-    assert f"move '{place}/bdd100k/seg/images' to '{place}/images/10k' and" in caught.value.hint
+    assert "bdd100k_sem_seg_labels_trainval.zip" in caught.value.hint
+
+
+def test_known_bad_pairs_and_named_ones_are_left_out_where_asked(tmp_path: Path) -> None:
+    for name in ("00001", "15188", "20800", "20801", "20860", "20861"):
+        touch(tmp_path / f"gta/images/{name}.png", tmp_path / f"gta/labels/{name}_labelTrainIds.png")
+
+    def names(*leave_out: str) -> list[str]:
+        data = DataSettings(root=str(tmp_path), leave_out=leave_out)
+        return [Path(sample.name).stem for sample in find_samples("gta", data)]
+
+    assert len(names()) == 6
+    assert names("gta") == ["00001", "20800", "20861"]
+    assert names("gta", "gta/00001.png") == ["20800", "20861"]
+    assert len(KNOWN_BAD["gta"]) == 62
+    for entry, told in (("gtaa", "No dataset is named 'gtaa'"), ("synthia", "no bad pairs are known")):
+        with pytest.raises(ReinError, match=told):
+            names(entry)
+
+
+# --- completeness ------------------------------------------------------------------------------------------
+
+
+def test_what_a_split_lacks_is_said_with_its_archives() -> None:
+    assert remark("cityscapes", "val", ["a"]) == (
+        "val: 1 of 500 images; all are in leftImg8bit_trainvaltest.zip."
+    )
+    assert remark("cityscapes", "val", ["a"] * 500) == ""
+    assert remark("cityscapes", "train_extra", []).endswith("leftImg8bit_trainextra.zip.")
+    numbers = [f"{n:05}.png" for n in range(1, 24967)]
+    assert remark("gta", "train", numbers) == ""
+    assert remark("gta", "train", numbers[:2500] + numbers[7500:]) == (
+        "train: 19,966 of 24,966 images; the others are in 02_images.zip, 03_images.zip."
+    )
+    assert "01_images.zip to 10_images.zip" in remark("gta", "train", ["00002.png"])
+    domains = ["night"] * 106 + ["fog"] * 100 + ["rain"] * 99
+    assert remark("acdc", "val", domains, domains) == (
+        "val: 305 of 406 images (rain 99 of 100, snow 0 of 100); all are in rgb_anon_trainvaltest.zip."
+    )
+    assert sum(sum(each.values()) for each in ACDC_IMAGES.values()) == 4006
+    assert remark("bdd100k", "val", ["a"] * 990) == ""  # some were released without label
+    assert "10k_images_train.zip and 10k_images_val.zip" in remark("bdd100k", "val", ["a"])
+    assert remark("mine", "val", ["a"]) == ""
+    assert remark("cityscapes-c", "val", ["a"]) == "val: 1 of 8,000 images."
+
+
+@pytest.mark.parametrize("dataset", [name for name in DATASETS if name != "cityscapes-c"])
+def test_every_remark_and_hint_names_archives(tmp_path: Path, dataset: str) -> None:
+    for split in IMAGES[dataset]:
+        assert any(end in remark(dataset, split, []) for end in (".zip", ".rar")), split
+    with pytest.raises(ReinError) as caught:
+        find_samples(f"{dataset}:train", DataSettings(root=str(tmp_path)))
+    for download in DOWNLOADS[dataset]:
+        assert (download.shown() in caught.value.hint) == (not download.extra and not download.old)

@@ -129,6 +129,17 @@ def test_the_form_that_a_file_says_must_be_that_of_its_tensors(files):
         loaded(files, "mixed.pth")
 
 
+def test_a_file_of_another_rank_says_what_to_set(files):
+    with pytest.raises(ReinError) as caught:
+        loaded(files, "released.pth")  # rank 4: written back, it has twice that of its setting
+    assert "model.minor.rank = 4" in caught.value.hint
+    assert loaded(files, "released.pth", RANK_4).minor.rank == 4
+    with pytest.raises(
+        ReinError, match=r"\(soma, width 32, rank 4 from block 1 on, 19 classes\) fits no preset"
+    ):
+        load_model(files / "released.pth", files / "backbone.pth", None)
+
+
 def test_it_is_strict(files):
     content = torch.load(files / "ours.pth", weights_only=True)
     del content["state_dict"]["minor.blocks.2.attn.qkv.main.start_a"]

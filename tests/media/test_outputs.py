@@ -13,7 +13,7 @@ import pytest
 
 from reincli.errors import ReinError
 from reincli.media.images import clear_dead, read_label, temporary_beside, write_bytes, write_png
-from reincli.media.outputs import Outputs, keep_apart, mark, mark_of
+from reincli.media.outputs import Outputs, at_work, keep_apart, mark, mark_of
 
 
 @pytest.mark.parametrize("way", ["name", "symbolic", "hard", "folder", "dots"])
@@ -104,3 +104,49 @@ def test_temporary_files_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
     assert clear_dead(tmp_path) == 1
     assert {path.name for path in tmp_path.iterdir()} == {mine.name, elsewhere.name}
     assert len(os.fsencode(temporary_beside(tmp_path / ("ä" * 127)).name)) < 255
+
+
+def test_the_second_at_work_in_a_folder_says_who_is_the_first(tmp_path):
+    code = (
+        "import os, sys, time; from pathlib import Path; from reincli.media.outputs import at_work\n"
+        f"with at_work(Path({str(tmp_path)!r}), 'train'):\n"
+        "    child = os.fork()\n"
+        "    if child: print('ready', flush=True)\n"
+        "    time.sleep(30)\n"  # the child outlives its parent
+    )
+    first = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    first.stdout.readline()
+    with pytest.raises(ReinError, match=f"rein train, process {first.pid} on"), at_work(tmp_path, "train"):
+        pass
+    first.kill()
+    first.wait()
+    with at_work(tmp_path, "train"):
+        assert (tmp_path / ".at-work").exists()
+    assert not (tmp_path / ".at-work").exists()
+
+
+def test_the_second_to_write_a_file_says_who_is_the_first_and_others_beside_it_are_free(tmp_path):
+    code = (
+        "import time; from pathlib import Path; from reincli.media.outputs import at_work\n"
+        f"with at_work(Path({str(tmp_path / 'a.json')!r}), 'eval', file=True):\n"
+        "    print('ready', flush=True); time.sleep(30)\n"
+    )
+    first = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    first.stdout.readline()
+    (tmp_path / "link.json").symlink_to(tmp_path / "a.json")
+    for name in ("a.json", "link.json"):
+        with (
+            pytest.raises(ReinError, match="rein eval, process"),
+            at_work(tmp_path / name, "eval", file=True),
+        ):
+            pass
+    for free in ("b.json", "/dev/null"):
+        with at_work(tmp_path / free, "eval", file=True):
+            pass
+    first.kill()
+    first.wait()
+    with at_work(tmp_path / "a.json", "eval", file=True):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["link.json"]

@@ -11,6 +11,7 @@ from torch._dynamo.testing import CompileCounter
 
 from reincli.data.labels import CITYSCAPES
 from reincli.model.mask_decoder import Predictions
+from reincli.model.plain_decoder import MaskDraws
 from reincli.prediction.predict import Predictor
 
 
@@ -42,14 +43,15 @@ def test_training_is_one_graph_compiled_once_a_size():
     assert model.rein.tokens_a.grad is not None
 
 
-def test_inference_is_one_graph_compiled_once_a_size(monkeypatch):
-    chosen = tiny.settings()
+@pytest.mark.parametrize("head", ["mask2former", "plain"])
+def test_inference_is_one_graph_compiled_once_a_size(monkeypatch, head):
+    chosen = tiny.settings(f"model.head.kind={head}")
     plain = Predictor(tiny.model(chosen), CITYSCAPES, chosen, torch.device("cpu"), "fp32")
     counter, compiler = CompileCounter(), torch.compile
     monkeypatch.setattr(
         torch, "compile", lambda model, **options: compiler(model, backend=counter, fullgraph=True, **options)
     )
-    fused = tiny.settings("test.compile=true")
+    fused = tiny.settings(f"model.head.kind={head}", "test.compile=true")
     predictor = Predictor(tiny.model(chosen), CITYSCAPES, fused, torch.device("cpu"), "fp32")
     for seed in range(2):
         generator = torch.Generator().manual_seed(seed)
@@ -58,6 +60,19 @@ def test_inference_is_one_graph_compiled_once_a_size(monkeypatch):
         )  # two windows of 64
         expected = plain.class_maps(image)
         torch.testing.assert_close(predictor.class_maps(image), expected, rtol=1e-4, atol=1e-4)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.slow
+def test_the_plain_head_trains_in_one_graph_while_its_masks_change():
+    model = tiny.model(tiny.settings("model.head.kind=plain")).train()
+    counter = CompileCounter()
+    compiled = torch.compile(model, backend=counter, dynamic=False, fullgraph=True)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        draws = MaskDraws(torch.rand(6, 2, 12) > 0.5, torch.tensor(0.5 + seed))
+        images = torch.randn(2, 3, 64, 64)
+        close(compiled(images, draws=draws), model(images, draws=draws))
     assert counter.frame_count == 1
 
 

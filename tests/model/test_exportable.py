@@ -29,16 +29,18 @@ def model_of(*sets):
     return tiny.model(tiny.settings(*sets)).eval()
 
 
+@pytest.mark.parametrize("head", ["mask2former", "plain"])
 @pytest.mark.parametrize("size", [(64, 64), (32, 96)])
-def test_the_answers_are_the_models(size):
+def test_the_answers_are_the_models(size, head):
+    kind = f"model.head.kind={head}"
     images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
     with torch.no_grad():
-        model = model_of()
+        model = model_of(kind)
         scores = class_maps(model(model.normalise(images), every_round=False), size)
-        found = Exportable(model_of(), size, "scores", "nchw")(images)
+        found = Exportable(model_of(kind), size, "scores", "nchw")(images)
         torch.testing.assert_close(found, scores, rtol=1e-4, atol=1e-4)
-        turned = Exportable(model_of(), size, "labels", "nhwc")(images.permute(0, 2, 3, 1))
-        classes, masks = Exportable(model_of(), size, "queries", "nchw")(images)
+        turned = Exportable(model_of(kind), size, "labels", "nhwc")(images.permute(0, 2, 3, 1))
+        classes, masks = Exportable(model_of(kind), size, "queries", "nchw")(images)
     assert (turned == scores.argmax(1)).float().mean() > 0.999
     assert turned.dtype == torch.uint8
     assert classes.shape[:2] == masks.shape[:2] == (2, 12)
@@ -47,6 +49,7 @@ def test_the_answers_are_the_models(size):
 BACKBONES = {
     "dinov2": {},
     "frozen": {"tune": "frozen"},
+    "plain": {"head": {**tiny.RAW["model"]["head"], "kind": "plain"}},
     "timm": {"backbone": {"name": "vit_tiny_patch16_224"}},
     "rotary": {"backbone": {"name": "eva02_tiny_patch14_224"}},
     "cnn": {"backbone": {"name": "resnet18"}},

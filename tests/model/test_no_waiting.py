@@ -113,7 +113,10 @@ ON_THE_HOST_ALREADY = {
 THE_ONE_COPY = {("cpu", "matching.py:assign"), ("numpy", "matching.py:assign")}
 
 
-@pytest.mark.parametrize("sets", [(), ("train.checkpoint_activations=true", "train.clip_grad_norm=1.0")])
+@pytest.mark.parametrize(
+    "sets",
+    [(), ("train.checkpoint_activations=true", "train.clip_grad_norm=1.0"), ("model.head.kind=plain",)],
+)
 def test_a_training_step_waits_for_the_costs_alone(sets):
     chosen = tiny.settings("train.points=64", *sets)
     run = new_run(chosen, Path(), tiny.model(chosen), CITYSCAPES, device=CPU, precision="fp32")
@@ -159,9 +162,10 @@ def test_a_step_of_an_adaptation_waits_as_often_as_it_computes_losses(source):
     assert {found[key] for key in ONCE_IT_IS_THERE} == {1}
 
 
+@pytest.mark.parametrize("head", ["mask2former", "plain"])
 @pytest.mark.parametrize("mode", ["whole", "slide"])
-def test_a_prediction_waits_for_nothing(mode):
-    chosen = tiny.settings()
+def test_a_prediction_waits_for_nothing(mode, head):
+    chosen = tiny.settings(f"model.head.kind={head}")
     predictor = Predictor(tiny.model(chosen), CITYSCAPES, chosen, CPU, "fp32")
     image = torch.randint(0, 256, (3, 70, 150), dtype=torch.uint8)
     with watched() as seen:

@@ -84,6 +84,14 @@ def test_maps_of_noise_are_resized_whole():
     assert torch.equal(resized_argmax(maps, (60, 90)), whole.argmax(0).to(torch.uint8))
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("size", [(20, 30), (45, 61)])
+def test_scores_that_are_no_numbers_have_no_class(value, size):
+    maps = torch.rand(3, 20, 30)
+    maps[1, 7, 7] = value
+    assert (resized_argmax(maps, size) == 255).all()
+
+
 @given(st.integers(1, 255), st.integers(0, 500))
 def test_the_best_class_is_the_first_of_the_largest(classes, seed):
     maps = torch.randint(0, 4, (classes, 5, 7), generator=torch.Generator().manual_seed(seed)).float()

@@ -10,6 +10,7 @@ from PIL import Image
 
 import reincli
 from reincli.data.dataset import to_tensor
+from reincli.data.labels import CITYSCAPES
 from reincli.engine.device import forget_peak, full_fp32, peak_memory
 from reincli.errors import ReinError
 from reincli.media.images import write_png
@@ -163,3 +164,15 @@ def test_the_peak_of_memory_can_begin_anew():
     kept = torch.ones(40_000_000)
     assert peak_memory(torch.device("cpu")) >= before + 100_000_000
     del kept
+
+
+@pytest.mark.parametrize("mode", ["slide", "whole"])
+def test_an_answer_that_is_no_number_is_an_error(mode):
+    chosen = tiny.settings()
+    model = tiny.model(chosen)
+    with torch.no_grad():
+        model.mask_decoder.class_head.bias.fill_(torch.nan)
+    predictor = Predictor(model, CITYSCAPES, chosen, torch.device("cpu"), "fp32")
+    for keep in (False, True):
+        with pytest.raises(ReinError, match="no number"):
+            predictor.predict(np.zeros((64, 96, 3), np.uint8), mode=mode, keep_scores=keep)

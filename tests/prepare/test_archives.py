@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import shutil
 import stat
@@ -11,6 +12,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import layouts
 import numpy as np
 import pytest
 from test_prepare import make
@@ -18,8 +21,10 @@ from test_prepare import make
 from reincli.commands.prepare_data import run
 from reincli.config import DataSettings
 from reincli.data.downloads import DOWNLOADS, Download, known_archives, names_for
+from reincli.data.labels import LABEL_IDS
 from reincli.data.layouts import DATASETS
-from reincli.data.sources import find_samples
+from reincli.data.loading import load_label
+from reincli.data.sources import find_samples, label_table
 from reincli.errors import ReinError
 from reincli.prepare import archives
 from reincli.prepare.prepare import prepare
@@ -32,7 +37,7 @@ PACKED = {
     "gta": {"01_images.zip": ("images", ""), "01_labels.zip": ("labels", "")},
     "synthia": {"RAND_CITYSCAPES.tar.gz": ("", "RAND_CITYSCAPES/")},
     "urbansyn": {"rgb.tar.gz": ("rgb", ""), "ss.tar": ("ss", "")},
-    "mapillary": {"mapillary-vistas-dataset_public_v2.0.zip": ("", "")},
+    "mapillary": {"An-ZjB1Zm61yAZG0ozTymz8I8NqI4x0M (1).zip": ("", "")},
     "bdd100k": {
         "bdd100k_images_10k.zip": ("images", "bdd100k/"),
         "bdd100k_sem_seg_labels_trainval.zip": ("labels", "bdd100k/"),
@@ -81,6 +86,116 @@ def test_downloads_are_prepared_as_they_come(
     capsys.readouterr()
     run(dataset, root, workers=1)
     assert "Unpacking" not in capsys.readouterr().err
+
+
+BDD = {
+    "now": {
+        "10k_images_train.zip": {"images/10k/train": "bdd100k/images/10k/train"},
+        "10k_images_val (1).zip": {"images/10k/val": "bdd100k/images/10k/val"},
+        "10k_images_test.zip": {"images/10k/test": "bdd100k/images/10k/test"},
+        "bdd100k_sem_seg_labels_trainval.zip": {"labels": "bdd100k/labels"},
+    },
+    "maps": {
+        "bdd100k_images_10k.zip": {"images/10k": "10k"},
+        "bdd100k_seg_maps.zip": {
+            "labels/sem_seg/masks": "bdd100k_seg_maps/labels",
+            "labels/sem_seg/colormaps": "bdd100k_seg_maps/color_labels",
+        },
+    },
+    "bare maps": {
+        "10k_images_trainval.zip": {"images/10k": "images/10k"},
+        "bdd100k_seg_maps.zip": {"labels/sem_seg/masks": "labels", "labels/sem_seg/colormaps": "color_labels"},
+    },
+    "old": {
+        "bdd100k_seg.zip": {
+            "images/10k": "bdd100k/seg/images",
+            "labels/sem_seg/masks": "bdd100k/seg/labels",
+            "labels/sem_seg/colormaps": "bdd100k/seg/color_labels",
+        },
+    },
+}  # fmt: skip
+"""Ways in which BDD100K was handed out: archive -> folder of the dataset -> the same within the archive."""
+
+
+@pytest.mark.parametrize("way", BDD)
+@pytest.mark.parametrize("packed", [True, False])
+def test_bdd100k_as_it_was_handed_out(tmp_path: Path, way: str, packed: bool) -> None:
+    """Packed, and unpacked side by side, each into a folder of its own name."""
+    made = tmp_path / "made"
+    expected = layouts.write("bdd100k", made)
+    for path in list((made / "labels/sem_seg/masks").rglob("*.png")):
+        path.rename(path.with_name(path.stem.removesuffix("_train_id") + "_train_id.png"))
+    root = tmp_path / "bdd100k"
+    root.mkdir()
+    for name, folders in BDD[way].items():
+        with zipfile.ZipFile(root / name, "w") as opened:
+            for folder, inside in folders.items():
+                for file in sorted((made / folder).rglob("*.*")):
+                    opened.write(file, f"{inside}/{file.relative_to(made / folder).as_posix()}")
+        if not packed:
+            with zipfile.ZipFile(root / name) as opened:
+                opened.extractall(root / name.removesuffix(".zip"))
+            (root / name).unlink()
+    run("bdd100k", root, workers=1)
+    data = DataSettings(root=str(tmp_path))
+    for source, labels in expected.items():
+        samples = {sample.name: sample for sample in find_samples(source, data)}
+        assert set(samples) == set(labels)
+        for name, label in labels.items():
+            np.testing.assert_array_equal(load_label(samples[name], label_table("bdd100k", data)), label)
+    assert not packed or not list(root.rglob("*color*"))
+
+
+@pytest.mark.parametrize("kind", ["grey", "rgba"])
+def test_panoptic_masks_are_refused_by_name(tmp_path: Path, kind: str) -> None:
+    layouts.write("bdd100k", tmp_path)
+    for path in (tmp_path / "labels/sem_seg/masks/val").rglob("*.png"):
+        ids = np.arange(64 * 128, dtype=np.uint8).reshape(64, 128) % 41
+        cv2.imwrite(str(path), ids if kind == "grey" else np.dstack([ids * 0, ids * 0, ids, ids]))
+    with pytest.raises(ReinError, match="panoptic mask") as caught:
+        run("bdd100k", tmp_path, workers=1)
+    assert "semantic segmentation" in caught.value.hint or "sem_seg_labels" in caught.value.hint
+
+
+def test_of_acdc_what_is_read_is_unpacked_alone(tmp_path: Path) -> None:
+    layouts.write("acdc", tmp_path / "made")
+    root = tmp_path / "acdc"
+    for name, (below, prefix) in PACKED["acdc"].items():
+        pack(tmp_path / "made", below, prefix, root / name)
+    run("acdc", root, workers=1)
+    ends = {path.name.split("_frame_")[1][7:] for path in root.rglob("*.png")}
+    assert ends == {"rgb_anon.png", "gt_labelIds.png", "gt_labelTrainIds.png"}
+    assert not list(root.rglob("*_ref"))
+
+
+def test_coarse_labels_of_cityscapes_are_splits(tmp_path: Path) -> None:
+    root = tmp_path / "cityscapes"
+    expected = layouts.write("cityscapes", root)["cityscapes:val"]
+    made = tmp_path / "made"
+    for name, label in expected.items():
+        stem = name.removesuffix("_leftImg8bit.png").replace("frankfurt", "augsburg")
+        ids = np.array([*LABEL_IDS, *[0] * 237], np.uint8)[label]
+        layouts.polygons(made / f"gtCoarse/train_extra/{stem}_gtCoarse_polygons.json", ids)
+        image = np.zeros((*label.shape, 3), np.uint8)
+        layouts.write_png(made / f"leftImg8bit/train_extra/{stem}_leftImg8bit.png", image)
+        coarse = stem.replace("augsburg", "aachen")
+        layouts.polygons(made / f"gtCoarse/train/{coarse}_gtCoarse_polygons.json", ids)
+    run("cityscapes", root, workers=1)  # without them nothing is amiss
+    pack(made, "gtCoarse", "", root / "gtCoarse.zip")
+    pack(made, "leftImg8bit", "", root / "leftImg8bit_trainextra.zip")
+    run("cityscapes", root, workers=1)
+    data = DataSettings(root=str(tmp_path))
+    for split, city in (("train_extra", "augsburg"), ("train_coarse", "aachen")):
+        samples = find_samples(f"cityscapes:{split}", data)
+        assert len(samples) == 2
+        for sample in samples:
+            label = load_label(sample, label_table("cityscapes", data))
+            np.testing.assert_array_equal(label, expected[sample.name.replace(city, "frankfurt")])
+    assert len(find_samples("cityscapes:train", data)) == 2
+    shutil.rmtree(root / "gtCoarse")
+    with pytest.raises(ReinError) as caught:
+        find_samples("cityscapes:train_extra", data)
+    assert caught.value.hint.startswith("Get gtCoarse.zip")
 
 
 def test_another_folder_takes_everything(tmp_path: Path) -> None:
@@ -160,6 +275,52 @@ def test_an_archive_cut_short_is_named(tmp_path: Path, name: str, part: float) -
         run("gta", tmp_path / "gta", workers=1)
     for file in (tmp_path / "gta").rglob("*.png"):
         assert file.read_bytes() == (tmp_path / "from/images" / file.name).read_bytes()
+
+
+def patched(path: Path, name: str, at: int, value: bytes) -> None:
+    """Change the second member's heads in a zip: `at` counts from the signature of the entry in the list at its end."""
+    data = bytearray(path.read_bytes())
+    entry = data.rindex(name.encode()) - 46
+    data[entry + at : entry + at + len(value)] = value
+    if at in (8, 10):  # these stand in the head before the content too
+        head = data.index(name.encode()) - 30
+        data[head + at - 2 : head + at - 2 + len(value)] = value
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "says"),
+    [
+        (8, b"\x01\x00", "holds 'images/2.png' encrypted"),
+        (10, b"\x63\x00", "by method 99, which is not known here"),
+        (24, b"\xff\xff\xff\xf0", r"needs 4\.\d GB|claims 4,\d+,\d+,\d+ bytes"),
+        (16, b"\0\0\0\0", "is damaged or cut short: Bad CRC"),
+    ],
+)
+def test_a_zip_that_cannot_be_unpacked_is_a_sentence(
+    tmp_path: Path, at: int, value: bytes, says: str
+) -> None:
+    path = tmp_path / "gta" / "01_images.zip"
+    path.parent.mkdir()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as opened:
+        for number in (1, 2):
+            opened.writestr(f"images/{number}.png", b"x" * 1000)
+    patched(path, "images/2.png", at, value)
+    with pytest.raises(ReinError, match=says):
+        run("gta", tmp_path / "gta", workers=1)
+    written = [file.name for file in (tmp_path / "gta").rglob("*.png")]
+    assert written in ([], ["1.png"])
+
+
+def test_a_tar_that_claims_more_than_there_is_is_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "gta" / "images.tar.gz"
+    path.parent.mkdir()
+    info = tarfile.TarInfo("images/1.png")
+    info.size = 2**40
+    with gzip.open(path, "wb") as file:
+        file.write(info.tobuf() + b"x" * 1000)
+    with pytest.raises(ReinError, match=r"claims 1,099,511,627,776 bytes|damaged or cut short"):
+        run("gta", tmp_path / "gta", workers=1)
 
 
 def test_a_wrong_archive_and_an_unfinished_one_are_named(tmp_path: Path) -> None:
@@ -248,12 +409,27 @@ else:
     assert words[0] == "x" and words[-2] == "--"
     names = next(w for w in options if w.startswith("-i@"))[3:]
     folder = next(w for w in options if w.startswith("-o"))[2:]
+failed = False
 for name in open(names).read().splitlines():
     if name + "/" not in opened.namelist():
         opened.extract(name, folder)
         if name.endswith("{lost}"):
             os.unlink(os.path.join(folder, name))
             os.symlink("/etc/passwd", os.path.join(folder, name))
+        if name.endswith("{bad}"):
+            path = os.path.join(folder, name)
+            if tool == "unrar":  # it removes what fails
+                os.unlink(path)
+                sys.stderr.write(name.replace("\\\\", "/") + " - checksum error\\nTotal errors: 1\\n")
+            else:  # and this one leaves it
+                half = open(path, "rb").read()[:-30]
+                open(path, "wb").write(half)
+                sys.stderr.write("ERROR: CRC Failed : " + name + "\\n")
+            failed = True
+        elif name.endswith("{cut}"):
+            sys.exit("Unexpected end of archive")
+if failed:
+    sys.exit(3)
 """
 
 
@@ -262,10 +438,10 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
     """Put a stand-in alone onto the PATH."""
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
 
-    def install(name: str, lost: str = "no such name") -> None:
+    def install(name: str, *, lost: str = "none", bad: str = "none", cut: str = "none") -> None:
         path = tmp_path / "bin" / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text(STAND_IN.format(python=sys.executable, lost=lost))
+        path.write_text(STAND_IN.format(python=sys.executable, lost=lost, bad=bad, cut=cut))
         path.chmod(0o755)
 
     return install
@@ -318,7 +494,7 @@ def test_a_rar_is_unpacked_by_the_program_that_is_there(
 def test_what_a_rar_must_not_hold_is_refused(
     tmp_path: Path, tool: Callable[..., None], lost: str, further: tuple[str, ...], told: str
 ) -> None:
-    tool("unrar", lost or "no such name")
+    tool("unrar", lost=lost or "none")
     root = tmp_path / "synthia"
     rar(root / "RAND_CITYSCAPES.rar", *further)
     with pytest.raises(ReinError, match=told):
@@ -344,6 +520,91 @@ def test_a_rar_without_a_program_or_cut_short_is_said(tmp_path: Path, tool: Call
         run("synthia", root, workers=1)
 
 
+def synthia(path: Path, count: int, *, sep: str = "/") -> dict[str, np.ndarray]:
+    """SYNTHIA's archive with several pairs, folders parted by `sep`; what the labels should become, by name."""
+    made = path.parent.parent / "made"
+    expected = layouts.write("synthia", made, count=count)["synthia"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as opened:
+        for file in sorted(made.rglob("*.png")):
+            name = f"RAND_CITYSCAPES/{file.relative_to(made).as_posix()}".replace("/", sep)
+            opened.writestr(zipfile.ZipInfo(name), file.read_bytes())
+    shutil.rmtree(made)
+    return expected
+
+
+@needs_scripts
+@pytest.mark.parametrize("name", ["unrar", "7z"])
+def test_files_of_a_rar_that_fail_their_checksum_are_named_and_the_others_stay(
+    tmp_path: Path, tool: Callable[..., None], name: str
+) -> None:
+    root = tmp_path / "synthia"
+    images = sorted(synthia(root / "SYNTHIA_RAND_CITYSCAPES.rar", 4))
+    tool(name, bad=f"LABELS/{images[1]}")
+    with pytest.raises(
+        ReinError, match=rf"1 files of .* fail their checksum: GT/LABELS/{images[1]}\."
+    ) as caught:
+        run("synthia", root, workers=1)
+    assert "The other 7 are unpacked." in caught.value.message
+    assert sorted(path.name for path in (root / "RGB").iterdir()) == images
+    assert not list(root.glob(".unpacking*"))
+    with pytest.raises(ReinError, match="1 of 4 images have no label") as caught:  # it goes on, and tells
+        run("synthia", root, workers=1)
+    assert f'data.leave_out=["synthia/{images[1]}"' in caught.value.hint
+    data = DataSettings(root=str(tmp_path), leave_out=(f"synthia/{images[1]}",))
+    assert [sample.name for sample in find_samples("synthia", data)] == [images[0], *images[2:]]
+
+
+@needs_scripts
+def test_a_rar_that_ends_early_goes_on_with_what_is_missing(
+    tmp_path: Path, tool: Callable[..., None]
+) -> None:
+    root = tmp_path / "synthia"
+    images = sorted(synthia(root / "SYNTHIA_RAND_CITYSCAPES.rar", 4))
+    tool("7z", cut=f"RGB/{images[2]}")
+    with pytest.raises(ReinError, match="1 of 8 files did not come out; 7z: Unexpected end of archive"):
+        run("synthia", root, workers=1)
+    kept = root / "RGB" / images[0]
+    before = kept.stat().st_mtime_ns
+    tool("7z")
+    run("synthia", root, workers=1)
+    assert len(find_samples("synthia", DataSettings(root=str(tmp_path)))) == 4
+    assert kept.stat().st_mtime_ns == before
+
+
+@needs_scripts
+@pytest.mark.parametrize("name", ["unrar", "7zz", "bsdtar"])
+def test_backslashes_in_a_rar_are_folders(tmp_path: Path, tool: Callable[..., None], name: str) -> None:
+    tool(name)
+    root = tmp_path / "synthia"
+    expected = synthia(root / "SYNTHIA_RAND_CITYSCAPES.rar", 2, sep="\\")
+    run("synthia", root, workers=1)
+    data = DataSettings(root=str(tmp_path))
+    for sample in find_samples("synthia", data):
+        np.testing.assert_array_equal(load_label(sample, label_table("synthia", data)), expected[sample.name])
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_backslashes_in_names_are_folders(tmp_path: Path, kind: str) -> None:
+    make(tmp_path / "unpacked", "gta")
+    (tmp_path / "gta").mkdir()
+    for below in ("images", "labels"):
+        files = sorted((tmp_path / "unpacked" / below).iterdir())
+        if kind == "zip":
+            with zipfile.ZipFile(tmp_path / f"gta/01_{below}.zip", "w") as opened:
+                for file in files:
+                    opened.writestr(zipfile.ZipInfo(f"{below}\\{file.name}"), file.read_bytes())
+        else:
+            with tarfile.open(tmp_path / f"gta/{below}.tar", "w") as packed:
+                for file in files:
+                    packed.add(file, f"{below}\\{file.name}")
+    run("gta", tmp_path / "gta", workers=1)
+    assert sorted(path.name for path in (tmp_path / "gta/images").iterdir()) == sorted(
+        path.name for path in (tmp_path / "unpacked/images").iterdir()
+    )
+    assert len(find_samples("gta", DataSettings(root=str(tmp_path)))) == 1
+
+
 def test_a_rar_that_was_unpacked_by_hand_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,3 +625,20 @@ def test_every_dataset_to_download_has_its_archives() -> None:
     assert names_for("gta", "nothing") == ""
     assert known_archives("gta", Path("/nowhere")) == []
     assert Download(("a.zip",), ("x",), (("y/", "x/"),)).target("y/1.png") == "x/1.png"
+    assert Download(("a.zip",), ("x",)).target("around/x/1.png") == "x/1.png"
+    assert Download(("a.zip",), ("x",), only=("_a.png",)).target("x/1_b.png") is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gt_trainval.zip",
+        "gt_trainval (1).zip",
+        "gt_trainval(2).zip",
+        "gt_trainval.zip.1",
+        "gt_trainval (1).tar.gz",
+    ],
+)
+def test_names_that_browsers_give_are_known(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    assert [path.name for path, _ in known_archives("acdc", tmp_path)] == [name]

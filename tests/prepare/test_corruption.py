@@ -93,6 +93,46 @@ def test_the_set_is_made_goes_on_and_is_found(tmp_path: Path, capsys: pytest.Cap
     assert "severity2" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("_fake_library")
+def test_the_order_of_channels_is_chosen_and_never_mixed(tmp_path: Path) -> None:
+    rgb, bgr = Corruption("fog", 5), Corruption("fog", 5, channels="bgr")
+    swapped = corrupted(np.ascontiguousarray(IMAGE[..., ::-1]), rgb, "a.png")[..., ::-1]
+    np.testing.assert_array_equal(corrupted(IMAGE, bgr, "a.png"), swapped)
+    assert (corrupted(IMAGE, rgb, "a.png") != swapped).any()
+    cityscapes(tmp_path / "cityscapes")
+    root = tmp_path / "cityscapes-c"
+    run("cityscapes-c", root, workers=1, corruption=["fog"])
+    assert (root / "fog/5/made.txt").read_text() == "channels rgb, seed 0\n"
+    image = root / "fog/5/a/a_0_leftImg8bit.png"
+    np.testing.assert_array_equal(read_image(image), corrupted(IMAGE, rgb, "a_0_leftImg8bit.png"))
+    for changed in ({"channels": "bgr"}, {"seed": 1}):
+        before = image.read_bytes()
+        with pytest.raises(ReinError, match="fog/5' was made with channels rgb, seed 0, not"):
+            run("cityscapes-c", root, workers=1, corruption=["fog", "snow"], **changed)
+        assert image.read_bytes() == before
+        assert not (root / "snow").exists()
+    run("cityscapes-c", root, workers=1, corruption=["fog"], channels="bgr", force=True)
+    np.testing.assert_array_equal(read_image(image), corrupted(IMAGE, bgr, "a_0_leftImg8bit.png"))
+    (root / "fog/5/made.txt").unlink()  # made before there was a choice
+    run("cityscapes-c", root, workers=1, corruption=["fog"])
+    with pytest.raises(ReinError, match="no order of channels 'gbr'"):
+        run("cityscapes-c", root, channels="gbr")
+    with pytest.raises(ReinError, match="for cityscapes-c alone"):
+        run("gta", None, channels="bgr")
+
+
+@pytest.mark.usefixtures("_fake_library")
+def test_labels_are_looked_for_before_hours_of_drawing(tmp_path: Path) -> None:
+    cityscapes(tmp_path / "cityscapes")
+    label = tmp_path / "cityscapes/gtFine/val/a/a_1_gtFine_labelTrainIds.png"
+    label.unlink()
+    with pytest.raises(ReinError, match="1 of 2 images of 'cityscapes:val' have no prepared label") as caught:
+        run("cityscapes-c", tmp_path / "cityscapes-c", workers=1)
+    assert "gtFine_trainvaltest.zip" in caught.value.hint
+    assert f"rein prepare-data cityscapes {tmp_path / 'cityscapes'}" in caught.value.hint
+    assert not (tmp_path / "cityscapes-c").exists()
+
+
 def test_a_missing_library_and_missing_images_are_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

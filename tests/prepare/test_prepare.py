@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from layouts import palette_png
+from PIL import Image
 
+from reincli.commands.prepare_data import run
 from reincli.config import DataSettings
 from reincli.data.check import class_pixels, inspect
 from reincli.data.labels import LABEL_IDS, MAPILLARY, SYNTHIA_IDS, count_values
@@ -152,7 +155,7 @@ def make(root: Path, dataset: str) -> dict[str, np.ndarray]:
     for split in ("training", "validation"):
         write_png(root / f"{split}/images/x.jpg", np.resize(IMAGE, (13, 21, 3)))
         palette_png(root / f"{split}/v1.2/labels/x.png", stored)
-    small = cv2.resize(by_name[stored], (10, 6), interpolation=cv2.INTER_NEAREST)
+    small = np.asarray(Image.fromarray(by_name[stored]).resize((10, 6), Image.Resampling.NEAREST))
     return {"mapillary:train": by_name[stored], "mapillary:val": small}
 
 
@@ -231,6 +234,35 @@ def test_workers_do_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pr
     for i in range(8):
         made = read_label(tmp_path / f"labels/{i}_labelTrainIds.png")
         np.testing.assert_array_equal(made, expected(np.roll(ids(35), i), LABEL_IDS))
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_raw_label_that_changed_is_converted_anew(tmp_path: Path, old: bool) -> None:
+    """Also where the copy that replaced it kept an old time."""
+    make(tmp_path, "gta")
+    (job,) = prepare("gta", tmp_path)
+    target = job.job.target
+    os.utime(job.job.source)  # newer, and the same
+    assert [o.state for o in prepare("gta", tmp_path)] == ["kept"]
+    write_png(job.job.source, np.full((12, 20), 26, np.uint8))
+    if old:
+        os.utime(job.job.source, (1, 1))
+    assert [o.state for o in prepare("gta", tmp_path)] == ["written"]
+    assert (read_label(target) == 13).all()
+    assert [o.state for o in prepare("gta", tmp_path)] == ["kept"]
+
+
+def test_a_label_that_says_nothing_of_itself_stays_and_is_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path, "gta")
+    (job,) = plan("gta", tmp_path)
+    write_png(job.target, np.zeros((12, 20), np.uint8))
+    os.utime(job.target, (1, 1))
+    kept = job.target.read_bytes()
+    run("gta", tmp_path, workers=1)
+    assert job.target.read_bytes() == kept
+    assert "1 files are older than the raw ones" in capsys.readouterr().err
 
 
 def test_a_damaged_file_is_named_and_does_not_stop_the_rest(tmp_path: Path) -> None:

@@ -259,7 +259,10 @@ def test_every_dataset_is_found_one_level_too_high_or_too_low(tmp_path: Path, da
     root = tmp_path / "data" / dataset
     layouts.write(dataset, root, count=1)
     below = next(path for path in sorted(root.iterdir()) if path.is_dir())
-    for given, told in ((root.parent, "one level deeper, in"), (below, "one level higher, in")):
+    ways = [(root.parent, "one level deeper, in"), (below, "one level higher, in")]
+    if dataset == "bdd100k":  # its archives may lie in folders of their own
+        run(dataset, ways.pop(0)[0], workers=1)
+    for given, told in ways:
         with pytest.raises(ReinError) as caught:
             run(dataset, given, workers=1)
         assert told in caught.value.hint

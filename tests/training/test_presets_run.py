@@ -31,7 +31,7 @@ PRESETS = [name for name in preset_names() if name not in ("demo", *STARTED, *AD
 def write_pairs(root: Path, dataset: str, split: str, count: int) -> None:
     """Pictures and prepared labels where a dataset keeps them."""
     rng = np.random.default_rng(0)
-    for folders in split_folders(root)[dataset][split]:
+    for folders in split_folders(dataset, root)[split]:
         for index in range(count):
             stem = f"town/{index}"
             image = root / folders.images / f"{folders.prefixes[0]}{stem}{folders.image_suffix}"
@@ -72,6 +72,8 @@ def small(preset: str, data: Path, backbone: Path, *sets: str) -> Settings:
     model = raw.get("model", {})
     kept = {key: model[key] for key in ("tune", "train_backbone") if key in model}
     raw["model"] = {**tiny.RAW["model"], **kept}
+    if "kind" in model.get("head", {}):
+        raw["model"]["head"] = {**tiny.RAW["model"]["head"], "kind": model["head"]["kind"]}
     raw.setdefault("test", {})["sizes"] = dict.fromkeys(TEST_SIZES, "native")
     return build_settings(raw, [
         f"data.root='{data}'", f"model.backbone.weights='{backbone}'", "data.workers=0", "train.iterations=2",

@@ -1,0 +1,112 @@
+"""Both heads on the demo's streets: the same small backbone and adapters, scores and CPU time of short trainings.
+
+    python benchmarks/heads_on_streets.py --out heads-on-streets
+    python benchmarks/heads_on_streets.py --out heads-on-streets --iterations 1000 --seeds 5
+
+Generated streets of `rein demo` and its preset; `OMP_NUM_THREADS=1` for one thread. Each training is scored half-way
+and at the end; a finished one is not trained again. Scores are mIoU in percent over the classes that occur, mean and
+standard deviation over seeds. CPU seconds are of training with its data, in one process, without scoring.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+TARGETS = ("night", "fog", "rain", "snow")
+PLAIN = ("model.head.kind=plain", "model.head.plain.heads=4")
+HEADS = {
+    "Mask2Former, 64 wide": (),
+    "plain, 64 wide": (*PLAIN, "model.head.plain.channels=64"),
+    "plain, 192 wide (the backbone's)": PLAIN,
+}
+
+
+def one(out: Path, number: int, sets: tuple[str, ...], seed: int, iterations: int) -> dict[str, Any]:
+    """Train and score one model; what is done already is read from its folder."""
+    from reincli.commands import demo, train
+
+    folder = out / "work_dirs" / f"{number}-{seed}-{iterations}"
+    done, half = folder / "cpu.json", iterations // 2
+    if not done.exists():
+        if folder.exists():  # stopped on the way
+            shutil.rmtree(folder)
+        own = [f"train.seed={seed}", f"train.iterations={iterations}", f"train.checkpoint_every={half}"]
+        begun = time.process_time()
+        train.run(preset="demo", sets=[*sets, *own, "data.workers=0"], backbone=demo.backbone_file(out),
+                  work_dir=folder, data_root=out / "data", device="cpu", precision="fp32")  # fmt: skip
+        done.write_text(json.dumps(time.process_time() - begun))
+    return {
+        "cpu_s": json.loads(done.read_text()),
+        "end": scored(out, folder / "last.pth"),
+        "half": scored(out, folder / f"iter_{half}.pth"),
+    }
+
+
+def scored(out: Path, checkpoint: Path) -> dict[str, float]:
+    """mIoU in fair weather, and the mean of the four targets."""
+    from reincli.commands import evaluate
+    from reincli.commands.demo_ladder import occurring
+
+    done = checkpoint.with_suffix(".json")
+    if not done.exists():
+        found = evaluate.run(checkpoint, data_root=out / "data", device="cpu", precision="fp32")
+        domains = {name: occurring(scores) for name, scores in found["domains"].items()}
+        mean = statistics.fmean(domains[name] for name in TARGETS)
+        done.write_text(json.dumps({"clear": domains["cityscapes"], "targets": mean}))
+    return json.loads(done.read_text())
+
+
+def table(rows: dict[str, list[dict[str, Any]]]) -> str:
+    """A Markdown table of what is there."""
+    lines = [
+        "| head | seeds | CPU s of a training | clear, half-way | clear, end | four targets, half-way | end |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for head, runs in rows.items():
+        if runs:
+            scores = [
+                [run[when][what] for run in runs] for what in ("clear", "targets") for when in ("half", "end")
+            ]
+            cells = [shown([run["cpu_s"] for run in runs], 0), *(shown(each, 1) for each in scores)]
+            lines.append(f"| {head} | {len(runs)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def shown(values: list[float], digits: int) -> str:
+    """'31.2 ± 0.8'."""
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{digits}f}{spread}"
+
+
+def main() -> None:
+    """Seed after seed all heads, the table after each seed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of streets and trainings")
+    parser.add_argument("--iterations", type=int, default=220)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--heads", default="0,1,2", help=f"numbers, of {', '.join(HEADS)}")
+    given = parser.parse_args()
+
+    from reincli.commands import demo
+
+    demo.generate(given.out, train=72, val=16, targets=10)
+    demo.convert(given.out, demo.demo_settings(given.out, given.iterations))
+    rows: dict[str, list[dict[str, Any]]] = {head: [] for head in HEADS}
+    for seed in range(given.seeds):
+        for number, (head, sets) in enumerate(HEADS.items()):
+            if str(number) not in given.heads.split(","):
+                continue
+            rows[head].append(one(given.out, number, sets, seed, given.iterations))
+        print(table(rows), flush=True)
+
+
+if __name__ == "__main__":
+    main()
