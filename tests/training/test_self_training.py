@@ -171,6 +171,20 @@ def test_a_step_learns_three_things(files, tmp_path):
     torch.testing.assert_close(found["pseudo_weight"], lesson.pseudo.shares.mean())
 
 
+def test_the_plain_head_adapts_too(tmp_path):
+    """Its masks hold queries only with a probability; the losses are the same."""
+    tiny.write_toy(tmp_path / "toy", ("train", "val", "dusk"), count=4)
+    plain = tiny.settings("model.head.kind=plain", data=data_of(tmp_path))
+    tiny.write_backbone(tmp_path / "backbone.pth", plain)
+    tiny.write_checkpoint(tmp_path / "start.pth", plain)
+    run, task, slices = begun(tmp_path, tmp_path / "run", "model.head.kind=plain")
+    before = weights(run)
+    found = task.step(run, slices)
+    assert float(found["skipped"]) == 0
+    assert float(found["loss_masked"]) > 0
+    assert any(not torch.equal(before[name], value) for name, value in weights(run).items())
+
+
 @pytest.mark.parametrize(
     ("sets", "there"),
     [
