@@ -284,6 +284,59 @@ class OptimSettings(Strict):
     warmup_factor: Fraction = 1e-6
 
 
+class BorderSettings(Strict):
+    """Parts of a target image that show nothing of the street, such as the car's own bonnet, as shares of its sides."""
+
+    top: Fraction = 0.0
+    bottom: Fraction = 0.0
+    sides: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
+    """Each of the two."""
+
+    @model_validator(mode="after")
+    def _leaves_something(self) -> BorderSettings:
+        if self.top + self.bottom >= 1:
+            raise ValueError("adapt.border.top and adapt.border.bottom together leave out all of an image")
+        return self
+
+
+class AdaptSettings(Strict):
+    """Self-training on unlabelled images of a target (`rein adapt`); the parts can be switched off one by one.
+
+    The values are those of VFM-UDA++ (arXiv 2503.10685), DACS (2007.08702) and MIC (2212.01322).
+    """
+
+    target: tuple[str, ...] = ()
+    """Unlabelled images: NAME:SPLIT of a dataset (its labels are not read), folders, images, videos. Empty: training
+    on `data.train` alone."""
+    source: bool = True
+    """Train on the labelled images of `data.train` too; False: on the target alone, which is weaker."""
+    teacher_decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """The teacher is the average of the student's weights with this decay; it is what is validated and kept."""
+    teacher_ramp: bool = True
+    """Average evenly until the decay is reached: min(1 - 1/(t + 1), decay) after t steps. False: the decay at once."""
+    mirror: bool = True
+    """Pseudo-labels come from the mean over a crop and its mirror image; False: from the crop alone."""
+    threshold: Fraction = 0.968
+    """A pseudo-label weighs as much as the share of its crop that is this certain; 0: all weigh 1."""
+    mix: bool = True
+    """Paste half of the classes of a labelled crop onto the target crop (ClassMix). False, or without labelled
+    images: the target crop by itself, in strong colours."""
+    masked: bool = True
+    """The target crop with blocks hidden must give the pseudo-label, too."""
+    masked_share: Fraction = 0.7
+    masked_block: Positive | None = None
+    """Side of a block in pixels; None: 64, or an eighth of the crop where that is less."""
+    strong_colors: bool = True
+    """Change the colours of labelled crops strongly, in place of `data.augment.photometric`."""
+    border: BorderSettings = BorderSettings()
+    """Left out of every pseudo-label."""
+    video_frames: Positive = 500
+    """Frames that are drawn of each video, evenly."""
+    look_every: Positive = 1_000
+    """Iterations between looks at a few target images: how far teacher and student agree, and pictures."""
+    look_images: Positive = 4
+
+
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 
 
@@ -400,6 +453,21 @@ class Settings(Strict):
     optim: OptimSettings = OptimSettings()
     train: TrainSettings = TrainSettings()
     test: TestSettings = TestSettings()
+    adapt: AdaptSettings = AdaptSettings()
+
+    @model_validator(mode="after")
+    def _adapts(self) -> Settings:
+        adapt, crop = self.adapt, self.data.augment.crop
+        if adapt.target and self.train.ema_decay is not None:
+            raise ValueError(
+                "the teacher of an adaptation is the moving average already (adapt.teacher_decay): leave "
+                "train.ema_decay out"
+            )
+        if adapt.masked_block is not None and adapt.masked_block > crop:
+            raise ValueError(
+                f"adapt.masked_block {adapt.masked_block} is larger than data.augment.crop {crop}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

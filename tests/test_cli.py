@@ -154,6 +154,17 @@ def test_python_dash_m():
             },
         ),
         (
+            ["adapt", "a.pth", "--target", "drive/", "--target", "acdc:train", "--source", "gta"],
+            "adapt",
+            {
+                "checkpoint": Path("a.pth"),
+                "target": ["drive/", "acdc:train"],
+                "source": ["gta"],
+                **{"preset": None, "config": None, "sets": None, "backbone": None, "work_dir": None},
+                **{"data_root": None, "gpus": 1, "precision": None, "device": "auto", "any_backbone": False},
+            },
+        ),
+        (
             [
                 "eval",
                 "a.pth",

@@ -43,6 +43,7 @@ MINOR = [
     "gta_synthia_urbansyn2citys-soma", "citys16th2citys-soma", "citys2acdc-soma", "citys2acdc-dinov3_l-soma",
     "citys2acdc-soma-512", "citys2bdd_mapillary-soma", "gta2citys-recycle", "citys2bdd_mapillary-recycle",
 ]  # fmt: skip
+ADAPTED = {"gta2citys-adapt": ("cityscapes:train",), "citys2acdc-adapt": ("acdc:train",)}
 PLAIN = ["gta2citys-plain", "gta2citys-dinov3_l-plain", "citys2acdc-plain"]
 RECIPE_1024 = ["gta_synthia_urbansyn2citys", "citys2acdc", "citys2citysc", "citys2acdc-plain", *ACDC]
 RECIPE_512 = [
@@ -89,9 +90,18 @@ def preset(request) -> Settings:
 
 
 def test_all_are_there():
-    expected = {*MAIN, *BASELINES, *ACDC, *MINOR, *PLAIN, *(f"gta2citys-{b}" for b in BACKBONES), "demo"}
+    expected = {
+        *MAIN,
+        *BASELINES,
+        *ACDC,
+        *MINOR,
+        *PLAIN,
+        *ADAPTED,
+        *(f"gta2citys-{b}" for b in BACKBONES),
+        "demo",
+    }
     assert set(preset_names()) == expected
-    assert len(list(presets_folder().glob("*.toml"))) == 44
+    assert len(list(presets_folder().glob("*.toml"))) == 46
 
 
 def test_each_states_what_it_is_about(preset):
@@ -130,6 +140,25 @@ def test_1024_recipe(name):
     )
     assert (preset.train.iterations, preset.train.batch_size) == (40_000, 8)
     assert (preset.test.mode, preset.test.window, preset.test.stride) == ("slide", 1024, 683)
+
+
+@pytest.mark.parametrize(("name", "target"), ADAPTED.items())
+def test_adaptations_are_as_published(name, target):
+    """Steps, batch, crop and sampling of VFM-UDA++, the learning rate of adapters on a frozen backbone."""
+    preset = load_settings(preset=name)
+    assert preset.adapt.target == target
+    assert (preset.train.iterations, preset.train.batch_size, preset.data.augment.crop) == (40_000, 8, 1024)
+    assert preset.data.rare_class_sampling
+    assert preset.optim == build_settings({}).optim
+    assert (preset.adapt.teacher_decay, preset.adapt.threshold, preset.adapt.masked_share) == (
+        0.999,
+        0.968,
+        0.7,
+    )
+    border = preset.adapt.border
+    borders = (0.03, 0.25, 0.03) if name.startswith("gta") else (0.0, 0.0, 0.0)
+    assert (border.top, border.bottom, border.sides) == borders
+    assert not set(preset.adapt.target) & set(preset.data.val)
 
 
 def test_a_sixteenth_of_cityscapes():

@@ -21,6 +21,7 @@ SOURCE = Path(__file__).parents[1]
 PAGES = (
     "README.md",
     "docs/own-data.md",
+    "docs/adapt.md",
     "docs/data.md",
     "docs/evaluate.md",
     "docs/unknown.md",
@@ -43,6 +44,7 @@ MODULES = (
     "prepare_data",
     "convert_weights",
     "train",
+    "adapt",
     "evaluate",
     "calibrate",
     "compare",
@@ -102,8 +104,8 @@ def test_every_dataset_is_listed():
 
 def test_each_command_is_shown():
     shown = {shlex.split(line)[1] for _, line in rein_commands()}
-    known = {"demo", "pretrain", "download", "prepare-data", "convert-weights", "train", "eval", "calibrate", "compare",
-             "visualize", "bench", "presets", "doctor"}  # fmt: skip
+    known = {"demo", "pretrain", "download", "prepare-data", "convert-weights", "train", "adapt", "eval", "calibrate",
+             "compare", "visualize", "bench", "presets", "doctor"}  # fmt: skip
     assert known <= shown
 
 

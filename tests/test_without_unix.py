@@ -74,7 +74,7 @@ def test_windows_waits_for_the_launcher(monkeypatch):
     monkeypatch.setattr(train.os, "execv", lambda *given: pytest.fail("exec on Windows"))
     monkeypatch.setattr(train.subprocess, "call", lambda words: started.append(words) or 3)
     with pytest.raises(SystemExit) as caught:
-        train.launch(2, "cpu", {"--preset": "demo"}, [])
+        train.launch(2, "cpu", ["train", "--preset", "demo"])
     monkeypatch.undo()
     assert caught.value.code == 3
     assert started[0][-4:] == ["reincli", "train", "--preset", "demo"]

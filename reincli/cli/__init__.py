@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from reincli.cli import (
+    adapt,
     bench,
     calibrate,
     compare,
@@ -43,6 +44,7 @@ COMMANDS: dict[str, ModuleType] = {
     "prepare-data": prepare_data,
     "convert-weights": convert_weights,
     "train": train,
+    "adapt": adapt,
     "eval": evaluate,
     "calibrate": calibrate,
     "compare": compare,

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from reincli.commands import html_page
+from reincli.commands.adapt_page import adaptation
 from reincli.config import Settings
 from reincli.data.labels import Classes
 from reincli.data.sources import Sample
+from reincli.data.transforms import resize_image
 from reincli.media.images import read_image, write_bytes
 from reincli.media.paint import overlay
 from reincli.settings_files import to_toml
@@ -42,6 +44,15 @@ def keep_sample(
     name = re.sub(r'[<>:"/\\|?*]', "_", sample.domain)  # which no file's name has on every system
     path = folder / SAMPLES / str(iteration) / f"{name}.jpg"
     write_bytes(path, html_page.jpeg(drawn, SAMPLE_WIDTH))
+
+
+def keep_target(
+    folder: Path, iteration: int, number: int, image: Path, prediction: np.ndarray, classes: Classes
+) -> None:
+    """Write what the teacher sees on a target image, at the prediction's size, into the run's folder."""
+    picture = resize_image(read_image(image), (prediction.shape[0], prediction.shape[1]))
+    path = folder / SAMPLES / str(iteration) / f"target {number}.jpg"
+    write_bytes(path, html_page.jpeg(overlay(picture, prediction, classes.palette()), SAMPLE_WIDTH))
 
 
 def write(folder: Path, settings: Settings) -> None:
@@ -123,6 +134,7 @@ def report_page(folder: Path, settings: Settings, entries: list[dict[str, Any]],
     if validations:
         body.append("<h2>mIoU % over time</h2>" + score_table(settings, validations))
         body.append("<h2>Last validation, IoU %</h2>" + class_table(validations[-1]))
+    body.append(adaptation(settings, entries))
     shown = sample_rows(folder)
     if shown:
         body.append(f'<h2>Samples over time</h2><div class="samples"><table>{shown}</table></div>')

@@ -13,26 +13,30 @@ from typing import Any
 import numpy as np
 
 from reincli.commands import console, run_report
+from reincli.commands.adapt_page import verdict
 from reincli.commands.evaluate import show
 from reincli.commands.trackers import Subject, check_installed
 from reincli.commands.tracking import tracking
 from reincli.config import Settings
 from reincli.data.sources import Sample, find_samples
+from reincli.data.targets import require_targets
 from reincli.engine.device import DTYPES, kernel_notes, pick_device, pick_precision
 from reincli.engine.processes import joined
-from reincli.engine.ranks import launched, this_rank
+from reincli.engine.ranks import Rank, launched, this_rank
 from reincli.errors import ReinError
 from reincli.media.images import clear_dead
 from reincli.media.outputs import at_work
 from reincli.model.attention import require_attention
 from reincli.prediction.evaluate import val_samples
 from reincli.settings_files import build_settings, load_settings
+from reincli.training.adapt import Adaptation
 from reincli.training.changes import changed_settings, remarks
 from reincli.training.meter import StepLog
 from reincli.training.run import Run, prepare_run
 from reincli.training.run_folder import (
     change_settings,
     is_there,
+    read_log,
     refuse_existing,
     settings_of_run,
     start_folder,
@@ -64,7 +68,7 @@ def run(
             "--preset": preset, "--config": config, "--resume": resume, "--backbone": backbone,
             "--work-dir": work_dir, "--data-root": data_root, "--precision": precision, "--device": device,
         }  # fmt: skip
-        launch(gpus, device, words, sets or [], ["--any-backbone"] * any_backbone)
+        launch(gpus, device, ["train", *given(words, sets), *["--any-backbone"] * any_backbone])
     rank = this_rank()
     if rank.rank > 0:
         console.configure(quiet=True)
@@ -83,38 +87,76 @@ def run(
     else:
         settings = load_settings(preset, config, sets or [], options)
         folder, changed = work_dir or Path("work_dirs") / settings.name, {}
+    if resume is None and settings.adapt.target and not settings.train.start_from:
+        raise ReinError(
+            f"'{settings.name}' adapts to unlabelled images, which begins with a trained checkpoint.",
+            f"Give it one: rein adapt CHECKPOINT {f'--preset {preset}' if preset else f'--config {config}'}",
+            usage=True,
+        )
+    carry_out(
+        settings, folder, rank, device, resume=resume is not None, changed=changed, any_backbone=any_backbone
+    )
+    return folder
+
+
+def carry_out(
+    settings: Settings,
+    folder: Path,
+    rank: Rank,
+    device: str,
+    *,
+    resume: bool = False,
+    changed: dict[str, tuple[Any, Any]] | None = None,
+    any_backbone: bool = False,
+) -> None:
+    """Do what settings say in a run's folder, from its start or from where it stopped; the terminal is told.
+
+    `changed`: settings that are not as in the run so far, see `training.changes.changed_settings`.
+
+    Raises:
+        ReinError: what is missing or does not fit, before anything is built where that can be known.
+    """
     check_installed(settings)
     place = pick_device(rank.device(device))
     arithmetic = pick_precision(settings.train.precision, place)
     require_attention(settings.model.backbone.attention, place, DTYPES[arithmetic])
-    for source in (*settings.data.train, *settings.data.val):
+    labelled = settings.data.train if not settings.adapt.target or settings.adapt.source else ()
+    for source in (*labelled, *settings.data.val):
         find_samples(source, settings.data)  # what is missing is said before anything is built
-    if resume is None:
+    if settings.adapt.target:
+        for text in require_targets(settings.adapt.target, settings.data, settings.train.batch_size):
+            console.note(text)
+    if not resume:
         refuse_existing(folder)
     with joined(rank, place), ExitStack() as stack:
-        if resume is not None and rank.rank == 0 and is_there(folder):
+        if resume and rank.rank == 0 and is_there(folder):
             stack.enter_context(at_work(folder, "train"))
         prepared = prepare_run(
-            settings, folder, device=place, precision=arithmetic, rank=rank, resume=resume is not None,
+            settings, folder, device=place, precision=arithmetic, rank=rank, resume=resume,
             any_backbone=any_backbone,
             note=console.note,
         )  # fmt: skip
-        if resume is None and rank.rank == 0:
+        if not resume and rank.rank == 0:
             start_folder(folder, settings)
             stack.enter_context(at_work(folder, "train"))
         if rank.rank == 0:
             clear_dead(folder)
             if changed:
                 change_settings(folder, settings, prepared.iteration, changed)
-        for text in remarks(changed):
+        for text in remarks(changed or {}):
             console.note(text)
         introduce(prepared)
         watched_training(prepared)
-    return folder
 
 
-def launch(gpus: int, device: str, words: dict[str, Any], sets: list[str], flags: Sequence[str] = ()) -> None:
-    """Become `torchrun` with this command in every process. ReinError where there are fewer GPUs.
+def given(words: dict[str, Any], sets: Sequence[str] | None) -> list[str]:
+    """Options as they were typed: those that have a value, and every --set."""
+    typed = [text for name, value in words.items() if value is not None for text in (name, str(value))]
+    return [*typed, *(text for pair in sets or () for text in ("--set", pair))]
+
+
+def launch(gpus: int, device: str, words: Sequence[str]) -> None:
+    """Become `torchrun` with this command, `rein` and these words, in every process. ReinError: there are fewer GPUs.
 
     On Windows, where no program becomes another, it is started and waited for.
     """
@@ -128,10 +170,8 @@ def launch(gpus: int, device: str, words: dict[str, Any], sets: list[str], flags
                 "Give a smaller number; with --device cpu that many processes share the CPU.",
                 usage=True,
             )
-    given = [text for name, value in words.items() if value is not None for text in (name, str(value))]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}",
-               "-m", "reincli", "train",
-               *given, *flags, *(text for pair in sets for text in ("--set", pair))]  # fmt: skip
+               "-m", "reincli", *words]  # fmt: skip
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // gpus)))
     sys.stdout.flush()
     if os.name == "nt":
@@ -153,6 +193,11 @@ def introduce(prepared: Run) -> None:
         f"{settings.name}: {settings.model.backbone.name}, training {' + '.join([*shown, f'{head:,} head'])} "
         f"of {total:,} parameters; {processes}{prepared.device}, {prepared.precision}"
     )
+    if settings.adapt.target:
+        source = ", ".join(settings.data.train) if settings.adapt.source else "no labelled images"
+        console.note(
+            f"Adapting to {', '.join(settings.adapt.target)} with {source}, from {settings.train.start_from}"
+        )
     width = settings.model.head.sampled_width
     for text in kernel_notes(prepared.device, prepared.precision, width, len(prepared.classes)):
         console.note(text)
@@ -180,6 +225,9 @@ def watched_training(prepared: Run) -> None:
         if sample in shown:
             run_report.keep_sample(folder, iteration, sample, prediction, prepared.classes)
 
+    def on_look(iteration: int, number: int, image: Path, prediction: np.ndarray) -> None:
+        run_report.keep_target(folder, iteration, number, image, prediction, prepared.classes)
+
     def on_validation(iteration: int, result: dict[str, Any]) -> None:
         if first:
             show(result, title=f"Iteration {iteration}")
@@ -189,10 +237,13 @@ def watched_training(prepared: Run) -> None:
     subject = Subject(folder, settings, prepared.iteration)
     with tracking(trackers, subject) as told, console.progress("Training", total=left) as advance:
         watch = Watch(note=console.note, step=on_step, tick=lambda iteration: advance(1), predicted=on_prediction,
-                      validated=on_validation)  # fmt: skip
-        train_run(prepared, watch)
+                      validated=on_validation, looked=on_look)  # fmt: skip
+        train_run(prepared, watch, Adaptation(prepared) if settings.adapt.target else None)
     if first:
         run_report.write(folder, settings)
+        told_verdict = verdict(read_log(folder)) if settings.adapt.target else None
+        if told_verdict is not None:
+            console.note(told_verdict)
         console.result(f"Trained: {folder / 'last.pth'}")
 
 
@@ -205,4 +256,6 @@ def step_line(log: StepLog, settings: Settings) -> str:
         f"  {log.seconds:.2f} s/it  {log.images:.1f} img/s  waiting {log.waiting:.0%}"
         f"  peak {log.memory / 2**30:.1f} GiB"
     )
+    if "pseudo_weight" in losses:
+        line += f"  pseudo-labels: weight {losses['pseudo_weight']:.2f} confidence {losses['pseudo_confidence']:.2f}"
     return line + (f"  skipped {log.skipped}" if log.skipped else "")

@@ -5,6 +5,12 @@ Shapes: R rounds, B images, Q queries, K classes, P = matched pairs of the batch
 Nothing of size (queries x map) is built: the matching cost needs the masks at its points only (a mask is a linear
 map of the mask features, so the features are sampled and then multiplied), the loss needs the matched masks only.
 All rounds and images of a step are assigned after one copy to the host.
+
+Labels that are not certain (`rein adapt`) bring a weight w of 0 to 1 a pixel. In the matching, pixels of no weight do
+not count. A mask's points carry it: the uncertain ones are chosen by |logit| / w, their cross-entropy is w times as
+large, and the sums in dice are sums of w. Dice as a whole, being a ratio, and the cross-entropy of a query's class are
+multiplied by the mean weight of the segment's pixels, for "no object" by that of all pixels that have a class. Divisors
+stay, so that less certain labels weigh less. With all weights 1 every loss is what it is without them, to the bit.
 """
 
 from __future__ import annotations
@@ -20,7 +26,15 @@ from torch import Tensor
 from reincli.model.mask_decoder import Predictions
 from reincli.ops.matching import assign, pair_cost
 from reincli.ops.parts import part
-from reincli.ops.points import most_uncertain, neighbours, sample_maps, sample_membership, sample_rows
+from reincli.ops.points import (
+    most_uncertain,
+    nearest_pixels,
+    neighbours,
+    sample_maps,
+    sample_membership,
+    sample_rows,
+)
+from reincli.ops.pseudo import class_pixels
 
 OVERSAMPLING, UNCERTAIN_SHARE = 3, 0.75
 """Of 3 n uniform candidates the 0.75 n most undecided are trained on; the rest are drawn anew."""
@@ -57,11 +71,13 @@ class Targets:
         labels: (B, H, W) class indices; `ignore` is no class, but its pixels count against every mask.
         padded: (B, T) the classes present in each image, ascending, T the most that one has; then zeros.
         on_host: the same as arrays, without padding.
+        weights: (B, H, W) float32, how certain each pixel's label is, 0 to 1; None: all are.
     """
 
     labels: Tensor
     padded: Tensor
     on_host: list[np.ndarray]
+    weights: Tensor | None = None
 
     @property
     def pairs(self) -> int:
@@ -87,11 +103,15 @@ def targets_of(labels: Tensor, classes: int, device: torch.device | None = None)
         for image in labels.cpu().numpy()
     ]
     target = device or labels.device
-    there = labels.to(target, non_blocking=target.type == "cuda")
+    return targets_with(labels.to(target, non_blocking=target.type == "cuda"), on_host)
+
+
+def targets_with(labels: Tensor, on_host: list[np.ndarray], weights: Tensor | None = None) -> Targets:
+    """Targets of labels on the device whose classes the host knows already, as `Targets` has them."""
     padded = np.zeros((len(on_host), max(len(present) for present in on_host)), np.int64)
     for row, present in zip(padded, on_host, strict=True):
         row[: len(present)] = present
-    return Targets(there, send(padded, there.device), on_host)
+    return Targets(labels, send(padded, labels.device), on_host, weights)
 
 
 def send(array: np.ndarray, device: torch.device) -> Tensor:
@@ -130,8 +150,10 @@ def mask2former_loss(
     with torch.autocast(predictions.class_logits.device.type, enabled=False):
         with part("matching"):
             matches = match(predictions, targets, draw, count)
-        class_losses = _class_losses(predictions.class_logits.float(), targets, matches)
-        mask_losses, dice_losses = _mask_losses(predictions, targets, matches, draw, count)
+        logits = predictions.class_logits.float()
+        means = None if targets.weights is None else segment_weights(targets, logits.shape[-1] - 1)
+        class_losses = _class_losses(logits, targets, matches, means)
+        mask_losses, dice_losses = _mask_losses(predictions, targets, matches, draw, count, means)
     losses = {}
     last = len(matches) - 1
     for index in range(len(matches)):
@@ -161,7 +183,8 @@ def match(predictions: Predictions, targets: Targets, draw: PointSource, count: 
         sampled = _features_at(features, predictions.mask_features.shape[-2:], where)
         masks = predictions.mask_embeddings[first:last].float() @ sampled.mT
         classes = targets.padded.expand(last - first, -1, -1)
-        costs.append(pair_cost(logits, masks, classes, _targets_at(targets, where)).flatten(0, 1))
+        counted = None if targets.weights is None else (_weights_at(targets.weights, where) > 0).float()
+        costs.append(pair_cost(logits, masks, classes, _targets_at(targets, where), counted).flatten(0, 1))
     assigned = assign(torch.cat(costs), [len(present) for present in targets.on_host] * rounds)
     return [assigned[index * batch : (index + 1) * batch] for index in range(rounds)]
 
@@ -192,6 +215,24 @@ def _targets_at(targets: Targets, where: Tensor) -> Tensor:
     )
 
 
+def _weights_at(weights: Tensor, where: Tensor) -> Tensor:
+    """Weights of the pixels that points of each round and image lie in: (B, H, W), (R, B, n, 2) -> (R, B, n)."""
+    index = nearest_pixels(where, *weights.shape[1:])
+    return weights.flatten(1).expand(len(where), -1, -1).gather(2, index)
+
+
+def segment_weights(targets: Targets, classes: int) -> Tensor:
+    """Mean weight of the pixels of each class in each image, last of all pixels that have a class: (B, K + 1) float32.
+
+    0 where there are none.
+    """
+    assert targets.weights is not None
+    pixels = class_pixels(targets.labels, classes)
+    weight = class_pixels(targets.labels, classes, targets.weights)
+    pixels = torch.cat([pixels, pixels.sum(1, keepdim=True)], dim=1)
+    return torch.cat([weight, weight.sum(1, keepdim=True)], dim=1) / pixels.clamp(min=1)
+
+
 def _neighbours(where: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
     """As `ops.points.neighbours`, of (R, B, n, 2) points in B maps that lie one after another: two (4, R, B, n)."""
     index, weight = neighbours(where.flatten(0, 2), *size)
@@ -200,8 +241,11 @@ def _neighbours(where: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
     return index.view(form) + image, weight.view(form)
 
 
-def _class_losses(logits: Tensor, targets: Targets, matches: Matches) -> Tensor:
-    """Cross-entropy of every round, (R,): "no object" for unmatched queries, at a tenth of the weight."""
+def _class_losses(logits: Tensor, targets: Targets, matches: Matches, means: Tensor | None) -> Tensor:
+    """Cross-entropy of every round, (R,): "no object" for unmatched queries, at a tenth of the weight.
+
+    `means`: (B, K + 1) of `segment_weights`, or None.
+    """
     rounds, batch, queries, classes = logits.shape
     wanted = np.full((rounds, batch, queries), classes - 1)
     for index, round_ in enumerate(matches):
@@ -211,6 +255,8 @@ def _class_losses(logits: Tensor, targets: Targets, matches: Matches) -> Tensor:
     weight = logits.new_ones(classes)
     weight[-1:].fill_(NO_OBJECT_WEIGHT)  # an assignment would copy the number from the host, and wait
     losses = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), weight, reduction="none")
+    if means is not None:
+        losses = losses * means.expand(rounds, -1, -1).gather(2, labels).flatten()
     return losses.view(rounds, -1).sum(1) / weight[labels].view(rounds, -1).sum(1)
 
 
@@ -220,6 +266,7 @@ def _mask_losses(
     matches: Matches,
     draw: PointSource,
     count: int,
+    means: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Sums over matched masks of cross-entropy and dice on points, each (R,). All rounds are one batch."""
     rounds = len(matches)
@@ -240,8 +287,10 @@ def _mask_losses(
         ],
         dim=1,
     ).flatten(0, 1)  # (R*P, h, w)
-    where, wanted = _points_and_values(masks.detach(), targets, classes, images, draw, count)
-    entropy, dice = _point_losses(sample_maps(masks, where), wanted)
+    where, wanted, weights = _points_and_values(masks.detach(), targets, classes, images, draw, count)
+    entropy, dice = _point_losses(sample_maps(masks, where), wanted, weights)
+    if means is not None:
+        dice = dice * means[images.expand(rounds, -1), classes].flatten()
     return entropy.view(rounds, -1).sum(1), dice.view(rounds, -1).sum(1)
 
 
@@ -263,24 +312,39 @@ def _pairs(
 @torch.no_grad()
 def _points_and_values(
     masks: Tensor, targets: Targets, classes: Tensor, images: Tensor, draw: PointSource, count: int
-) -> tuple[Tensor, Tensor]:
-    """Where (R*P, h, w) masks are trained, and what they should be there: (R*P, n, 2) and (R*P, n) in 0..1.
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Where (R*P, h, w) masks are trained, what they should be there, and how certain that is.
 
     Some rounds at a time: candidates are many and soon forgotten.
+
+    Returns:
+        (R*P, n, 2); (R*P, n) in 0..1; (R*P, n) weights, or None where all are certain.
     """
     rounds, pairs = classes.shape
     limit = POINTS_AT_ONCE["cpu" if masks.device.type == "cpu" else "gpu"]
     step = max(1, limit // (pairs * OVERSAMPLING * count))
-    where, wanted = [], []
+    where, wanted, weights = [], [], []
     for first in range(0, rounds, step):
         chunk = range(first, min(first + step, rounds))
-        where.append(_training_points(masks[first * pairs : (chunk[-1] + 1) * pairs], draw, chunk, count))
+        of_images = images.repeat(len(chunk))
+        some = masks[first * pairs : (chunk[-1] + 1) * pairs]
+        where.append(_training_points(some, targets, of_images, draw, chunk, count))
         asked = classes[first : chunk[-1] + 1].flatten()
-        wanted.append(_wanted(targets, asked, images.repeat(len(chunk)), where[-1]))
-    return torch.cat(where), torch.cat(wanted)
+        wanted.append(_wanted(targets, asked, of_images, where[-1]))
+        if targets.weights is not None:
+            weights.append(_weights_of(targets.weights, of_images, where[-1]))
+    return torch.cat(where), torch.cat(wanted), torch.cat(weights) if weights else None
 
 
-def _training_points(masks: Tensor, draw: PointSource, rounds: range, count: int) -> Tensor:
+def _weights_of(weights: Tensor, images: Tensor, where: Tensor) -> Tensor:
+    """Weights of the pixels that points lie in: (B, H, W), image of each set (M,), (M, n, 2) -> (M, n)."""
+    height, width = weights.shape[1:]
+    return weights.flatten()[images[:, None] * (height * width) + nearest_pixels(where, height, width)]
+
+
+def _training_points(
+    masks: Tensor, targets: Targets, images: Tensor, draw: PointSource, rounds: range, count: int
+) -> Tensor:
     """Mostly points where the mask is undecided, some anywhere: (M, h, w) -> (M, n, 2) (PointRend, section 4.2)."""
     pairs, uncertain = len(masks) // len(rounds), int(UNCERTAIN_SHARE * count)
     candidates, fresh = [], []
@@ -288,7 +352,8 @@ def _training_points(masks: Tensor, draw: PointSource, rounds: range, count: int
         candidates.append(draw("oversample", index, (pairs, OVERSAMPLING * count, 2)))
         fresh.append(draw("fresh", index, (pairs, count - uncertain, 2)))
     anywhere = torch.cat(candidates)
-    chosen = most_uncertain(sample_maps(masks, anywhere), anywhere, uncertain)
+    weights = None if targets.weights is None else _weights_of(targets.weights, images, anywhere)
+    chosen = most_uncertain(sample_maps(masks, anywhere), anywhere, uncertain, weights)
     return torch.cat([chosen, torch.cat(fresh)], dim=1)
 
 
@@ -302,9 +367,13 @@ def _wanted(targets: Targets, classes: Tensor, images: Tensor, where: Tensor) ->
     return sample_membership(targets.labels, asked, index, weight).view(-1, count)
 
 
-def _point_losses(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy and dice of each mask: (M, n), (M, n) -> two (M,)."""
-    entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(1)
+def _point_losses(logits: Tensor, wanted: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy and dice of each mask: (M, n), (M, n), weights (M, n) -> two (M,)."""
+    entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
     shares = logits.sigmoid()
+    if weights is not None:
+        entropy, shares = entropy * weights, shares * weights
     overlap = (shares * wanted).sum(1)
-    return entropy, 1 - (2 * overlap + 1) / (shares.sum(1) + wanted.sum(1) + 1)
+    if weights is not None:
+        wanted = wanted * weights
+    return entropy.mean(1), 1 - (2 * overlap + 1) / (shares.sum(1) + wanted.sum(1) + 1)

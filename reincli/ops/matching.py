@@ -22,27 +22,41 @@ def class_cost(class_logits: Tensor, classes: Tensor) -> Tensor:
     return -shares.gather(-1, asked)
 
 
-def mask_cost(logits: Tensor, targets: Tensor) -> Tensor:
+def mask_cost(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean binary cross-entropy of each pair: (..., Q, n), (..., T, n) in 0..1 -> (..., Q, T).
 
-    BCE(x, t) = softplus(x) - x*t, so all pairs are one matrix product.
+    BCE(x, t) = softplus(x) - x*t, so all pairs are one matrix product. Points count by (..., n) `weights`.
     """
-    return (F.softplus(logits).sum(-1)[..., None] - logits @ targets.mT) / logits.shape[-1]
+    alone = F.softplus(logits)
+    if weights is not None:
+        alone, targets = alone * weights[..., None, :], targets * weights[..., None, :]
+    return (alone.sum(-1)[..., None] - logits @ targets.mT) / logits.shape[-1]
 
 
-def dice_cost(logits: Tensor, targets: Tensor) -> Tensor:
-    """1 - (2ab + 1) / (a + b + 1) of each pair: (..., Q, n), (..., T, n) -> (..., Q, T)."""
+def dice_cost(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """1 - (2ab + 1) / (a + b + 1) of each pair: (..., Q, n), (..., T, n), weights (..., n) -> (..., Q, T)."""
     shares = logits.sigmoid()
-    overlap = shares @ targets.mT
+    overlap = shares @ targets.mT if weights is None else (shares * weights[..., None, :]) @ targets.mT
+    if weights is not None:
+        shares, targets = shares * weights[..., None, :], targets * weights[..., None, :]
     return 1 - (2 * overlap + 1) / (shares.sum(-1)[..., None] + targets.sum(-1)[..., None, :] + 1)
 
 
-def pair_cost(class_logits: Tensor, mask_logits: Tensor, classes: Tensor, targets: Tensor) -> Tensor:
-    """Whole cost of each pair: (..., Q, K+1), (..., Q, n), (..., T), (..., T, n) -> (..., Q, T)."""
+def pair_cost(
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    classes: Tensor,
+    targets: Tensor,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Whole cost of each pair: (..., Q, K+1), (..., Q, n), (..., T), (..., T, n) -> (..., Q, T).
+
+    `weights`: (..., n) of the points, 0 to 1; None: all 1.
+    """
     return (
         CLASS_COST * class_cost(class_logits, classes)
-        + MASK_COST * mask_cost(mask_logits, targets)
-        + DICE_COST * dice_cost(mask_logits, targets)
+        + MASK_COST * mask_cost(mask_logits, targets, weights)
+        + DICE_COST * dice_cost(mask_logits, targets, weights)
     )
 
 

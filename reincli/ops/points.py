@@ -66,7 +66,19 @@ def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
     return F.grid_sample(maps[:, None], 2 * points[:, None] - 1, align_corners=False)[:, 0, 0]
 
 
-def most_uncertain(logits: Tensor, points: Tensor, count: int) -> Tensor:
-    """The points whose logits are nearest to 0: (P, n), (P, n, 2) -> (P, count, 2)."""
-    chosen = logits.abs().topk(count, dim=1, largest=False, sorted=False).indices
+def nearest_pixels(points: Tensor, height: int, width: int) -> Tensor:
+    """Flat indices of the pixels that points lie in: (..., 2) 0 to 1 -> (...) int64."""
+    columns = (points[..., 0] * width).long().clamp(0, width - 1)
+    return (points[..., 1] * height).long().clamp(0, height - 1) * width + columns
+
+
+def most_uncertain(logits: Tensor, points: Tensor, count: int, weights: Tensor | None = None) -> Tensor:
+    """The points whose logits are nearest to 0: (P, n), (P, n, 2) -> (P, count, 2).
+
+    With `weights`, (P, n) 0 to 1, a point is as near as |logit| / weight: what has none comes last.
+    """
+    distance = logits.abs()
+    if weights is not None:
+        distance = torch.where(weights > 0, distance / weights, torch.inf)
+    chosen = distance.topk(count, dim=1, largest=False, sorted=False).indices
     return points.gather(1, chosen[..., None].expand(-1, -1, 2))

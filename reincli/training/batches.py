@@ -32,7 +32,7 @@ class WorkerLostError(ReinError):
 class Told(Dataset[Any]):
     """A dataset whose expected errors are items: they come out of a loader process as they are, and in their order."""
 
-    def __init__(self, dataset: TrainDataset) -> None:
+    def __init__(self, dataset: Dataset[dict[str, Any]]) -> None:
         self.dataset = dataset
 
     def __getitem__(self, draw: int) -> dict[str, Any] | ReinError:
@@ -87,17 +87,31 @@ def train_samples(settings: Settings, note: Callable[[str], None] = lambda text:
 
 
 def load_batches(samples: list[Sample], run: Run) -> Iterator[list[dict[str, Any]]]:
-    """This process's part of each batch to come, as slices.
+    """This process's part of each batch to come, as slices, see `slices_of`."""
+    return slices_of(labelled_crops(samples, run.settings), run)
+
+
+def labelled_crops(
+    samples: list[Sample], settings: Settings, *, photometric: bool | None = None
+) -> TrainDataset:
+    """The training draws that settings describe; `photometric`: other than as they say."""
+    tables = label_tables(settings.data.train, settings.data)
+    augment = settings.data.augment
+    if photometric is not None:
+        augment = augment.model_copy(update={"photometric": photometric})
+    return TrainDataset(samples, tables, augment, settings.train.seed, rare_classes(samples, settings.data))
+
+
+def slices_of(dataset: Dataset[dict[str, Any]], run: Run) -> Iterator[list[dict[str, Any]]]:
+    """This process's part of each batch to come, as slices, of items that are had by the number of the draw.
 
     Raises:
         ReinError: an image or label cannot be used. WorkerLostError: a loader process ended.
     """
     settings, train = run.settings, run.settings.train
-    tables = label_tables(settings.data.train, settings.data)
-    rare = rare_classes(samples, settings.data)
     workers = min(settings.data.workers, os.cpu_count() or 1)
     loader = DataLoader(
-        Told(TrainDataset(samples, tables, settings.data.augment, train.seed, rare)),
+        Told(dataset),
         collate_fn=_collated,
         batch_size=run.slice_size,
         sampler=Draws(run.iteration, train.iterations, train.batch_size, run.rank),

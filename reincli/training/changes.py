@@ -15,7 +15,7 @@ HARMLESS = (
     "name", "description", "published", "data.root", "data.workers", "data.val", "data.mean", "test.",
     "model.backbone.weights", "train.iterations", "train.validate_every", "train.validate_first",
     "train.checkpoint_every", "train.keep_checkpoints", "train.log_every", "train.log_to", "train.tensorboard",
-    "train.stop_unsaved", "train.start_from", "train.precision",
+    "train.stop_unsaved", "train.start_from", "train.precision", "adapt.look_",
 )  # fmt: skip
 """Settings (starts of their names) that leave each step as it would have been. Of `train.iterations` the schedule of
 the learning rate knows, and nothing else; the files of `data.root` and of the backbone, and the arithmetic, are

@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 
+def soon_forgetting(step: int) -> float:
+    """A decay that starts low, (1 + t) / (10 + t) at step t, so that a random start is soon forgotten."""
+    return (1 + step) / (10 + step)
+
+
+def even(step: int) -> float:
+    """The decay with which the average after step t, counted from 0, is the plain mean of all t + 2 weights so far.
+
+    With n = t + 1 steps done it is 1 - 1 / (n + 1), as for the teacher of an adaptation (arXiv 2503.10685).
+    """
+    return 1 - 1 / (step + 2)
+
+
 class Ema:
     """A slow copy of parameters: after each step, copy = decay * copy + (1 - decay) * parameter.
 
-    The decay starts low, min(decay, (1 + t) / (10 + t)) at step t, so that the random start is soon forgotten; or,
-    with `begin`, the copy is the parameters until that step, and the decay is the same from then on, as in SoMA.
+    The decay is min(decay, ramp(t)) at step t; or, with `begin`, the copy is the parameters until that step, and the
+    decay is the same from then on, as in SoMA.
 
     Args:
         parameters: by name. decay: 0 to 1, for example 0.999. begin: first step that is averaged, or None.
+        ramp: the most that the decay may be at a step; None: no limit.
     """
 
-    def __init__(self, parameters: dict[str, nn.Parameter], decay: float, begin: int | None = None) -> None:
-        self.parameters, self.decay, self.begin = parameters, decay, begin
+    def __init__(
+        self,
+        parameters: dict[str, nn.Parameter],
+        decay: float,
+        begin: int | None = None,
+        ramp: Callable[[int], float] | None = soon_forgetting,
+    ) -> None:
+        self.parameters, self.decay, self.begin, self.ramp = parameters, decay, begin, ramp
         self.average = {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
     @torch.no_grad()
@@ -30,7 +50,7 @@ class Ema:
         if self.begin is not None and step < max(self.begin, 1):  # nothing is there to average before
             torch._foreach_copy_(list(self.average.values()), now)
             return
-        warm = (1 + step) / (10 + step) if self.begin is None else 1.0
+        warm = self.ramp(step) if self.begin is None and self.ramp is not None else 1.0
         torch._foreach_lerp_(list(self.average.values()), now, 1 - min(self.decay, warm))
 
     @contextmanager
@@ -44,10 +64,11 @@ class Ema:
 
     @torch.no_grad()
     def _swap(self) -> None:
-        for name, parameter in self.parameters.items():
-            kept = parameter.clone()
-            parameter.copy_(self.average[name])
-            self.average[name].copy_(kept)
+        there: list[Tensor] = list(self.parameters.values())
+        average = list(self.average.values())
+        kept = [parameter.clone() for parameter in there]
+        torch._foreach_copy_(there, average)
+        torch._foreach_copy_(average, kept)
 
     def state(self) -> dict[str, Tensor]:
         """Averages by name."""

@@ -24,9 +24,9 @@ from reincli.engine.weight_files import write_file
 from reincli.errors import ReinError
 from reincli.model.attention import head_width, require_attention
 from reincli.model.segmentor import Segmentor
-from reincli.model.weights import half_precision
+from reincli.model.weights import half_precision, holds_backbone
 from reincli.training import resuming, run_folder
-from reincli.training.ema import Ema
+from reincli.training.ema import Ema, even
 from reincli.training.optim import build_optimizer
 from reincli.training.recording import Recorded, can_record
 
@@ -92,9 +92,10 @@ def prepare_run(
     classes = classes_of(settings.data)
     torch.manual_seed(train.seed)
     model = checkpoints.build_model(settings, len(classes))
-    path = find_backbone(settings, backbone)
     begun_from = folder / "last.pth" if resume else Path(train.start_from) if train.start_from else None
     read = checkpoints.read_checkpoint(begun_from) if begun_from and begun_from.exists() else None
+    brought = model.backbone_trains and read is not None and holds_backbone(read.state)
+    path = None if brought else find_backbone(settings, backbone)
     fingerprint = None
     if path is not None:
         fingerprint, remarks = checkpoints.load_frozen(model, path, read, knowingly=any_backbone)
@@ -153,13 +154,18 @@ def new_run(
             spared = () if model.minor is None else model.minor.parameters()
             half_precision(model.backbone, DTYPES[precision], spared)
     network: nn.Module = fused(model) if train.compile else model
-    if can_record(train, device, rank):
+    if (
+        can_record(train, device, rank) and not settings.adapt.target
+    ):  # which adds gradients of several passes
         network = Recorded(model, precision, note)
     optimizer = build_optimizer(model, settings.optim)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     run = Run(settings, folder, model, network, classes, optimizer, scaler, device, precision, images, rank)
-    if train.ema_decay is not None:
-        trained = {name: parameter for name, parameter, _ in model.decays()}
+    trained = {name: parameter for name, parameter, _ in model.decays()}
+    if settings.adapt.target:  # the teacher is the average
+        ramp = even if settings.adapt.teacher_ramp else None
+        run.ema = Ema(trained, settings.adapt.teacher_decay, ramp=ramp)
+    elif train.ema_decay is not None:
         run.ema = Ema(trained, train.ema_decay, train.ema_from)
     return run
 

@@ -8,9 +8,11 @@ among processes or slices is the same batch.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,6 +64,7 @@ class Watch:
         note: a remark. step: a log line. tick: the number of steps done, after each.
         predicted: (iteration, sample, (H, W) label map) of every validation image.
         validated: (iteration, result) of a validation.
+        looked: (iteration, number, image file, (H, W) label map) of every target image that was looked at.
     """
 
     note: Callable[[str], None] = lambda text: None
@@ -69,10 +72,41 @@ class Watch:
     tick: Callable[[int], None] = lambda iteration: None
     predicted: Callable[[int, Sample, np.ndarray], None] = lambda iteration, sample, prediction: None
     validated: Callable[[int, dict[str, Any]], None] = lambda iteration, result: None
+    looked: Callable[[int, int, Path, np.ndarray], None] = lambda iteration, number, image, prediction: None
 
 
-def train(run: Run, watch: Watch | None = None) -> None:
+class Task:
+    """What a run does with its batches: training on labelled images. `adapt.Adaptation` does something else."""
+
+    def batches(self, run: Run, watch: Watch) -> Iterator[list[dict[str, Any]]]:
+        """This process's part of each batch to come, as slices; what is missing is said at once.
+
+        `Run.surroundings` become those of the images that are read.
+        """
+        samples = train_samples(run.settings, watch.note)
+        note_surroundings(run, samples)
+        return load_batches(samples, run)
+
+    def begin(self, run: Run, watch: Watch) -> None:
+        """Before the first of the iterations to come."""
+
+    def step(self, run: Run, slices: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """One step of the optimiser; what it gives is averaged for the log."""
+        return train_step(run, slices)
+
+    def logged(self, run: Run, watch: Watch) -> None:
+        """After a log line."""
+
+    def passed(self, run: Run, watch: Watch) -> bool:
+        """After an iteration and what was due with it; whether it took time that is not the training's."""
+        return False
+
+
+def train(run: Run, watch: Watch | None = None, task: Task | None = None) -> None:
     """Train to the last iteration: log, checkpoint and validate on the way.
+
+    Args:
+        run: where it stands. watch: what the caller wants to hear of. task: other than training on labelled images.
 
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM, with how to go on; the step was finished and a checkpoint saved.
@@ -81,10 +115,8 @@ def train(run: Run, watch: Watch | None = None) -> None:
             `train.stop_unsaved` is set.
     """
     watch, settings, train = watch or Watch(), run.settings, run.settings.train
-    samples = train_samples(settings, watch.note)
-    run.surroundings = surroundings(
-        samples, run.classes.names, run.device.type, run.precision, run.rank.world
-    )
+    task = task or Task()
+    batches = task.batches(run, watch)
     for text in remarks(changed_surroundings(run.before, run.surroundings)):
         watch.note(text)
     validation = val_samples(settings) if train.validate_every or train.validate_first else []
@@ -94,13 +126,14 @@ def train(run: Run, watch: Watch | None = None) -> None:
     starved = 0
     run.model.train()
     with stop_requests(insist=run.rank.world == 1) as stop:
+        task.begin(run, watch)
         if due.validation_missed():
             validate(run, validation, watch, stop)
-        for slices in saved_first(run, load_batches(samples, run)):
+        for slices in saved_first(run, batches):
             meter.data_here()
             lr = set_schedules(run.optimizer, settings.optim, run.iteration, train.iterations)
             with full_fp32(run.device):
-                values = train_step(run, slices)
+                values = task.step(run, slices)
             run.iteration += 1
             meter.add(values)
             watch.tick(run.iteration)
@@ -111,6 +144,7 @@ def train(run: Run, watch: Watch | None = None) -> None:
             if due.log():
                 entry = meter.flush(run.iteration, lr)
                 log_step(run, entry, watch)
+                task.logged(run, watch)
                 starved = starved + 1 if entry.waiting > STARVED else 0
                 if starved == STARVED_LINES:
                     watch.note(starvation(settings, entry.waiting))
@@ -124,6 +158,15 @@ def train(run: Run, watch: Watch | None = None) -> None:
             if due.validation():
                 validate(run, validation, watch, stop)
                 meter.restart()
+            if task.passed(run, watch):
+                meter.restart()
+
+
+def note_surroundings(run: Run, samples: Sequence[Sample]) -> None:
+    """Keep with the run what decides the bits of a step beside its settings."""
+    run.surroundings = surroundings(
+        samples, run.classes.names, run.device.type, run.precision, run.rank.world
+    )
 
 
 def stopped(run: Run) -> KeyboardInterrupt:
@@ -181,42 +224,71 @@ def train_step(run: Run, slices: list[dict[str, Any]]) -> dict[str, Tensor]:
         gradient was not finite and the weights stayed as they were: 0-d tensors on the device.
     """
     targets = [targets_of(piece["label"], run.model.classes, run.device) for piece in slices]
-    pairs = sum(wanted.divisor for wanted in targets) / len(slices)
-    divisor = mean_over_processes([pairs])[0]
+    images = [partial(normalised, run, piece["image"], piece["size"]) for piece in slices]
     run.optimizer.zero_grad(set_to_none=True)
-    total: dict[str, Tensor] = {}
-    for number, (piece, wanted) in enumerate(zip(slices, targets, strict=True)):
-        place = run.rank.rank * len(slices) + number
-        points, draws = step_points(run, place), step_masks(run, place)
-        with gradients_stay(run.network, number < len(slices) - 1):
-            losses = slice_losses(run, piece, wanted, points, divisor, draws)
-            with part("losses"):
-                run.scaler.scale(losses["loss"] / len(slices)).backward()
-        for name in ("loss", "loss_cls", "loss_mask", "loss_dice"):
-            value = losses[name].detach() / len(slices)
-            total[name] = total[name] + value if name in total else value
+    total = add_gradients(run, images, targets)
     with part("optimiser"):
         norm, skipped = update(run)
     return {**total, "grad_norm": norm, "skipped": skipped}
 
 
+def add_gradients(
+    run: Run,
+    images: Sequence[Callable[[], Tensor]],
+    targets: Sequence[Targets],
+    *,
+    turn: int = 0,
+    last: bool = True,
+) -> dict[str, Tensor]:
+    """Losses of the slices of a batch, computed one after another; their gradients are added to those there.
+
+    Args:
+        run: where it stands.
+        images: gives the normalised images of each slice, (B, 3, H, W).
+        targets: of each slice.
+        turn: how many such batches the step had before: each draws points of its own.
+        last: it has no further one, so processes exchange what has added up.
+
+    Returns:
+        Means over the slices of 'loss' and of the last round's parts, 0-d tensors on the device.
+    """
+    pairs = sum(wanted.divisor for wanted in targets) / len(targets)
+    divisor = mean_over_processes([pairs])[0]
+    place = run.rank.rank * len(targets)
+    total: dict[str, Tensor] = {}
+    for number, (image, wanted) in enumerate(zip(images, targets, strict=True)):
+        points = step_points(run, turn * run.rank.world * len(targets) + place + number)
+        draws = step_masks(run, place + number)
+        with gradients_stay(run.network, not last or number < len(targets) - 1):
+            losses = slice_losses(run, image(), wanted, points, divisor, draws)
+            with part("losses"):
+                run.scaler.scale(losses["loss"] / len(targets)).backward()
+        for name in ("loss", "loss_cls", "loss_mask", "loss_dice"):
+            value = losses[name].detach() / len(targets)
+            total[name] = total[name] + value if name in total else value
+    return total
+
+
+def normalised(run: Run, images: Tensor, sizes: Tensor) -> Tensor:
+    """Images of a loader on the device as the backbone takes them, see `model.segmentor.Segmentor.normalise`."""
+    pinned = (
+        run.device.type == "cuda"
+    )  # only there the loader pins them, so that the copy may go on by itself
+    images = images.to(run.device, non_blocking=pinned)
+    return run.model.normalise(images, sizes.to(run.device, non_blocking=pinned))
+
+
 def slice_losses(
     run: Run,
-    piece: dict[str, Any],
+    images: Tensor,
     targets: Targets,
     points: PointSource,
     divisor: float,
     draws: MaskDraws | None = None,
 ) -> dict[str, Tensor]:
-    """The losses of some images, three a round, and their sum, 'loss'."""
-    pinned = (
-        run.device.type == "cuda"
-    )  # only there the loader pins them, so that the copy may go on by itself
-    images = piece["image"].to(run.device, non_blocking=pinned)
-    sizes = piece["size"].to(run.device, non_blocking=pinned)
+    """The losses of some normalised images, three a round, and their sum, 'loss'."""
     with autocast(run.precision, run.device):
-        normal = run.model.normalise(images, sizes)
-        predictions = run.network(normal) if draws is None else run.network(normal, draws=draws)
+        predictions = run.network(images) if draws is None else run.network(images, draws=draws)
     count = run.settings.train.points
     with part("losses"):
         losses, _ = mask2former_loss(predictions, targets, points, count=count, divisor=divisor)

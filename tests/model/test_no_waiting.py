@@ -25,6 +25,7 @@ from reincli.model.criterion import targets_of
 from reincli.model.vit import SamViT
 from reincli.ops import deformable
 from reincli.prediction.predict import Predictor
+from reincli.training.adapt import Adaptation
 from reincli.training.run import new_run
 from reincli.training.train import train_step
 
@@ -127,6 +128,38 @@ def test_a_training_step_waits_for_the_costs_alone(sets):
     found = {key: count for key, count in seen.items() if key not in ON_THE_HOST_ALREADY}
     assert set(found) == THE_ONE_COPY, found
     assert set(found.values()) == {1}  # all rounds and images of the step together
+
+
+ONCE_IT_IS_THERE = {("cpu", "adapt.py:here"), ("numpy", "adapt.py:here")}
+"""Sent before the copies that the losses wait for, and read after the first of them."""
+
+
+def unlabelled() -> dict[str, torch.Tensor]:
+    counted = torch.ones(2, 64, 64, dtype=torch.bool)
+    counted[1, :, 40:] = False
+    return {
+        "target": torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8),
+        "target_size": torch.tensor([[64, 64], [64, 40]]),
+        "counted": counted,
+        "strong": torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8),
+        "hidden": torch.rand(2, 8, 8) < 0.7,
+        "paste": torch.rand(2, 64, 64) < 0.3,
+    }
+
+
+@pytest.mark.parametrize("source", ["true", "false"])
+def test_a_step_of_an_adaptation_waits_as_often_as_it_computes_losses(source):
+    chosen = tiny.settings("train.points=64", "adapt.target=['acdc:train']", f"adapt.source={source}")
+    run = new_run(chosen, Path("nowhere"), tiny.model(chosen), CITYSCAPES, device=CPU, precision="fp32")
+    run.model.train()
+    pieces, task = [batch() | unlabelled()], Adaptation(run)
+    task.step(run, pieces)
+    with watched() as seen:
+        task.step(run, pieces)
+    found = {key: count for key, count in seen.items() if key not in ON_THE_HOST_ALREADY}
+    assert set(found) == THE_ONE_COPY | ONCE_IT_IS_THERE, found
+    assert {found[key] for key in THE_ONE_COPY} == {3 if source == "true" else 2}
+    assert {found[key] for key in ONCE_IT_IS_THERE} == {1}
 
 
 @pytest.mark.parametrize("head", ["mask2former", "plain"])

@@ -16,13 +16,16 @@ from reincli.data.layouts import split_folders
 from reincli.engine.checkpoint import build_model
 from reincli.engine.weight_files import write_file
 from reincli.settings_files import build_settings, preset_names, read_preset
+from reincli.training.adapt import Adaptation
 from reincli.training.run import Run, prepare_run
 from reincli.training.run_folder import read_log, start_folder
 from reincli.training.train import train
 
 STARTED = ("gta_synthia_urbansyn2citys", "citys16th2citys")
 """The second starts from the first: a test of their own."""
-PRESETS = [name for name in preset_names() if name not in ("demo", *STARTED)]
+ADAPTED = ("gta2citys-adapt", "citys2acdc-adapt")
+"""They start from a checkpoint, too, and do something else with their batches."""
+PRESETS = [name for name in preset_names() if name not in ("demo", *STARTED, *ADAPTED)]
 
 
 def write_pairs(root: Path, dataset: str, split: str, count: int) -> None:
@@ -50,7 +53,8 @@ def data(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data")
     for dataset, split in (
         ("gta", "train"), ("synthia", "train"), ("urbansyn", "train"), ("cityscapes", "train"), ("cityscapes", "val"),
-        ("bdd100k", "val"), ("mapillary", "val"), ("acdc", "val"), ("cityscapes-c", "val"),
+        ("bdd100k", "val"), ("mapillary", "val"), ("acdc", "train"), ("acdc", "val"),
+        ("cityscapes-c", "val"),
     ):  # fmt: skip
         write_pairs(root / dataset, dataset, split, 2)
     (root / "cityscapes" / "train_16th.txt").write_text("town/1_leftImg8bit.png\n")
@@ -118,3 +122,17 @@ def test_fine_tuning_starts_from_the_checkpoint_of_another_run(data, backbone, t
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     train(run)
     assert read_log(run.folder)[0]["lr"] == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_adaptations_start_from_the_checkpoint_of_another_run(data, backbone, tmp_path, name):
+    first = run_through(small(name.removesuffix("-adapt"), data, backbone), tmp_path / "first")
+    start = f"train.start_from='{first.folder / 'last.pth'}'"
+    settings = small(name, data, backbone, start, "train.batch_size=2", "data.rare_class_sampling=false",
+                     "adapt.masked_block=16")  # fmt: skip
+    start_folder(tmp_path / "second", settings)
+    run = prepare_run(settings, tmp_path / "second", device=torch.device("cpu"), precision="fp32")
+    train(run, task=Adaptation(run))
+    log = read_log(run.folder)
+    assert [entry["iteration"] for entry in log if entry["kind"] == "validation"] == [0, 2]
+    assert [entry["iteration"] for entry in log if entry["kind"] == "pseudo"] == [1, 2]

@@ -1,0 +1,146 @@
+"""`rein adapt`: a trained checkpoint and unlabelled images in, a run folder out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from reincli.commands import console
+from reincli.commands.train import carry_out, given, launch
+from reincli.config import DataSettings, Settings
+from reincli.data.sources import classes_of, find_samples
+from reincli.engine.checkpoint import Checkpoint, read_checkpoint, settings_for
+from reincli.engine.ranks import launched, this_rank
+from reincli.errors import ReinError
+from reincli.settings_files import build_settings, load_settings
+
+VALIDATIONS = 5
+"""Where the checkpoint was trained without validations, an adaptation has so many."""
+
+
+def run(
+    checkpoint: Path,
+    *,
+    target: list[str] | None = None,
+    source: list[str] | None = None,
+    preset: str | None = None,
+    config: Path | None = None,
+    sets: list[str] | None = None,
+    backbone: Path | None = None,
+    work_dir: Path | None = None,
+    data_root: Path | None = None,
+    gpus: int = 1,
+    precision: str | None = None,
+    device: str = "auto",
+    any_backbone: bool = False,
+) -> Path:
+    """Adapt a checkpoint to unlabelled images; returns the run's folder. `rein train --resume` goes on with it.
+
+    Settings are those of the preset or file, else those that the checkpoint was trained with. Of the latter, what is
+    not at hand is left out and said: labelled sources (the target alone is trained on then) and scored sources.
+    """
+    if gpus > 1 and not launched():
+        words = {
+            "--preset": preset, "--config": config, "--backbone": backbone, "--work-dir": work_dir,
+            "--data-root": data_root, "--precision": precision, "--device": device,
+        }  # fmt: skip
+        named = [text for word in target or [] for text in ("--target", word)]
+        named += [text for word in source or [] for text in ("--source", word)]
+        flags = ["--any-backbone"] * any_backbone
+        launch(gpus, device, ["adapt", str(checkpoint), *named, *given(words, sets), *flags])
+    rank = this_rank()
+    if rank.rank > 0:
+        console.configure(quiet=True)
+    read = read_checkpoint(checkpoint)
+    options: dict[str, Any] = {
+        "train.start_from": str(checkpoint),
+        "adapt.target": target or None,
+        "data.train": source or None,
+        "data.root": str(data_root) if data_root else None,
+        "train.precision": precision,
+        "model.backbone.weights": str(backbone) if backbone else None,
+    }
+    if preset or config:
+        settings = build_settings(load_settings(preset, config).model_dump(mode="json"), sets or [], options)
+    else:
+        settings = of_checkpoint(read, backbone, sets or [], options)
+    if not settings.adapt.target:
+        raise ReinError(
+            "No unlabelled images were named.",
+            "Name them: --target FOLDER, a dataset (cityscapes:train), or a video; may be repeated.",
+            usage=True,
+        )
+    require_same_classes(read, settings)
+    tell_overlap(settings)
+    carry_out(
+        settings, work_dir or Path("work_dirs") / settings.name, rank, device, any_backbone=any_backbone
+    )
+    return work_dir or Path("work_dirs") / settings.name
+
+
+def of_checkpoint(
+    read: Checkpoint, backbone: Path | None, sets: Sequence[str], options: dict[str, Any]
+) -> Settings:
+    """The settings that a checkpoint was trained with, as those of an adaptation."""
+    notes: list[str] = []
+    trained = settings_for(read, None, backbone, notes=notes)
+    for text in notes:
+        console.note(text)
+    raw = trained.model_dump(mode="json")
+    name = (trained.name or read.path.stem).removesuffix("-adapt")
+    raw |= {"name": f"{name}-adapt", "description": f"{name}, adapted to unlabelled images", "published": {}}
+    raw["train"] |= {"ema_decay": None, "ema_from": None, "validate_first": True}
+    raw["train"]["validate_every"] = trained.train.validate_every or max(
+        1, trained.train.iterations // VALIDATIONS
+    )
+    settings = build_settings(raw, sets, options)
+    changed = dict(options)
+    if settings.adapt.source and options["data.train"] is None:
+        missing = first_missing(settings.data.train, settings.data)
+        if missing is not None:
+            console.problem(
+                f"Without labelled images ({missing}) the target alone is trained on, which is weaker. "
+                "Name others with --source NAME:SPLIT."
+            )
+            changed["adapt.source"] = False
+    there = [each for each in settings.data.val if first_missing((each,), settings.data) is None]
+    if len(there) < len(settings.data.val):
+        gone = ", ".join(each for each in settings.data.val if each not in there)
+        console.note(f"Not scored, as it is not at hand: {gone}.")
+        changed |= {"data.val": there}
+        raw["data"]["mean"] = None
+        raw["train"] |= {"validate_first": bool(there)}
+    return build_settings(raw, sets, changed)
+
+
+def first_missing(sources: Sequence[str], data: DataSettings) -> str | None:
+    """Why the first of some labelled sources that is not there cannot be used; None: all are there."""
+    for source in sources:
+        try:
+            find_samples(source, data)
+        except ReinError as error:
+            return error.message.rstrip(".")
+    return None
+
+
+def require_same_classes(read: Checkpoint, settings: Settings) -> None:
+    """ReinError where a checkpoint knows other classes than the labelled sources."""
+    wanted = classes_of(settings.data)
+    if read.classes is not None and read.classes.names != wanted.names:
+        theirs, ours = ", ".join(read.classes.names[:3]), ", ".join(wanted.names[:3])
+        raise ReinError(
+            f"'{read.path}' has {len(read.classes)} classes ({theirs}, …), its sources "
+            f"{', '.join(settings.data.train)} have {len(wanted)} ({ours}, …).",
+            "Name sources with the checkpoint's own classes: --source NAME:SPLIT.",
+            usage=True,
+        )
+
+
+def tell_overlap(settings: Settings) -> None:
+    """Say so where images that are adapted to are scored as well."""
+    both = sorted({*settings.adapt.target} & {*settings.data.val})
+    if both:
+        console.note(
+            f"{', '.join(both)} is adapted to and scored: the score is not one of images that were held out."
+        )
