@@ -29,7 +29,7 @@ def wheel(tmp_path_factory) -> Path:
 def test_holds_the_package_its_presets_and_its_licence(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"reincli/presets/{name}.toml" for name in preset_names()} <= names
-    files = {"cli/__init__.py", "cli/evaluate.py", "commands/console.py", "config.py", "py.typed"}
+    files = {"cli/__init__.py", "cli/evaluate.py", "commands/console.py", "config/__init__.py", "py.typed"}
     assert {f"reincli/{file}" for file in files} <= names
     assert "reincli/weights/mini.safetensors" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
