@@ -77,8 +77,10 @@ def _by_bags(value: Tensor, points: int) -> bool:
     """
     if not torch.is_grad_enabled():
         return True
+    if torch.compiler.is_compiling():
+        return False
     fits = 4 * points <= value.shape[0] * value.shape[1] * value.shape[2]
-    return fits and torch.backends.mkl.is_available() and not torch.compiler.is_compiling()
+    return fits and torch.backends.mkl.is_available()
 
 
 def sample_plain(
