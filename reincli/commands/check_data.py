@@ -13,10 +13,10 @@ import numpy as np
 from reincli.commands.console import duration, note, progress, result, table
 from reincli.config import DataSettings
 from reincli.data.check import FileReport, absent_classes, class_pixels, inspect_all, require_pixels
-from reincli.data.completeness import KNOWN_BAD, ONE_COLOUR, OTHER_SIZE
+from reincli.data.completeness import KNOWN_BAD, ONE_COLOUR, OTHER_SIZE, label_archives
 from reincli.data.labels import CITYSCAPES, Classes
 from reincli.data.layouts import DATASETS, NO_CONVERSION, own_folders
-from reincli.data.loading import value_hint
+from reincli.data.loading import ranges, value_hint
 from reincli.data.sources import label_table, some
 from reincli.errors import ReinError
 from reincli.prepare import prepare
@@ -61,7 +61,7 @@ class Findings:
             self.unreadable.append(report.unreadable)
             self.hints.append(report.hint)
         elif report.undeclared:
-            self.undeclared.append(f"{name} has {', '.join(map(str, report.undeclared))}")
+            self.undeclared.append(f"{name} has {ranges(report.undeclared)}")
             self.hints.append(value_hint(report.sample))
         bad = KNOWN_BAD.get(report.sample.dataset, {}).get(name)
         if (bad == OTHER_SIZE and report.mismatched) or (bad == ONE_COLOUR and report.plain):
@@ -189,14 +189,18 @@ def _fail_on_faults(dataset: str, root: Path, findings: list[Findings], *, toler
             parts.append(f"{len(faults)} {FAULTS[kind]}")
             first = first or some(faults)
             own = next((each for f in findings for each in f.hints), "")
-            hint = hint or _hint(kind, own, dataset, root)
+            lone = [name for f in findings for name in f.without_label]
+            hint = hint or _hint(kind, own, dataset, root, label_archives(dataset, lone))
     if parts:
         message = f"'{dataset}' has faults: {', '.join(parts)} ({first})."
         raise ReinError(message, hint)
 
 
-def _hint(kind: str, own: str, dataset: str, root: Path) -> str:
-    """What to do about a kind of fault; `own` is what the reader of the first file at fault says."""
+def _hint(kind: str, own: str, dataset: str, root: Path, archives: str) -> str:
+    """What to do about a kind of fault.
+
+    `own` is what the reader of the first file at fault says, `archives` what brings labels that are missing.
+    """
     if kind in ("unreadable", "undeclared"):
         return own
     if kind == "without_image":
@@ -204,5 +208,8 @@ def _hint(kind: str, own: str, dataset: str, root: Path) -> str:
     if kind == "without_label":
         prepared = dataset in DATASETS and dataset not in NO_CONVERSION
         command = f"rein prepare-data {dataset} {root}"
-        return f"Prepare them: {command}" if prepared else "Bring their labels, or take these images out."
+        if prepared:
+            return f"Prepare them: {command}" + (f"; their originals are in {archives}." if archives else "")
+        where = f" ({archives})" if archives else ""
+        return f"Bring their labels{where}, or take these images out."
     return "Bring the label that belongs to the image, in its size, or take the pair out of both folders."

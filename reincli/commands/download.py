@@ -15,10 +15,11 @@ from typing import TypeVar
 
 from reincli.commands.console import Advance, note, problem, progress, result, table
 from reincli.commands.downloadable import DATASET, Wanted, find, listed
+from reincli.data.downloads import plain_name
 from reincli.errors import ReinError
 from reincli.media.images import is_whole_png
 from reincli.prepare.fetch import StoppedError, Watch, arrived, fetch, sha256, size_of
-from reincli.prepare.servers import Remote
+from reincli.prepare.servers import RefusedError, Remote
 
 MANY = 100
 """Files of one name from which on none is asked for its size: progress then counts files."""
@@ -32,9 +33,14 @@ T = TypeVar("T")
 
 @dataclass
 class _Plan:
-    """What is left to do: files with their sizes (None: not known) and how to look into each."""
+    """What is left to do: files with their sizes (None: not known); those that are refused; how many are there.
+
+    `others`: files that lie there under the name of one that would be fetched, and are not that one.
+    """
 
     files: list[tuple[Wanted, Remote, int | None]] = field(default_factory=list)
+    refused: list[tuple[Wanted, Remote, ReinError]] = field(default_factory=list)
+    others: set[Path] = field(default_factory=set)
     kept: int = 0
 
 
@@ -82,9 +88,10 @@ def run(
         raise
     if show:
         _list(wanted, plan)
+        _require_all([error for _, _, error in plan.refused], len(plan.files) + len(plan.refused))
         return
     _require_space(plan)
-    done = _fetch_all(plan, stop, parallel) if plan.files else 0
+    done = _fetch_all(plan, stop, parallel) if plan.files or plan.refused else 0
     result(f"{done} files fetched, {plan.kept} were there.")
     for each in wanted:
         if each.then:
@@ -113,22 +120,45 @@ def _look_around(wanted: Sequence[Wanted], watch: Watch, parallel: int, *, ask_a
                 asked.append((each, remote))
     sizes = _in_threads([_sizer(remote, watch) for _, remote in asked], parallel, watch.stop)
     for (each, remote), size in zip(asked, sizes, strict=True):
-        if not remote.target.is_file():
+        if isinstance(size, ReinError):
+            plan.refused.append((each, remote, size))
+            continue
+        if remote.target.is_file():
+            difference = _difference(remote, size)
+            if difference and not ask_all:
+                message = f"'{remote.target}' is there already, and {difference}."
+                raise ReinError(message, "Move it away, and give the same command again.")
+            plan.others |= {remote.target} if difference else set()
+        elif not _is_renamed(each, remote, size):
             plan.files.append((each, remote, size))
             continue
-        _require_same(remote, size)
         plan.kept += 1
         if ask_all:
             plan.files.append((each, remote, size))
     return plan
 
 
-def _sizer(remote: Remote, watch: Watch) -> Callable[[], int | None]:
-    def ask() -> int | None:
+def _is_renamed(wanted: Wanted, remote: Remote, size: int | None) -> bool:
+    """Whether an archive lies there as a browser has named it, `NAME (1).zip`: `rein prepare-data` takes that too."""
+    folder = remote.target.parent
+    if wanted.kind != DATASET or size is None or not folder.is_dir():
+        return False
+    return any(
+        plain_name(path.name) == remote.target.name and path.is_file() and path.stat().st_size == size
+        for path in folder.iterdir()
+    )
+
+
+def _sizer(remote: Remote, watch: Watch) -> Callable[[], int | ReinError | None]:
+    """What asks for a size: None where it is not told, an error where this file is refused: others may be had."""
+
+    def ask() -> int | ReinError | None:
         try:
             return size_of(remote, watch)
         except ReinError as error:
             if not remote.target.is_file():
+                if isinstance(error, RefusedError):
+                    return error
                 raise
             watch.tell(f"'{remote.target}' is there and cannot be compared: {error.message}")
             return None
@@ -136,31 +166,26 @@ def _sizer(remote: Remote, watch: Watch) -> Callable[[], int | None]:
     return ask
 
 
-def _require_same(remote: Remote, size: int | None) -> None:
-    """ReinError where a file that lies there is not the one that would be fetched."""
+def _difference(remote: Remote, size: int | None) -> str:
+    """In what a file that lies there differs from the one that would be fetched; '' where it is the same."""
     there = remote.target.stat().st_size
-    wrong = ""
     if size is not None and there != size:
-        wrong = f"has {there:,} bytes, the one at '{remote.address}' {size:,}"
-    elif remote.digest and not sha256(remote.target).startswith(remote.digest):
-        wrong = f"has another SHA-256 than the one published ({remote.digest}…)"
-    if wrong:
-        raise ReinError(
-            f"'{remote.target}' is there already, and {wrong}.",
-            "Move it away, and give the same command again.",
-        )
+        return f"has {there:,} bytes, the one at '{remote.address}' {size:,}"
+    if remote.digest and not sha256(remote.target).startswith(remote.digest):
+        return f"has another SHA-256 than the one published ({remote.digest}…)"
+    return ""
 
 
 def _require_space(plan: _Plan) -> None:
     """ReinError where the files would not fit on their disks."""
     needed: dict[int, tuple[int, Path]] = {}
-    for _, remote, size in plan.files:
+    for each, remote, size in plan.files:
         folder = next(
-            each for each in (remote.target.parent, *remote.target.absolute().parents) if each.is_dir()
+            place for place in (remote.target.parent, *remote.target.absolute().parents) if place.is_dir()
         )
         disk = folder.stat().st_dev
         before = needed.get(disk, (0, folder))[0]
-        needed[disk] = before + max((size or 0) - arrived(remote), 0), folder
+        needed[disk] = before + max((size or each.average) - arrived(remote), 0), folder
     for count, folder in needed.values():
         free = shutil.disk_usage(folder).free
         if count > free:
@@ -176,21 +201,19 @@ def _list(wanted: Sequence[Wanted], plan: _Plan) -> None:
     for each in wanted:
         if len(each.files) >= MANY:
             rows.append((each.name, f"{len(each.files):,} files below {each.files[0].target.parents[1]}",
-                         f"about {each.about}", "", ""))  # fmt: skip
+                         f"about {each.average * len(each.files) / 10**9:.0f} GB", "", ""))  # fmt: skip
     for each, remote, size in plan.files:
         if len(each.files) < MANY:
-            state = (
-                "there"
-                if remote.target.is_file()
-                else f"{arrived(remote):,} bytes"
-                if arrived(remote)
-                else ""
-            )
+            part = f"{arrived(remote):,} bytes" if arrived(remote) else ""
+            state = "there" if remote.target.is_file() or _is_renamed(each, remote, size) else part
+            state = "another file" if remote.target in plan.others else state
             told = "not told" if size is None else _size(size)
             rows.append((each.name, str(remote.target), told, state, remote.digest[:12]))
+    rows += [(each.name, str(remote.target), "not to be had", "", "") for each, remote, _ in plan.refused]
     table(("name", "file", "size", "there", "SHA-256 begins"), rows, numbers={"size"})
-    total = sum(size or 0 for each, _, size in plan.files)
-    result(f"Together {_size(total)}.")
+    total = sum(size or each.average for each, _, size in plan.files)
+    about = "about " if any(size is None and each.average for each, _, size in plan.files) else ""
+    result(f"Together {about}{_size(total)}.")
 
 
 def _size(count: int) -> str:
@@ -240,7 +263,7 @@ def _fetch_all(plan: _Plan, stop: threading.Event, parallel: int) -> int:
     """
     by_files = any(size is None for _, _, size in plan.files)
     total = len(plan.files) if by_files else sum(size or 0 for _, _, size in plan.files) // MEGA
-    failed: list[ReinError] = []
+    failed = [error for _, _, error in plan.refused]
     done = 0
     with progress("Downloading" + ("" if by_files else ", MB"), total=total) as advance:
         counter = _Counter(advance, by_files)
@@ -258,13 +281,16 @@ def _fetch_all(plan: _Plan, stop: threading.Event, parallel: int) -> int:
                 done += outcome is None
         except KeyboardInterrupt:
             raise KeyboardInterrupt("What has arrived stays; the same command goes on from there.") from None
+    _require_all(failed, len(plan.files) + len(plan.refused))
+    return done
+
+
+def _require_all(failed: Sequence[ReinError], count: int) -> None:
+    """One ReinError for the files of all that could not be had."""
     if failed:
-        more = (
-            f" {len(failed)} of {len(plan.files)} files could not be fetched." if len(plan.files) > 1 else ""
-        )
+        more = f" {len(failed)} of {count} files could not be fetched." if count > 1 else ""
         told = " ".join(dict.fromkeys(error.message for error in failed[:SHOWN]))
         raise ReinError(f"{told}{more}", failed[0].hint)
-    return done
 
 
 def _task(
@@ -311,7 +337,10 @@ def _look_at_weights(part: Path) -> None:
     """Weights from elsewhere are data: they are looked at as all others are, and no code of theirs is run."""
     from reincli.engine.weight_files import read_file
 
-    read_file(part, map_only=True)
+    try:
+        read_file(part, map_only=True)
+    except ReinError as error:  # its hint is for a file that stays
+        raise ReinError(f"{error.message} It was removed.") from None
 
 
 def _look_at_archive(part: Path) -> None:

@@ -252,10 +252,15 @@ def _unpack(dataset: str, root: Path, into: Path, wishes: Wishes) -> bool:
             f"Unpacking {archive.name}, MB", total=max(archive.stat().st_size // 10**6, 1)
         ) as advance:
             shown = 0
-            for done, total in archives.unpack(archive, download, into):
-                now = int(archive.stat().st_size / 1e6 * done / max(total, 1))
-                advance(now - shown)
-                shown = now
+            try:
+                for done, total in archives.unpack(archive, download, into):
+                    now = int(archive.stat().st_size / 1e6 * done / max(total, 1))
+                    advance(now - shown)
+                    shown = now
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(
+                    f"Of {archive.name} a part is unpacked and stays. The same command goes on from there."
+                ) from None
     return bool(waiting)
 
 

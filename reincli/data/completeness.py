@@ -27,6 +27,15 @@ ACDC: dict[str, Mapping[str, int]] = {
     "test": dict.fromkeys(CONDITIONS, 500),
 }
 """Images of ACDC by split and condition (arXiv 2104.13395, table 2)."""
+LABELS = {
+    "cityscapes": "gtFine",
+    "synthia": "GT/LABELS",
+    "urbansyn": "ss",
+    "mapillary": "training/v1.2/labels",
+    "bdd100k": "labels/sem_seg/masks",
+    "acdc": "gt",
+}
+"""A folder of each dataset's labels, by which their archives are known; of GTA the number of the image tells."""
 GTA_PART = 2500
 """Images in each but the last of the ten parts of GTA, which are numbered through from 00001."""
 
@@ -56,8 +65,20 @@ def remark(dataset: str, split: str, names: Sequence[str], domains: Iterable[str
         there = list(domains)
         lacks = {name: n for name, n in ACDC[split].items() if there.count(name) < n}
         found += " (" + ", ".join(f"{name} {there.count(name)} of {n}" for name, n in lacks.items()) + ")"
+    if dataset == "bdd100k":
+        return f"{found}; all are in 10k_images_{split}.zip."
     folder = _folder(dataset, split)
     return f"{found}; all are in {names_for(dataset, folder)}." if folder else f"{found}."
+
+
+def label_archives(dataset: str, names: Sequence[str]) -> str:
+    """The archives that bring the labels of these images, for people; '' where none is known."""
+    if dataset != "gta":
+        return names_for(dataset, LABELS[dataset]) if dataset in LABELS else ""
+    series = DOWNLOADS["gta"][1].series
+    numbers = [int(stem) for stem in (PurePosixPath(name).stem for name in names) if stem.isdigit()]
+    parts = sorted({min(max(number - 1, 0) // GTA_PART, len(series) - 1) for number in numbers})
+    return ", ".join(series[part] for part in parts)
 
 
 def _folder(dataset: str, split: str) -> str:
@@ -67,7 +88,6 @@ def _folder(dataset: str, split: str) -> str:
         "synthia": "RGB",
         "urbansyn": "rgb",
         "mapillary": "training/images" if split == "train" else "validation/images",
-        "bdd100k": f"images/10k/{split}",
         "acdc": f"rgb_anon/fog/{split}",
     }.get(dataset, "")
 

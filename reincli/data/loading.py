@@ -118,26 +118,27 @@ def _undeclared(
 def complaint(sample: Sample, values: Sequence[int], table: np.ndarray) -> str:
     """What a label holds that its dataset does not declare, as the beginning of a sentence."""
     declared = [int(v) for v in np.flatnonzero(table != UNDECLARED)]
-    found = f"{'value' if len(values) == 1 else 'values'} {_ranges(values)}"
+    found = f"{'value' if len(values) == 1 else 'values'} {ranges(values)}"
     kind = ""
     if sample.dataset == "bdd100k" and max(values) <= LAST_PANOPTIC:
         kind = f" (ids up to {LAST_PANOPTIC} are those of its panoptic masks)"
-    return f"The label '{sample.label}' has {found}; '{sample.dataset}' declares {_ranges(declared)}{kind}"
+    return f"The label '{sample.label}' has {found}; '{sample.dataset}' declares {ranges(declared)}{kind}"
 
 
 def value_hint(sample: Sample) -> str:
     """What to do about values that are not declared."""
     if sample.dataset in NO_CONVERSION:
+        other = f" (panoptic masks have ids up to {LAST_PANOPTIC})" if sample.dataset == "bdd100k" else ""
         return (
             f"Bring the labels that '{sample.dataset}' is trained on: class indices (0-18, 255) of its semantic "
-            "segmentation, not those of another task."
+            f"segmentation, not those of another task{other}."
         )
     if sample.dataset in DATASETS:
         return f"Prepare the labels again: rein prepare-data {sample.dataset} --force"
     return f"Declare the values under data.own.{sample.dataset} (classes, ignore, map), or mend the files."
 
 
-def _ranges(values: Sequence[int]) -> str:
+def ranges(values: Sequence[int]) -> str:
     """[0, 1, 2, 7, 255] -> '0-2, 7, 255'."""
     parts: list[list[int]] = []
     for value in values:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reincli.config import DataSettings
-from reincli.data.completeness import IMAGES, remark
+from reincli.data.completeness import IMAGES, label_archives, remark
 from reincli.data.index import list_files
 from reincli.data.labels import CITYSCAPES, count_values
 from reincli.data.layouts import DATASETS, Folders, split_folders
@@ -298,7 +298,13 @@ def require_pairs(reports: Sequence[SplitReport]) -> None:
                 f"Split '{report.split}': {len(lone)} of {len(report.pairs.samples)} images have no label"
             )
             name = report.pairs.samples[0].dataset
-            hint = f"Fetch the missing labels. Without them: --set 'data.leave_out=[\"{name}/{lone[0]}\", …]'"
+            archives = label_archives(name, lone)
+            what = (
+                f"Put what brings them beside the images: {archives}"
+                if archives
+                else "Fetch the missing labels"
+            )
+            hint = f"{what}. Without them: --set 'data.leave_out=[\"{name}/{lone[0]}\", …]'"
             raise ReinError(f"{message}: {some(lone)}.", hint)
         alone = report.pairs.without_image
         if alone:

@@ -53,6 +53,10 @@ class Remote:
         return self.target.with_name(f"{self.target.name}.part.json")
 
 
+class RefusedError(ReinError):
+    """A server answered, and will not give this file; others it may."""
+
+
 class AgainError(Exception):
     """An attempt failed that may succeed in another one, after `wait` seconds (None: the usual pause)."""
 
@@ -120,23 +124,23 @@ def _refusal(remote: Remote, error: urllib.error.HTTPError) -> Exception:
     if code in LATER:
         wait = _retry_after(error.headers.get("Retry-After"))
         if wait is not None and wait > LONGEST:
-            return ReinError(
+            return RefusedError(
                 f"'{address}' asks to come back in {wait / 60:.0f} minutes (status {code}).",
                 "What has arrived stays: give the same command again then, or name a --mirror.",
             )
         return AgainError(f"the server answered with status {code}", wait)
     if code in (401, 403, 407):
-        return ReinError(
+        return RefusedError(
             f"'{address}' refuses to give the file (status {code}).",
             f"It may ask for an account, consent or another proxy. Get it by hand from {remote.page} and save it as "
             f"'{remote.target}'.",
         )
     if code in (404, 410):
-        return ReinError(
+        return RefusedError(
             f"'{address}' has no such file any more (status {code}).",
             f"Look where it went: {remote.page}; save it as '{remote.target}', or name a --mirror.",
         )
-    return ReinError(f"'{address}' answered with status {code}.", f"Get it by hand: {remote.page}")
+    return RefusedError(f"'{address}' answered with status {code}.", f"Get it by hand: {remote.page}")
 
 
 def _retry_after(text: str | None) -> float | None:
@@ -160,14 +164,14 @@ def length_of(response: Any) -> int | None:
 
 
 def require_file(remote: Remote, response: Any, start: bytes) -> None:
-    """ReinError where an answer is a web page, or packed for the way: `start` is how it begins, where known."""
+    """RefusedError where an answer is a web page, or packed for the way: `start` is how it begins, where known."""
     kind = (response.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")[:15].lower()
     if kind in ("text/html", "application/xhtml+xml") or text.startswith((b"<!doctype html", b"<html")):
-        raise ReinError(
+        raise RefusedError(
             f"'{remote.address}' shows a web page, not the file.",
             f"It may ask to log in or to agree, or a proxy stands between. Get it by hand from {remote.page} and save "
             f"it as '{remote.target}'.",
         )
     if (response.headers.get("Content-Encoding") or "identity").lower() != "identity":
-        raise ReinError(f"'{remote.address}' sends the file packed, unasked.", "Name another --mirror.")
+        raise RefusedError(f"'{remote.address}' sends the file packed, unasked.", "Name another --mirror.")

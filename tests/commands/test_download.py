@@ -64,6 +64,7 @@ def test_sizes_are_shown_and_nothing_is_fetched(server):
     assert not Path("checkpoints").exists()
     out = told("download", "--list", "urbansyn")
     assert "15,078 files below data/urbansyn about 21 GB" in out
+    assert "Together about 21.11 GB." in out
 
 
 def test_weights_and_a_checkpoint_go_on_and_are_in_place(server):
@@ -135,6 +136,30 @@ def test_others_go_on_where_one_fails(server):
     assert "1 files fetched, 1 were there." in rein("download", "acdc", "--mirror", server.address).stdout
 
 
+def test_a_file_that_a_mirror_lacks_does_not_stop_the_others(server):
+    server.files = {"/gt_trainval.zip": zipped(Path(__file__).parent)}
+    done = rein("download", "acdc", "--mirror", server.address, code=1)
+    assert "rgb_anon_trainvaltest.zip' has no such file any more (status 404)." in done.stderr
+    assert "1 of 2 files could not be fetched." in done.stderr
+    assert [path.name for path in Path("data/acdc").iterdir()] == ["gt_trainval.zip"]
+    done = rein("download", "--list", "acdc", "--mirror", server.address, code=1)
+    assert "not to be had" in done.stdout
+    assert "there" in done.stdout
+
+
+def test_an_archive_that_a_browser_has_renamed_is_there(server):
+    server.files = {
+        f"/{name}.zip": zipped(Path(__file__).parent) for name in ("rgb_anon_trainvaltest", "gt_trainval")
+    }
+    Path("data/acdc").mkdir(parents=True)
+    Path("data/acdc/gt_trainval (1).zip").write_bytes(server.files["/gt_trainval.zip"])
+    Path("data/acdc/rgb_anon_trainvaltest (1).zip").write_bytes(b"cut short")
+    done = rein("download", "acdc", "--mirror", server.address)
+    assert "1 files fetched, 1 were there." in done.stdout
+    assert not Path("data/acdc/gt_trainval.zip").exists()
+    assert Path("data/acdc/rgb_anon_trainvaltest.zip").exists()
+
+
 @pytest.mark.parametrize(
     ("body", "told_of"),
     [
@@ -148,6 +173,7 @@ def test_weights_are_looked_at_before_they_get_their_name(server, body, told_of)
     server.files = {"/dinov2_vits14_pretrain.pth": body}
     done = rein("download", "dinov2_s", "--mirror", server.address, code=1)
     assert told_of in done.stderr
+    assert "Get it by hand" in done.stderr
     assert list(Path("checkpoints").iterdir()) == []
 
 
@@ -171,6 +197,7 @@ def test_another_file_of_the_name_is_not_replaced(server):
     done = rein("download", "dinov2_s", "--mirror", server.address, code=1)
     assert "is there already, and has 4 bytes, the one at" in done.stderr
     assert mine.read_bytes() == b"mine"
+    assert "another file" in rein("download", "--list", "dinov2_s", "--mirror", server.address).stdout
     server.files = {"/sam_vit_h_4b8939.pth": b"same"}
     Path("checkpoints/sam_vit_h_4b8939.pth").write_bytes(b"mine")
     done = rein("download", "sam_h", "--mirror", server.address, code=1)
@@ -193,6 +220,8 @@ def test_space_is_asked_first(server, monkeypatch):
     done = rein("download", "dinov2_s", "--mirror", server.address, code=1)
     assert "1.4 MB are to be fetched, and 1.0 MB are free" in " ".join(done.stderr.split())
     assert [each.method for each in server.asked] == ["HEAD"]
+    done = rein("download", "urbansyn", "--mirror", server.address, code=1)  # no size is asked for
+    assert "21.11 GB are to be fetched, and 1.0 MB are free" in " ".join(done.stderr.split())
     server.next["/dinov2_vits14_pretrain.pth"] = [cut(1_000_000), *[status(500)] * 20]
     monkeypatch.setattr(command.shutil, "disk_usage", lambda path: usage._replace(free=2_000_000))
     rein("download", "dinov2_s", "--mirror", server.address, code=1)

@@ -9,7 +9,7 @@ import stat
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -185,6 +185,40 @@ def test_panoptic_masks_are_refused_by_name(tmp_path: Path, kind: str) -> None:
     with pytest.raises(ReinError, match="panoptic mask") as caught:
         run("bdd100k", tmp_path, workers=1)
     assert "semantic segmentation" in caught.value.hint or "sem_seg_labels" in caught.value.hint
+    if kind == "grey":
+        with pytest.raises(ReinError, match=r"has 19-40, .*has 19-40") as caught:
+            run("bdd100k", tmp_path, workers=1, check=True)
+        assert "panoptic masks" in caught.value.hint
+
+
+def test_labels_that_are_missing_are_asked_for_by_archive(tmp_path: Path) -> None:
+    made, root = tmp_path / "made", tmp_path / "gta"
+    layouts.write("gta", made)
+    image = made / "images/00002.png"
+    for name in ("02501", "24966"):
+        shutil.copy(image, image.with_name(f"{name}.png"))
+    pack(made, "", "", root / "images.zip")
+    pack(made, "labels", "", root / "01_labels.zip")
+    (root / "images.zip").rename(root / "01_images.zip")
+    for check in (False, True):
+        with pytest.raises(ReinError) as caught:
+            run("gta", root, workers=1, check=check)
+        assert "02_labels.zip, 10_labels.zip" in caught.value.hint
+
+
+def test_who_stops_unpacking_is_told_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layouts.write("gta", tmp_path / "made")
+    pack(tmp_path / "made", "images", "", tmp_path / "gta/01_images.zip")
+
+    def stopped(*_: object) -> Iterator[tuple[int, int]]:
+        yield 1, 2
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(archives, "unpack", stopped)
+    with pytest.raises(
+        KeyboardInterrupt, match=r"01_images\.zip a part is unpacked and stays\. The same command"
+    ):
+        run("gta", tmp_path / "gta", workers=1)
 
 
 def test_of_acdc_what_is_read_is_unpacked_alone(tmp_path: Path) -> None:
