@@ -180,10 +180,8 @@ class Ties:
         flipped: those that the next run turns round.
     """
 
-    WITHIN = 2e-4
+    WITHIN = 1e-4
     """Logits are sums of 256 products of numbers up to ten, each known to about 1e-6."""
-    WORTH = 0.9
-    """The error of a bit that differs falls by more than a tenth; others move it by a hundredth, either way."""
 
     def __init__(self, monkeypatch: Any) -> None:
         self.found: dict[tuple[int, int], float] = {}
@@ -205,7 +203,7 @@ class Ties:
         monkeypatch.setattr(MaskDecoder, "_where_to_look", staticmethod(where_to_look))
 
     def settle(self, error: Callable[[], float], bound: float) -> float:
-        """Turn ties round that lower the error by a tenth, the nearest to 0 first, until none does.
+        """Turn ties round that lower the error, the nearest to 0 first, until none does.
 
         Args:
             error: runs the model and compares. bound: where to end.
@@ -224,7 +222,7 @@ class Ties:
         while best >= bound and left:
             tie = left.pop(0)
             changed = run(kept | {tie})
-            if changed < self.WORTH * best:
+            if changed < best:
                 best, kept = changed, kept | {tie}
                 # what it changes downstream may be other ties now: all are tried again
                 left = [each for each in sorted(self.found, key=self.found.__getitem__) if each not in kept]
