@@ -44,7 +44,9 @@ def preset_of(
         ReinError: none fits; or several do and differ in what the score hangs on. Both are listed.
     """
     facts = weights.recognise_head(state, str(path))
-    named = {name: build_settings(read_preset(name)) for name in preset_names()}
+    every = {name: build_settings(read_preset(name)) for name in preset_names()}
+    # an adaptation is the model of another preset, trained further: as a file it is that
+    named = {name: settings for name, settings in every.items() if not settings.adapt.target}
     presets = dict(sorted(named.items(), key=lambda item: _order(*item)))
     by_shape = [settings for settings in presets.values() if _fits(settings, facts, None)]
     kinds, grids, beside = _backbones_beside(state, path, backbone, by_shape)
