@@ -69,9 +69,11 @@ def small(preset: str, data: Path, backbone: Path, *sets: str) -> Settings:
         augment["size"] = [side // 8 for side in augment["size"]]
     augment["crop"], augment["short_side"] = 64, 64
     raw.setdefault("data", {})["augment"] = {**augment, "long_side_max": 256}
+    raw.get("train", {}).pop("start_from", None)  # of another run, which is tried apart
     model = raw.get("model", {})
     kept = {key: model[key] for key in ("tune", "train_backbone") if key in model}
     raw["model"] = {**tiny.RAW["model"], **kept}
+    raw["model"]["minor"] = {**model.get("minor", {}), "rank": 4}  # those of the methods are above the width
     if "kind" in model.get("head", {}):
         raw["model"]["head"] = {**tiny.RAW["model"]["head"], "kind": model["head"]["kind"]}
     raw.setdefault("test", {})["sizes"] = dict.fromkeys(TEST_SIZES, "native")
