@@ -129,8 +129,10 @@ def slices_of(dataset: Dataset[dict[str, Any]], run: Run) -> Iterator[list[dict[
 def _next(parts: Iterator[Any], count: int) -> list[dict[str, Any]]:
     try:
         slices = list(islice(parts, count))
-    except RuntimeError as error:  # PyTorch has no class of its own for this
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
+        # PyTorch has no class of its own for this; and tensors under way are asked of the process that made them, which
+        # does not answer when it is gone (errors of files are items, see `Told`)
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         raise WorkerLostError(
             "A loader process ended: it was killed, or memory (or /dev/shm) ran out.", FEWER_WORKERS

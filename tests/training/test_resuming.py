@@ -25,6 +25,7 @@ from reincli.errors import ReinError
 from reincli.settings_files import to_toml
 from reincli.training import run_folder
 from reincli.training import train as loop
+from reincli.training.batches import WorkerLostError, _next
 from reincli.training.signals import stop_requests
 
 
@@ -181,6 +182,19 @@ def test_a_loader_process_that_is_killed_is_a_sentence_and_nothing_is_lost(run, 
     assert "error: A loader process ended" in text
     assert "Traceback" not in text
     assert 5 <= torch.load(run / "last.pth", weights_only=True)["meta"]["iter"] <= 7
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), EOFError(), ConnectionResetError(),
+     FileNotFoundError(2, "No such file or directory")],
+)  # fmt: skip
+def test_whatever_a_lost_loader_process_looks_like_it_is_told_as_such(error):
+    """Which of them it is hangs on what it was at when it was killed."""
+    with pytest.raises(WorkerLostError, match="A loader process ended"):
+        _next((raise_(error) for _ in range(1)), 1)
+    with pytest.raises(RuntimeError, match="of another kind"):
+        _next((raise_(RuntimeError("of another kind")) for _ in range(1)), 1)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signal here")
