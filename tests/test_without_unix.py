@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from reincli.commands import train
+from reincli.commands import launching
 from reincli.media.inputs import find_inputs
 from reincli.settings_files import to_toml
 
@@ -70,11 +70,11 @@ def test_a_model_is_trained_scored_and_shown_with_loaders_that_start_afresh(tmp_
 def test_windows_waits_for_the_launcher(monkeypatch):
     """There `exec` starts another process and ends this one: the shell would not wait."""
     started: list[list[str]] = []
-    monkeypatch.setattr(train.os, "name", "nt")
-    monkeypatch.setattr(train.os, "execv", lambda *given: pytest.fail("exec on Windows"))
-    monkeypatch.setattr(train.subprocess, "call", lambda words: started.append(words) or 3)
+    monkeypatch.setattr(launching.os, "name", "nt")
+    monkeypatch.setattr(launching.os, "execv", lambda *given: pytest.fail("exec on Windows"))
+    monkeypatch.setattr(launching.subprocess, "call", lambda words: started.append(words) or 3)
     with pytest.raises(SystemExit) as caught:
-        train.launch(2, "cpu", ["train", "--preset", "demo"])
+        launching.launch(2, "cpu", ["train", "--preset", "demo"])
     monkeypatch.undo()
     assert caught.value.code == 3
     assert started[0][-4:] == ["reincli", "train", "--preset", "demo"]

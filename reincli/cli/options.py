@@ -95,3 +95,9 @@ ModeOption = Annotated[
     Mode | None,
     typer.Option("--mode", help="Overlapping windows or the whole image at once; else as the settings say."),
 ]
+Gpus = Annotated[
+    int, typer.Option("--gpus", min=1, metavar="N", help="GPUs of this machine that share each batch.")
+]
+RunPrecision = Annotated[
+    Precision | None, typer.Option("--precision", help="Arithmetic; else as the settings say.")
+]

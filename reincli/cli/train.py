@@ -13,9 +13,10 @@ from reincli.cli.options import (
     Config,
     DataRoot,
     Device,
-    Precision,
+    Gpus,
     Preset,
     Quiet,
+    RunPrecision,
     Sets,
     plain,
 )
@@ -44,12 +45,8 @@ def command(
         ),
     ] = None,
     data_root: DataRoot = None,
-    gpus: Annotated[
-        int, typer.Option("--gpus", min=1, metavar="N", help="GPUs of this machine that share each batch.")
-    ] = 1,
-    precision: Annotated[
-        Precision | None, typer.Option("--precision", help="Arithmetic; else as the settings say.")
-    ] = None,
+    gpus: Gpus = 1,
+    precision: RunPrecision = None,
     device: Device = "auto",
     any_backbone: AnyBackbone = False,
     quiet: Quiet = False,

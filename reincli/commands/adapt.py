@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from reincli.commands import console
-from reincli.commands.train import carry_out, given, launch
+from reincli.commands.launching import run_options, started
+from reincli.commands.train import carry_out
 from reincli.config import DataSettings, Settings
 from reincli.data.sources import classes_of, find_samples
 from reincli.engine.checkpoint import Checkpoint, read_checkpoint, settings_for
-from reincli.engine.ranks import launched, this_rank
 from reincli.errors import ReinError
 from reincli.settings_files import build_settings, load_settings
 
@@ -40,26 +40,18 @@ def run(
     Settings are those of the preset or file, else those that the checkpoint was trained with. Of the latter, what is
     not at hand is left out and said: labelled sources (the target alone is trained on then) and scored sources.
     """
-    if gpus > 1 and not launched():
-        words = {
-            "--preset": preset, "--config": config, "--backbone": backbone, "--work-dir": work_dir,
-            "--data-root": data_root, "--precision": precision, "--device": device,
-        }  # fmt: skip
-        named = [text for word in target or [] for text in ("--target", word)]
-        named += [text for word in source or [] for text in ("--source", word)]
-        flags = ["--any-backbone"] * any_backbone
-        launch(gpus, device, ["adapt", str(checkpoint), *named, *given(words, sets), *flags])
-    rank = this_rank()
-    if rank.rank > 0:
-        console.configure(quiet=True)
+    words = {
+        "--target": target, "--source": source, "--preset": preset, "--config": config, "--backbone": backbone,
+        "--work-dir": work_dir, "--data-root": data_root, "--precision": precision, "--device": device, "--set": sets,
+        "--any-backbone": any_backbone,
+    }  # fmt: skip
+    rank = started(gpus, device, ["adapt", str(checkpoint)], words)
     read = read_checkpoint(checkpoint)
     options: dict[str, Any] = {
         "train.start_from": str(checkpoint),
         "adapt.target": target or None,
         "data.train": source or None,
-        "data.root": str(data_root) if data_root else None,
-        "train.precision": precision,
-        "model.backbone.weights": str(backbone) if backbone else None,
+        **run_options(data_root, precision, backbone),
     }
     if preset or config:
         settings = build_settings(load_settings(preset, config).model_dump(mode="json"), sets or [], options)
@@ -73,10 +65,9 @@ def run(
         )
     require_same_classes(read, settings)
     tell_overlap(settings)
-    carry_out(
-        settings, work_dir or Path("work_dirs") / settings.name, rank, device, any_backbone=any_backbone
-    )
-    return work_dir or Path("work_dirs") / settings.name
+    folder = work_dir or Path("work_dirs") / settings.name
+    carry_out(settings, folder, rank, device, any_backbone=any_backbone)
+    return folder
 
 
 def of_checkpoint(

@@ -64,29 +64,20 @@ def run(
     rank = this_rank()
     if rank.rank:
         console.configure(quiet=True)
-    if size is not None:
-        check_size(size)
-    if submit is not None and submit.suffix != ".zip":
-        raise ReinError(f"--submit '{submit}' does not end with .zip.", usage=True)
-    if label_ids and out is None:
-        raise ReinError(
-            "--label-ids is about label maps that are written.", "Give --out DIR too.", usage=True
-        )
+    require_options(size, submit, label_ids, out)
     settings = chosen_settings(
         checkpoint, preset, config, sets or [], data_root, own, backbone=backbone, data=data or []
     )
     reads = [checkpoint, used_backbone(settings, backbone), config, own]
-    unknown = None
+    given = {
+        "backbone": backbone, "settings": settings, "device": rank.device(device), "precision": precision,
+        "any_backbone": any_backbone,
+    }  # fmt: skip
     if anomaly:
-        others = {
-            "--data": data,
-            "--tta": tta,
-            "--out": out,
-            "--submit": submit,
-            "--allow-missing": allow_missing,
-            "--calibration": calibration,
-        }
+        others = {"--data": data, "--tta": tta, "--out": out, "--submit": submit, "--allow-missing": allow_missing,
+                  "--calibration": calibration}  # fmt: skip
         unknown = prepare(anomaly, settings.data, reads, (json_file, report_file), others)
+        return run_unknowns(opened(checkpoint, given), unknown, checkpoint, size=size, mode=mode, rank=rank)
     if calibration and (tta or settings.test.tta):
         raise ReinError(
             "--calibration is about single predictions; averages of views (--tta, test.tta) have no scores.",
@@ -95,31 +86,14 @@ def run(
         )
     sources = [each for source in data or [] for each in corrupted_sources(source)]
     sources = sources or ([ACDC.source] if submit else list(settings.data.val))
-    samples: list[Sample] = []
-    left_out: dict[str, int] = {}
+    benchmark = _benchmark(sources) if submit else None
+    samples, left_out = find_all(sources, settings, allow_missing, unscored=bool(submit or out))
     submission = None
-    if unknown is None:
-        benchmark = _benchmark(sources) if submit else None
-        samples, left_out = find_all(sources, settings, allow_missing, unscored=bool(submit or out))
-        if submit and benchmark:
-            tested = [sample for sample in samples if sample.label is None]
-            submission = Submission(submit, tested, benchmark)
+    if submit and benchmark:
+        submission = Submission(submit, [each for each in samples if each.label is None], benchmark)
     outputs = Wanted(out, label_ids, json_file, report_file, submission)
-    if unknown is None:
-        require_free(outputs, samples, reads)
-    predictor = open_segmentor(
-        checkpoint,
-        backbone=backbone,
-        settings=settings,
-        device=rank.device(device),
-        precision=precision,
-        any_backbone=any_backbone,
-    )
-    for text in predictor.notes:
-        console.note(text)
-    predictor.tell = console.problem
-    if unknown is not None:
-        return run_unknowns(predictor, unknown, checkpoint, size=size, mode=mode, rank=rank)
+    require_free(outputs, samples, reads)
+    predictor = opened(checkpoint, given)
     require_classes(predictor.classes.names, checkpoint, outputs)
     if submission is not None and not rank.rank:
         submission.discard()  # of a run that was killed
@@ -134,6 +108,27 @@ def run(
         if not rank.rank:
             _deliver(result, evaluation, predictor, outputs, extremes)
     return result
+
+
+def require_options(size: str | None, submit: Path | None, label_ids: bool, out: Path | None) -> None:
+    """ReinError for options that cannot be, whatever the settings are."""
+    if size is not None:
+        check_size(size)
+    if submit is not None and submit.suffix != ".zip":
+        raise ReinError(f"--submit '{submit}' does not end with .zip.", usage=True)
+    if label_ids and out is None:
+        raise ReinError(
+            "--label-ids is about label maps that are written.", "Give --out DIR too.", usage=True
+        )
+
+
+def opened(checkpoint: Path, given: dict[str, Any]) -> Predictor:
+    """The model, see `open_segmentor`; its remarks are told, and so is what it has to say on the way."""
+    predictor = open_segmentor(checkpoint, **given)
+    for text in predictor.notes:
+        console.note(text)
+    predictor.tell = console.problem
+    return predictor
 
 
 def require_scored(evaluation: Evaluation, samples: Sequence[Sample]) -> None:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,6 +11,7 @@ import numpy as np
 from reincli.commands import console, run_report
 from reincli.commands.adapt_page import verdict
 from reincli.commands.evaluate import show
+from reincli.commands.launching import run_options, started
 from reincli.commands.trackers import Subject, check_installed
 from reincli.commands.tracking import tracking
 from reincli.config import Settings
@@ -22,7 +19,7 @@ from reincli.data.sources import Sample, find_samples
 from reincli.data.targets import require_targets
 from reincli.engine.device import DTYPES, kernel_notes, pick_device, pick_precision
 from reincli.engine.processes import joined
-from reincli.engine.ranks import Rank, launched, this_rank
+from reincli.engine.ranks import Rank
 from reincli.errors import ReinError
 from reincli.media.images import clear_dead
 from reincli.media.outputs import at_work
@@ -63,20 +60,13 @@ def run(
 
     With several GPUs the command starts itself once for each of them, by `torchrun`; this call does not return.
     """
-    if gpus > 1 and not launched():
-        words = {
-            "--preset": preset, "--config": config, "--resume": resume, "--backbone": backbone,
-            "--work-dir": work_dir, "--data-root": data_root, "--precision": precision, "--device": device,
-        }  # fmt: skip
-        launch(gpus, device, ["train", *given(words, sets), *["--any-backbone"] * any_backbone])
-    rank = this_rank()
-    if rank.rank > 0:
-        console.configure(quiet=True)
-    options: dict[str, Any] = {
-        "data.root": str(data_root) if data_root else None,
-        "train.precision": precision,
-        "model.backbone.weights": str(backbone) if backbone else None,
-    }
+    words = {
+        "--preset": preset, "--config": config, "--resume": resume, "--backbone": backbone, "--work-dir": work_dir,
+        "--data-root": data_root, "--precision": precision, "--device": device, "--set": sets,
+        "--any-backbone": any_backbone,
+    }  # fmt: skip
+    rank = started(gpus, device, ["train"], words)
+    options = run_options(data_root, precision, backbone)
     if resume is not None:
         if preset or config or work_dir:
             raise ReinError("--resume takes its settings from the run.", "Leave --preset, --config, --work-dir out.",
@@ -147,36 +137,6 @@ def carry_out(
             console.note(text)
         introduce(prepared)
         watched_training(prepared)
-
-
-def given(words: dict[str, Any], sets: Sequence[str] | None) -> list[str]:
-    """Options as they were typed: those that have a value, and every --set."""
-    typed = [text for name, value in words.items() if value is not None for text in (name, str(value))]
-    return [*typed, *(text for pair in sets or () for text in ("--set", pair))]
-
-
-def launch(gpus: int, device: str, words: Sequence[str]) -> None:
-    """Become `torchrun` with this command, `rein` and these words, in every process. ReinError: there are fewer GPUs.
-
-    On Windows, where no program becomes another, it is started and waited for.
-    """
-    if device != "cpu":
-        import torch
-
-        there = torch.cuda.device_count()
-        if gpus > there:
-            raise ReinError(
-                f"--gpus {gpus} was asked for, but PyTorch sees {there}.",
-                "Give a smaller number; with --device cpu that many processes share the CPU.",
-                usage=True,
-            )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}",
-               "-m", "reincli", *words]  # fmt: skip
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // gpus)))
-    sys.stdout.flush()
-    if os.name == "nt":
-        raise SystemExit(subprocess.call(command))
-    os.execv(sys.executable, command)
 
 
 def introduce(prepared: Run) -> None:

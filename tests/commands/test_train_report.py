@@ -11,7 +11,7 @@ import pytest
 import tiny
 from terminal import told
 
-from reincli.commands import run_report, train
+from reincli.commands import launching, run_report
 from reincli.data.sources import find_samples
 from reincli.settings_files import to_toml
 from reincli.training.run_folder import append_log
@@ -84,7 +84,7 @@ def test_the_first_of_each_domain_is_shown(run):
 
 def test_several_gpus_start_the_launcher_with_the_same_words(monkeypatch, tmp_path):
     started: list[list[str]] = []
-    monkeypatch.setattr(train.os, "execv", lambda program, words: started.append(words) or exit(0))
+    monkeypatch.setattr(launching.os, "execv", lambda program, words: started.append(words) or exit(0))
     told("train", "--preset", "gta2citys", "--gpus", "3", "--device", "cpu", "--set", "optim.lr=1e-5",
          "--set", "train.seed=7", "--work-dir", tmp_path / "r")  # fmt: skip
     (words,) = started
