@@ -20,6 +20,7 @@ from reincli.data.layouts import Folders
 from reincli.data.loading import load_label
 from reincli.data.sources import UNDECLARED, Sample, find_pairs, find_samples, label_table, parse_source, some
 from reincli.errors import ReinError, nearest
+from reincli.media.images import read_image_like
 from reincli.ops.pooled import KNOWN, UNKNOWN
 
 PLAIN = {0: KNOWN, 1: UNKNOWN, 255: IGNORE}
@@ -248,14 +249,23 @@ def _table(values: dict[int, int]) -> np.ndarray:
 
 
 def require_unknowns(found: Unknowns, threads: int = 4) -> None:
-    """Read all labels before anything is predicted.
+    """Read all labels, and of images the size, before anything is predicted.
 
     Raises:
-        ReinError: a label that cannot be read or has other values; no unknown, or no known pixel in all of them.
+        ReinError: a label that cannot be read, has other values or another size than its image; no unknown, or no
+            known pixel in all of them.
     """
 
     def look(sample: Sample) -> np.ndarray:
-        return np.bincount(load_label(sample, found.table, found.hint).ravel(), minlength=256)
+        label = load_label(sample, found.table, found.hint)
+        size = read_image_like(sample.image, label.shape).shape[:2]
+        if label.shape != size:
+            raise ReinError(
+                f"The label '{sample.label}' is {label.shape[1]}x{label.shape[0]}, but its image is "
+                f"{size[1]}x{size[0]}.",
+                f"Bring the label that belongs to the image '{sample.image}', of its size.",
+            )
+        return np.bincount(label.ravel(), minlength=256)
 
     pixels = np.zeros(256, np.int64)
     with ThreadPoolExecutor(threads) as pool:

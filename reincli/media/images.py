@@ -57,13 +57,29 @@ def read_bytes(path: Path, what: str) -> np.ndarray:
         ) from None
 
 
+@contextlib.contextmanager
+def opencv_silent() -> Iterator[None]:
+    """While it lasts, OpenCV writes nothing to stderr by itself: what is wrong with a file is said in one sentence."""
+    logging = getattr(getattr(cv2, "utils", None), "logging", None)
+    if logging is None:
+        yield
+        return
+    before = logging.getLogLevel()
+    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        logging.setLogLevel(before)
+
+
 def _decode(path: Path, flags: int, what: str, *, indices: bool = False) -> np.ndarray:
     data = read_bytes(path, what)
     bits, palette = _few_bits(data) if indices else (0, False)
     if data.size and picture_kind(path) == "HEIC":  # a decoder may give the first of its tiles alone
         raise _why_not(path, data, what)
     try:
-        array = cv2.imdecode(_palette_to_grey(data) if palette else data, flags) if data.size else None
+        with opencv_silent():
+            array = cv2.imdecode(_palette_to_grey(data) if palette else data, flags) if data.size else None
     except (cv2.error, ValueError):
         array = None
     if array is not None and 0 < bits < 8:

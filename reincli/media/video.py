@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 
 from reincli.errors import ReinError
+from reincli.media.images import opencv_silent
 from reincli.media.mp4 import Track, join, read_track
 from reincli.media.outputs import mark_video
 
@@ -37,15 +38,8 @@ CODEC = "mp4v"
 def _open(source: str | int) -> cv2.VideoCapture:
     """A capture that says nothing on stderr by itself."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read by OpenCV at its first video
-    logging = getattr(getattr(cv2, "utils", None), "logging", None)
-    before = logging.getLogLevel() if logging else None
-    if logging:
-        logging.setLogLevel(logging.LOG_LEVEL_SILENT)
-    try:
+    with opencv_silent():
         return cv2.VideoCapture(source)
-    finally:
-        if logging:
-            logging.setLogLevel(before)
 
 
 class Video:

@@ -13,6 +13,7 @@ import torch
 from terminal import rein, told
 
 import reincli
+from reincli.commands import calibrate as command
 from reincli.engine.checkpoint import read_checkpoint
 from reincli.engine.weight_files import read_file, write_file
 from reincli.media.images import read_image, read_label, write_png
@@ -175,6 +176,27 @@ def test_out_leaves_the_checkpoint_as_it_is():
     assert kept("warm.pth") is not None
     assert "is there already" in told("calibrate", "head.pth", "--out", "warm.pth", *CPU, code=2)
     rein("calibrate", "head.pth", "--out", "warm.pth", "--replace", *CPU)
+
+
+def test_weights_that_a_training_writes_meanwhile_are_not_given_the_temperature_of_others(monkeypatch):
+    newer = read_file(Path("head.pth"))
+    newer["state_dict"] = {name: each + 1 for name, each in newer["state_dict"].items()}
+    write_file(Path("newer.pth"), newer)
+    plain = command.fit
+
+    def fit(*words, **options):
+        found = plain(*words, **options)
+        Path("newer.pth").replace("head.pth")
+        return found
+
+    monkeypatch.setattr(command, "fit", fit)
+    newest = Path("newer.pth").read_bytes()
+    for words in ((), ("--out", "warm.pth")):
+        Path("newer.pth").write_bytes(newest)
+        said = told("calibrate", "head.pth", *words, *CPU, code=1)
+        assert "'head.pth' was written anew while the temperature was fitted" in said
+        assert Path("head.pth").read_bytes() == newest
+    assert not Path("warm.pth").exists()
 
 
 def test_a_checkpoint_of_the_originals_is_not_turned_into_ours():

@@ -133,6 +133,16 @@ def test_other_values_are_named(tmp_path):
     assert caught.value.hint.startswith("Write 0 for known, 1 for unknown and 255 for what is left out")
 
 
+@pytest.mark.parametrize("size", [(12, 8), (8, 11)])
+def test_a_label_that_does_not_lie_on_its_image_is_told(tmp_path, size):
+    root = folder(tmp_path / "mine")
+    path = min((root / "labels").rglob("*.png"))
+    write_png(path, np.ones(size, np.uint8))
+    with pytest.raises(ReinError, match=rf"is {size[1]}x{size[0]}, but its image is 12x8") as caught:
+        require_unknowns(find_unknowns(str(root), DataSettings()))
+    assert caught.value.hint.startswith("Bring the label that belongs to the image")
+
+
 @pytest.mark.parametrize(("value", "said"), [(0, "has an unknown pixel"), (1, "has a known pixel")])
 def test_nothing_to_tell_apart_is_told(tmp_path, value, said):
     root = folder(tmp_path / "mine")

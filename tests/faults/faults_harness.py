@@ -51,7 +51,7 @@ class Commands:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
 
-    def run(self, words: list[object], cwd: Path, *, timeout: float = 120.0, **options: Any) -> Ended:
+    def run(self, words: list[object], cwd: Path, *, timeout: float = 600.0, **options: Any) -> Ended:
         """Run `rein WORDS`; `watch`, `kill_at`, `kill_after`, `signal`, `FSIZE`, `AS` as `server` has them."""
         request = {"words": [str(word) for word in words], "cwd": str(cwd), "timeout": timeout, **options}
         assert self.server.stdin is not None

@@ -24,7 +24,7 @@ def try_one(commands: Commands, root: Path, bad: Bad) -> None:
         words += ["--backbone", str(root / "backbone.pth")]
     bad.harm(root)
     kept = {name: (root / name).read_bytes() for name in bad.keeps}
-    ended = commands.run(words, root, timeout=60)
+    ended = commands.run(words, root, timeout=300)
     said = " ".join((ended.out + ended.err).split())
     assert ended.is_told, (ended.code, said[-2000:])
     assert bad.says in said, said[-1000:]

@@ -100,6 +100,7 @@ def try_kill(commands, world, root, peace, name, parts=(), **how) -> None:
     assert outcome_of_files(world) == before, at
 
 
+@pytest.mark.slow
 def test_a_kill_around_a_validation_loses_nothing(commands, world, tmp_path, peace, tally):
     near = [
         n for n, event in enumerate(peace("train")[1], 1) if "best" in event or event.endswith("log.jsonl")

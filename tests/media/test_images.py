@@ -48,3 +48,12 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     write_png(tmp_path / "new" / "image.png", image)
     np.testing.assert_array_equal(read_image(tmp_path / "new" / "image.png"), image)
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["image.png"]
+
+
+def test_a_damaged_image_is_said_by_us_alone(tmp_path, capfd):
+    write_png(tmp_path / "a.png", np.zeros((64, 64, 3), np.uint8))
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ReinError, match="Cannot decode the image"):
+        read_image(tmp_path / "a.png")
+    assert capfd.readouterr().err == ""
