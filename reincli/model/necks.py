@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reincli.model.doubling import Doubling
+
 
 class ScaleBranches(nn.Module):
     """The pyramid of BEiT (arXiv 2106.08254): transposed convolutions enlarge, pooling shrinks.
@@ -21,14 +23,11 @@ class ScaleBranches(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
 
-        def twice() -> nn.ConvTranspose2d:
-            return nn.ConvTranspose2d(width, width, kernel_size=2, stride=2)
-
         def norm() -> nn.GroupNorm:
             return nn.GroupNorm(1, width)
 
-        self.up4 = nn.Sequential(norm(), twice(), nn.BatchNorm2d(width), nn.GELU(), twice())
-        self.up2 = nn.Sequential(norm(), twice())
+        self.up4 = nn.Sequential(norm(), Doubling(width), nn.BatchNorm2d(width), nn.GELU(), Doubling(width))
+        self.up2 = nn.Sequential(norm(), Doubling(width))
         self.same = norm()
         self.down2 = nn.Sequential(norm(), nn.MaxPool2d(kernel_size=2, stride=2))
 

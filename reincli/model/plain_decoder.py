@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reincli.errors import ReinError
+from reincli.model.doubling import Doubling
 from reincli.model.mask_decoder import Predictions
 from reincli.model.pixel_decoder import resize
 from reincli.ops.recompute import checkpointed
@@ -185,7 +186,7 @@ class Enlarge(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.twice = nn.ConvTranspose2d(channels, channels, kernel_size=2, stride=2)
+        self.twice = Doubling(channels)
         self.smooth = nn.Conv2d(channels, channels, kernel_size=3, padding=1, groups=channels, bias=False)
         self.norm = nn.LayerNorm(channels, eps=1e-6)
 
