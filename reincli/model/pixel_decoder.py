@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reincli.ops.convolution import convolve
 from reincli.ops.deformable import deformable_attention
 from reincli.ops.norm import sum_norm
 from reincli.ops.recompute import checkpointed
@@ -274,5 +275,6 @@ class PixelDecoder(nn.Module):
         memories = list(features.split([h * w for h, w in shapes], dim=1))
         finest = as_map(memories[-1], shapes[-1])
         lateral = self.lateral_norm(resize(project(maps[0], self.lateral_conv), sizes[0]))
-        merged = F.relu(self.output_norm(self.output_conv(lateral + resize(finest, sizes[0]))))
-        return PixelFeatures(self.mask_feature(merged), memories, shapes)
+        smooth = convolve(lateral + resize(finest, sizes[0]), self.output_conv.weight)
+        merged = F.relu(self.output_norm(smooth))
+        return PixelFeatures(project(merged, self.mask_feature), memories, shapes)
