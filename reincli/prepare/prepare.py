@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from reincli.data.labels import CITYSCAPES, count_values
 from reincli.data.layouts import DATASETS, Folders, split_folders
 from reincli.data.loading import load_label
 from reincli.data.missing import hint, missing_folder, no_image
-from reincli.data.sources import Pairs, find_pairs, label_table, some
+from reincli.data.sources import Pairs, Sample, find_pairs, label_table, some, without_labels
 from reincli.errors import ReinError
 from reincli.media.images import clear_dead, write_bytes
 from reincli.media.outputs import keep_apart, mark_of
@@ -258,9 +258,24 @@ def _joined(parts: Sequence[Pairs]) -> Pairs:
     )
 
 
-def remarks(dataset: str, reports: Sequence[SplitReport]) -> list[str]:
-    """What a built-in dataset lacks of what was released, one sentence a split."""
-    there = {report.split: report.pairs.samples for report in reports}
+def images_without_labels(dataset: str, root: Path, out: Path | None) -> dict[str, list[Sample]]:
+    """Images of the splits that are handed out without labels, unpacked to `out` or to `root`; see `sources`."""
+    found = without_labels(dataset, root)
+    return found if found or out is None else without_labels(dataset, out)
+
+
+def remarks(
+    dataset: str, reports: Sequence[SplitReport], unlabelled: Mapping[str, Sequence[Sample]]
+) -> list[str]:
+    """What a built-in dataset lacks of what was released, one sentence a split.
+
+    Args:
+        dataset: its name.
+        reports: of `report_pairs`: the labelled splits.
+        unlabelled: images of the others, of those that are there.
+    """
+    there: dict[str, Sequence[Sample]] = {report.split: report.pairs.samples for report in reports}
+    there.update(unlabelled)
     for split in ("train", "val"):
         if split in IMAGES.get(dataset, {}):
             there.setdefault(split, ())
