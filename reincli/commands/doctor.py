@@ -154,7 +154,11 @@ def dataset_state(name: str, data: DataSettings) -> DatasetState:
     complete: dict[str, int] = {}
     remarks: list[str] = []
     trouble = None
+    seen = []
     for split, folders in splits_of(name, data).items():
+        if folders in seen:
+            continue  # another name for the same
+        seen.append(folders)
         if any(each.labels is None for each in folders):
             continue  # below: nothing to train or score on, but a benchmark's images
         try:

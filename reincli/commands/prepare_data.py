@@ -142,11 +142,11 @@ def _folder(dataset: str, root: Path | None, data: DataSettings) -> Path:
 
 def _prepare(dataset: str, root: Path, out: Path | None, wishes: Wishes) -> None:
     start = time.monotonic()
-    if _unpack(dataset, root, out or root, wishes) and out is not None:
-        root = out  # everything lies there now
+    _unpack(dataset, root, out or root, wishes)
+    raw = waiting.labels_at(dataset, root, out)
     if dataset == "cityscapes-c":
         require_library()
-    jobs = planning.plan(dataset, root, out, wishes.corruptions, wishes.version)
+    jobs = planning.plan(dataset, raw, out, wishes.corruptions, wishes.version)
     if dataset == "cityscapes-c":
         settle(out or root, wishes.corruptions, force=wishes.force)
     if dataset == "mapillary":
@@ -247,8 +247,8 @@ def _closing(jobs: Sequence[Job], states: Counter[str], idle: bool, copied: int,
     return f"{'Nothing to do: ' if idle else ''}{done}{copies}; {duration(seconds)}."
 
 
-def _unpack(dataset: str, root: Path, into: Path, wishes: Wishes) -> bool:
-    """Unpack the downloads that lie in the dataset's folder; whether there was one.
+def _unpack(dataset: str, root: Path, into: Path, wishes: Wishes) -> None:
+    """Unpack the downloads that lie in the dataset's folder.
 
     Raises:
         ReinError: one that is needed is unfinished (nothing is unpacked then), or damaged (the others are).
@@ -274,7 +274,6 @@ def _unpack(dataset: str, root: Path, into: Path, wishes: Wishes) -> bool:
     if errors:
         others = "".join(f" {error.message}" for error in errors[1:])
         raise ReinError(errors[0].message + others, errors[0].hint)
-    return bool(found)
 
 
 def _unpack_one(archive: Path, download: Download, into: Path) -> None:

@@ -76,6 +76,8 @@ def label_archives(dataset: str, names: Sequence[str]) -> str:
     series = DOWNLOADS["gta"][1].series
     numbers = [int(stem) for stem in (PurePosixPath(name).stem for name in names) if stem.isdigit()]
     parts = sorted({min(max(number - 1, 0) // GTA_PART, len(series) - 1) for number in numbers})
+    if len(parts) == len(series):
+        return DOWNLOADS["gta"][1].shown()
     return ", ".join(series[part] for part in parts)
 
 

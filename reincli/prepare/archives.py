@@ -73,6 +73,11 @@ def unpack(archive: Path, download: Download, into: Path) -> Iterator[tuple[int,
     """
     counts: Counter[str] = Counter()
     damaged: list[str] = []
+    if _is_page(archive):
+        raise ArchiveError(
+            f"'{archive}' is a web page, not an archive.",
+            "Sign in on the dataset's site, and fetch it again.",
+        )
     try:
         if download.rar:
             damaged = yield from _unpack_rar(archive, download, into, counts)
@@ -89,8 +94,10 @@ def unpack(archive: Path, download: Download, into: Path) -> Iterator[tuple[int,
         raise ArchiveError(message, "Fetch it again; what was unpacked so far stays.") from None
     if not damaged and not any(counts.values()):
         wanted = ", ".join(f"{folder}/" for folder in download.brings)
+        found = f"; it holds {_first_name(archive)}" if zipfile.is_zipfile(archive) else ""
         raise ArchiveError(
-            f"The archive '{archive}' holds nothing of {wanted}.", "Is it the right file? Fetch it again."
+            f"The archive '{archive}' holds nothing of {wanted}{found}.",
+            "Is it the right file? Fetch it again.",
         )
     _note(archive, into, state=state_of(archive), folders=dict(counts), brings=list(download.brings))
     if damaged:
@@ -100,6 +107,20 @@ def unpack(archive: Path, download: Download, into: Path) -> Iterator[tuple[int,
             f"{len(damaged)} files of '{archive}' fail their checksum: {named}. The other {whole:,} are unpacked.",
             "Fetch it again. Where they fail every time, go on without them: give the same command again.",
         )
+
+
+def _first_name(archive: Path) -> str:
+    """A file of a zip, by which people see what it is."""
+    with zipfile.ZipFile(archive) as opened:
+        names = [info.filename for info in opened.infolist() if not info.is_dir()]
+    return f"'{max(names, key=lambda name: name.count('/'))}'" if names else "no file"
+
+
+def _is_page(archive: Path) -> bool:
+    """Whether a web page was saved in the place of an archive, as sites send to who is not signed in."""
+    with open(archive, "rb") as file:
+        start = file.read(64).lstrip().lower()
+    return start.startswith((b"<!doctype", b"<html", b"<?xml"))
 
 
 def _unpack_zip(

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reincli.data.completeness import GTA_PART, IMAGES
+from reincli.data.completeness import GTA_PART, IMAGES, LABELS
 from reincli.data.downloads import Download, known_archives, plain_name, read_notes, unfinished, whole_name
 from reincli.errors import ReinError
 from reincli.prepare.archives import scratch_of, state_of
@@ -83,6 +83,16 @@ def is_covered(archive: Path, what: Download, others: Sequence[Found]) -> bool:
     return all(
         any(folder == each or folder.startswith(f"{each}/") for each in brought) for folder in what.brings
     )
+
+
+def labels_at(dataset: str, root: Path, out: Path | None) -> Path:
+    """Where a dataset's raw labels lie: in `out`, where they were unpacked to it, else in `root`."""
+    if out is None:
+        return root
+    above = LABELS.get(dataset, "labels").split("/")[0]
+    noted = (facts.get("folders") for facts in read_notes(out).values())
+    folders = [folder for each in noted if isinstance(each, dict) for folder in each]
+    return out if any(folder.split("/")[0] == above for folder in folders) else root
 
 
 def _plain(archive: Path) -> str:

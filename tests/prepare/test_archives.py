@@ -271,6 +271,30 @@ def test_another_folder_takes_everything(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "in").iterdir()) == ["01_images.zip", "01_labels.zip"]
 
 
+@pytest.mark.parametrize("dataset", PACKED)
+def test_another_folder_is_found_again(
+    tmp_path: Path, dataset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second run, a check, and what was unpacked by hand into the one folder or the other."""
+    expected = layouts.write(dataset, tmp_path / "made")
+    source, out = tmp_path / "in", tmp_path / dataset
+    for name, (below, prefix) in PACKED[dataset].items():
+        pack(tmp_path / "made", below, prefix, source / name)
+    there = set(source.iterdir())
+    for options in ({}, {}, {"check": True}, {"force": True}):
+        run(dataset, source, out=out, workers=1, **options)
+        assert set(source.iterdir()) == there
+        data = DataSettings(root=str(tmp_path))
+        for split, labels in expected.items():
+            assert {sample.name for sample in find_samples(split, data)} == set(labels)
+    for path in there:
+        path.unlink()
+    shutil.rmtree(out)
+    shutil.copytree(tmp_path / "made", source, dirs_exist_ok=True)
+    for options in ({}, {}, {"check": True}):
+        run(dataset, source, out=out, workers=1, **options)
+
+
 def test_a_removed_file_is_unpacked_again_and_others_stay(tmp_path: Path) -> None:
     make(tmp_path / "unpacked", "gta")
     pack(tmp_path / "unpacked", "images", "", tmp_path / "gta/01_images.zip")
@@ -390,8 +414,12 @@ def test_a_tar_that_claims_more_than_there_is_is_a_sentence(tmp_path: Path) -> N
 def test_a_wrong_archive_and_an_unfinished_one_are_named(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "01_images.zip", "w") as opened:
         opened.writestr("cats/x.png", b"x")
-    with pytest.raises(ReinError, match="holds nothing of images/"):
+    with pytest.raises(ReinError, match=r"holds nothing of images/; it holds 'cats/x\.png'"):
         run("gta", tmp_path, workers=1)
+    (tmp_path / "01_labels.zip").write_bytes(b"\n<!DOCTYPE html><title>Sign in</title>")
+    with pytest.raises(ReinError, match=r"01_labels\.zip' is a web page, not an archive"):
+        run("gta", tmp_path, workers=1)
+    (tmp_path / "01_labels.zip").unlink()
     (tmp_path / "01_images.zip").rename(tmp_path / "01_images.zip.part")
     with pytest.raises(ReinError, match=r"01_images\.zip\.part' is not finished"):
         run("gta", tmp_path, workers=1)
