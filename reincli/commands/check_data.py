@@ -111,13 +111,20 @@ def check(
                 found.add(file)
                 advance(1)
             findings.append(found)
-    remarks = prepare.remarks(dataset, reports)
+    unlabelled = prepare.images_without_labels(dataset, root, out) if own is None else {}
+    remarks = prepare.remarks(dataset, reports, unlabelled)
     if as_json:
-        told = {**_as_json(dataset, root, findings, values, classes), "remarks": remarks}
+        told = {
+            **_as_json(dataset, root, findings, values, classes),
+            "without_labels": {split: len(samples) for split, samples in unlabelled.items()},
+            "remarks": remarks,
+        }
         result(json.dumps(told, indent=2))
     else:
         _show(dataset, findings, values, classes)
         result(f"Checked in {duration(time.monotonic() - start)}.")
+        for split, samples in unlabelled.items():
+            result(f"{split}: {len(samples):,} images, without labels as released.")
         for text in remarks:
             result(text)
         if any(found.known for found in findings):

@@ -147,16 +147,20 @@ def datasets(root: Path) -> list[DatasetState]:
 
 
 def dataset_state(name: str, data: DataSettings) -> DatasetState:
-    """Which labelled splits of one dataset are complete."""
+    """Which splits of one dataset are complete: all images have their labels, where they are handed out with them."""
     from reincli.data.completeness import remark
-    from reincli.data.sources import dataset_root, find_samples, splits_of
+    from reincli.data.sources import dataset_root, find_samples, splits_of, without_labels
 
     complete: dict[str, int] = {}
     remarks: list[str] = []
     trouble = None
+    seen = []
     for split, folders in splits_of(name, data).items():
+        if folders in seen:
+            continue  # another name for the same
+        seen.append(folders)
         if any(each.labels is None for each in folders):
-            continue  # without labels there is nothing to train or score on
+            continue  # below: nothing to train or score on, but a benchmark's images
         try:
             samples = find_samples(f"{name}:{split}", data)
             complete[split] = len(samples)
@@ -164,9 +168,12 @@ def dataset_state(name: str, data: DataSettings) -> DatasetState:
         except ReinError as error:
             if split in MAIN_SPLITS:
                 trouble = trouble or error
+    root = dataset_root(name, data)
+    for split, images in without_labels(name, root).items():
+        complete[split] = len(images)
+        remarks.append(remark(name, split, [s.name for s in images], [s.domain for s in images]))
     message, hint = (trouble.message, trouble.hint) if trouble else ("", "")
     remarks = [text for text in remarks if text]
-    root = dataset_root(name, data)
     waiting = [path.name for path, what in not_unpacked(name, root) if remarks or not _all_there(what, root)]
     if waiting and trouble is None:
         what = f"'{waiting[0]}' and {len(waiting) - 1} more" if len(waiting) > 1 else f"'{waiting[0]}'"

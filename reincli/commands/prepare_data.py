@@ -14,12 +14,13 @@ from reincli.commands import check_data
 from reincli.commands.console import duration, note, problem, progress, result, table
 from reincli.config import DataSettings
 from reincli.data.compact import copy_all
+from reincli.data.downloads import Download
 from reincli.data.layouts import DATASETS, NO_CONVERSION, own_folders
 from reincli.data.sources import Sample, dataset_root, label_table, some
 from reincli.data.statistics import COUNTED, look_up, update_statistics
 from reincli.errors import ReinError, nearest
 from reincli.media.outputs import at_work
-from reincli.prepare import archives, mapillary, planning, prepare
+from reincli.prepare import archives, mapillary, planning, prepare, waiting
 from reincli.prepare.corruption import HEADLINE, Corruption, choose, require_library, settle
 from reincli.prepare.jobs import Job
 from reincli.settings_files import load_settings
@@ -141,11 +142,11 @@ def _folder(dataset: str, root: Path | None, data: DataSettings) -> Path:
 
 def _prepare(dataset: str, root: Path, out: Path | None, wishes: Wishes) -> None:
     start = time.monotonic()
-    if _unpack(dataset, root, out or root, wishes) and out is not None:
-        root = out  # everything lies there now
+    _unpack(dataset, root, out or root, wishes)
+    raw = waiting.labels_at(dataset, root, out)
     if dataset == "cityscapes-c":
         require_library()
-    jobs = planning.plan(dataset, root, out, wishes.corruptions, wishes.version)
+    jobs = planning.plan(dataset, raw, out, wishes.corruptions, wishes.version)
     if dataset == "cityscapes-c":
         settle(out or root, wishes.corruptions, force=wishes.force)
     if dataset == "mapillary":
@@ -164,7 +165,8 @@ def _prepare(dataset: str, root: Path, out: Path | None, wishes: Wishes) -> None
         if report.pairs.lone:
             names = some(report.pairs.lone)
             note(f"{report.split}: {len(report.pairs.lone)} files were released without a partner: {names}.")
-    remarks = prepare.remarks(dataset, reports)
+    unlabelled = prepare.images_without_labels(dataset, root, out)
+    remarks = prepare.remarks(dataset, reports, unlabelled)
     for text in remarks:
         note(text)
     splits = {
@@ -184,11 +186,13 @@ def _prepare(dataset: str, root: Path, out: Path | None, wishes: Wishes) -> None
             "counted": counted,
             "seconds": seconds,
             "splits": splits,
+            "without_labels": {split: len(samples) for split, samples in unlabelled.items()},
             "remarks": remarks,
         }
         result(json.dumps(values, indent=2))
     else:
         rows = [(split, str(n["images"]), str(n["pairs"])) for split, n in splits.items()]
+        rows += [(split, str(len(samples)), "-") for split, samples in unlabelled.items()]
         table(("split", "images", "with label"), rows, title=dataset, numbers=("images", "with label"))
         idle = bool(jobs) and not (states["written"] or lists or counted or copied)
         result(_closing(jobs, states, idle, copied, seconds))
@@ -203,15 +207,15 @@ def _do(dataset: str, jobs: Sequence[Job], wishes: Wishes) -> list[prepare.Outco
         KeyboardInterrupt: stopped by the user; says how far it came.
     """
     outcomes: list[prepare.Outcome] = []
-    waiting = 0
+    fresh = 0
     try:
         with progress(f"Preparing {dataset}", total=len(jobs)) as advance:
             for outcome in prepare.run_jobs(jobs, workers=wishes.workers, force=wishes.force):
                 outcomes.append(outcome)
-                waiting += 1
-                if outcome.state not in ("kept", "old") or waiting == SKIP or len(outcomes) == len(jobs):
-                    advance(waiting)
-                    waiting = 0
+                fresh += 1
+                if outcome.state not in ("kept", "old") or fresh == SKIP or len(outcomes) == len(jobs):
+                    advance(fresh)
+                    fresh = 0
                 if outcome.state == "failed":
                     problem(outcome.reason)
     except KeyboardInterrupt:
@@ -243,25 +247,48 @@ def _closing(jobs: Sequence[Job], states: Counter[str], idle: bool, copied: int,
     return f"{'Nothing to do: ' if idle else ''}{done}{copies}; {duration(seconds)}."
 
 
-def _unpack(dataset: str, root: Path, into: Path, wishes: Wishes) -> bool:
-    """Unpack the downloads that lie in the dataset's folder; whether there was one."""
-    version = wishes.version if dataset == "mapillary" else ""
-    waiting = archives.pending(dataset, root, into, version=version, force=wishes.force)
-    for archive, download in waiting:
-        with progress(
-            f"Unpacking {archive.name}, MB", total=max(archive.stat().st_size // 10**6, 1)
-        ) as advance:
-            shown = 0
-            try:
-                for done, total in archives.unpack(archive, download, into):
-                    now = int(archive.stat().st_size / 1e6 * done / max(total, 1))
-                    advance(now - shown)
-                    shown = now
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt(
-                    f"Of {archive.name} a part is unpacked and stays. The same command goes on from there."
-                ) from None
-    return bool(waiting)
+def _unpack(dataset: str, root: Path, into: Path, wishes: Wishes) -> None:
+    """Unpack the downloads that lie in the dataset's folder.
+
+    Raises:
+        ReinError: one that is needed is unfinished (nothing is unpacked then), or damaged (the others are).
+    """
+    place = waiting.Place(dataset, root, into, wishes.version if dataset == "mapillary" else "")
+    for text in waiting.unfinished_remarks(place):
+        note(text)
+    found = waiting.pending(place, force=wishes.force)
+    spare = {path for path, what in found if what.extra or waiting.is_there(path, what, place)}
+    failed: dict[Path, archives.ArchiveError] = {}
+    for archive, download in found:
+        try:
+            _unpack_one(archive, download, into)
+        except archives.ArchiveError as error:
+            failed[archive] = error
+    whole = [(path, what) for path, what in place.archives() if path not in failed]
+    errors = []
+    for path, what in found:
+        if path in failed and (path in spare or waiting.is_covered(path, what, whole)):
+            problem(f"{failed[path].message} What is prepared now does without it.")
+        elif path in failed:
+            errors.append(failed[path])
+    if errors:
+        others = "".join(f" {error.message}" for error in errors[1:])
+        raise ReinError(errors[0].message + others, errors[0].hint)
+
+
+def _unpack_one(archive: Path, download: Download, into: Path) -> None:
+    size = archive.stat().st_size
+    with progress(f"Unpacking {archive.name}, MB", total=max(size // 10**6, 1)) as advance:
+        shown = 0
+        try:
+            for done, total in archives.unpack(archive, download, into):
+                now = int(size / 1e6 * done / max(total, 1))
+                advance(now - shown)
+                shown = now
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"Of {archive.name} a part is unpacked and stays. The same command goes on from there."
+            ) from None
 
 
 def _count(

@@ -14,7 +14,7 @@ IMAGES: dict[str, dict[str, int]] = {
     "synthia": {"train": 9400},
     "urbansyn": {"train": 7539},
     "mapillary": {"train": 18000, "val": 2000},
-    "bdd100k": {"train": 7000, "val": 1000},
+    "bdd100k": {"train": 7000, "val": 1000, "test": 2000},
     "acdc": {"train": 1600, "val": 406, "test": 2000},
     "cityscapes-c": {
         name: 500 * len(CORRUPTIONS) for name in ("val", *(f"severity{n}" for n in range(1, 6)))
@@ -65,8 +65,6 @@ def remark(dataset: str, split: str, names: Sequence[str], domains: Iterable[str
         there = list(domains)
         lacks = {name: n for name, n in ACDC[split].items() if there.count(name) < n}
         found += " (" + ", ".join(f"{name} {there.count(name)} of {n}" for name, n in lacks.items()) + ")"
-    if dataset == "bdd100k":
-        return f"{found}; all are in 10k_images_{split}.zip."
     folder = _folder(dataset, split)
     return f"{found}; all are in {names_for(dataset, folder)}." if folder else f"{found}."
 
@@ -78,6 +76,8 @@ def label_archives(dataset: str, names: Sequence[str]) -> str:
     series = DOWNLOADS["gta"][1].series
     numbers = [int(stem) for stem in (PurePosixPath(name).stem for name in names) if stem.isdigit()]
     parts = sorted({min(max(number - 1, 0) // GTA_PART, len(series) - 1) for number in numbers})
+    if len(parts) == len(series):
+        return DOWNLOADS["gta"][1].shown()
     return ", ".join(series[part] for part in parts)
 
 
@@ -88,6 +88,7 @@ def _folder(dataset: str, split: str) -> str:
         "synthia": "RGB",
         "urbansyn": "rgb",
         "mapillary": "training/images" if split == "train" else "validation/images",
+        "bdd100k": f"images/10k/{split}",
         "acdc": f"rgb_anon/fog/{split}",
     }.get(dataset, "")
 

@@ -15,6 +15,8 @@ NOTE = ".unpacked.json"
 """File that says which archives were unpacked beside it, and what came out of them."""
 _AGAIN = re.compile(r"( ?\(\d+\))(?=(\.tar)?\.\w+$)|(?<=\.\w{3})\.\d+$")
 """What a browser (`NAME (1).zip`) or wget (`NAME.zip.1`) puts into the name of a file that it fetches again."""
+_FIREFOX = re.compile(r"\.[\w-]{8}(?=(\.tar)?\.\w+$)")
+"""What Firefox puts into the name until all is there (`NAME.x1B2c3D4.zip.part`), beside an empty `NAME.zip`."""
 FEW = 2
 """Archives of a series up to which each is named."""
 WRAPPED = 2
@@ -89,6 +91,21 @@ def _numbered(kind: str) -> tuple[str, ...]:
     return tuple(f"{number:02}_{kind}.zip" for number in range(1, 11))
 
 
+def _bare(kind: str) -> tuple[tuple[str, str], ...]:
+    """Pictures of UrbanSyn that lie in their archive without a folder: 'rgb_0001.png' -> 'rgb/rgb_0001.png'."""
+    return tuple((f"{kind}_{digit}", f"{kind}/{kind}_{digit}") for digit in range(10))
+
+
+def _ten_k(split: str, *, extra: bool = False) -> Download:
+    """The images of a split of BDD100K."""
+    return Download(
+        _either(f"10k_images_{split}"),
+        (f"images/10k/{split}",),
+        (("10k/", "images/10k/"),),
+        extra=extra,
+    )
+
+
 def _vistas(version: str) -> tuple[Download, ...]:
     """Mapillary Vistas, with the labels of a version; the first download of 1.2 has them without one."""
     labels = tuple(f"{folder}/{version}/labels" for folder in ("training", "validation"))
@@ -125,17 +142,20 @@ DOWNLOADS: dict[str, tuple[Download, ...]] = {
         Download((*_either("SYNTHIA_RAND_CITYSCAPES"), *_either("RAND_CITYSCAPES")), _SYNTHIA, old=True),
     ),
     "urbansyn": (
-        Download(_either("rgb"), ("rgb",)),
-        Download(_either("ss"), ("ss",)),
+        Download(_either("rgb"), ("rgb",), _bare("rgb")),
+        Download(_either("ss"), ("ss",), _bare("ss")),
         Download(_either("UrbanSyn*"), ("rgb", "ss"), old=True),
     ),
     "mapillary": _vistas("v1.2"),
     "bdd100k": (
+        _ten_k("train"),
+        _ten_k("val"),
+        _ten_k("test", extra=True),
         Download(
             ("10k_images_*.zip", *_either("bdd100k_images_10k*")),
             ("images/10k",),
             (("10k/", "images/10k/"),),
-            series=("10k_images_train.zip", "10k_images_val.zip"),
+            old=True,
         ),
         Download(
             _either("bdd100k_sem_seg_labels_trainval"), (_MASKS,), (("sem_seg/", "labels/sem_seg/"),)
@@ -222,14 +242,21 @@ def read_notes(into: Path) -> dict[str, dict[str, object]]:
     return notes if isinstance(notes, dict) else {}
 
 
-def unfinished(dataset: str, root: Path) -> list[Path]:
+def unfinished(dataset: str, root: Path, version: str = "") -> list[tuple[Path, Download]]:
     """Downloads of a dataset that a browser or tool has not finished yet, by their names."""
     found = []
     for path in _files(root):
-        whole = next((path.name.removesuffix(end) for end in PARTIAL if path.name.endswith(end)), None)
-        if whole is not None and any(d.has_name(whole) for d in DOWNLOADS.get(dataset, ())):
-            found.append(path)
+        whole = whole_name(path.name)
+        if whole != path.name:
+            what = next((d for d in downloads_of(dataset, version) if d.has_name(whole)), None)
+            found += [(path, what)] if what is not None else []
     return found
+
+
+def whole_name(name: str) -> str:
+    """The name that an unfinished download gets when it is there: 'gtFine.zip.part' -> 'gtFine.zip'."""
+    whole = next((name.removesuffix(end) for end in PARTIAL if name.endswith(end)), name)
+    return name if whole == name else _FIREFOX.sub("", whole)
 
 
 def _files(root: Path) -> Iterable[Path]:

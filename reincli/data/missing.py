@@ -8,7 +8,16 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from reincli.data.downloads import brings, downloads_of, is_open, names_for, not_unpacked, unfinished
+from reincli.data.downloads import (
+    brings,
+    downloads_of,
+    is_open,
+    names_for,
+    not_unpacked,
+    plain_name,
+    unfinished,
+    whole_name,
+)
 from reincli.data.layouts import DATASETS, HOMES
 from reincli.errors import ReinError
 
@@ -31,9 +40,15 @@ def hint(dataset: str, root: Path, folder: str = "", *, prepare: bool = False) -
         return f"Prepare the labels: {command}"
     if dataset == "cityscapes-c":
         return f"Make it from the Cityscapes validation images: {command}"
-    if unfinished(dataset, root):
-        return f"'{unfinished(dataset, root)[0]}' is an unfinished download: let it finish, then: {command}"
     waiting = [path for path, what in not_unpacked(dataset, root) if brings(what, folder)]
+    there = {plain_name(path.name) for path in waiting}
+    arriving = [
+        path
+        for path, what in unfinished(dataset, root)
+        if brings(what, folder) and plain_name(whole_name(path.name)) not in there
+    ]
+    if arriving:
+        return f"'{arriving[0]}' is an unfinished download: let it finish, then: {command}"
     if waiting:
         them = (
             f" and {len(waiting) - 1} more lie there; unpack" if len(waiting) > 1 else " lies there; unpack"

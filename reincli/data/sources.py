@@ -233,6 +233,17 @@ def find_samples(source: str, data: DataSettings, *, need_labels: bool = True) -
     return samples
 
 
+def without_labels(dataset: str, root: Path) -> dict[str, list[Sample]]:
+    """Images of the splits of a built-in dataset that are handed out without labels, of those that are there."""
+    found: dict[str, list[Sample]] = {}
+    for split, all_folders in split_folders(dataset, root).items():
+        there = [f for f in all_folders if f.labels is None and (root / f.images).is_dir()]
+        samples = [sample for folders in there for sample in find_pairs(folders, root, dataset).samples]
+        if samples:
+            found[split] = samples
+    return found
+
+
 def leave_out(pairs: Pairs, folders: Folders, dataset: str, data: DataSettings) -> Pairs:
     """Pairs of a dataset without those that `data.leave_out` names; an image left out needs no label."""
     named = {each.removeprefix(f"{dataset}/") for each in data.leave_out if each.startswith(f"{dataset}/")}

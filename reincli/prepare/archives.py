@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from reincli.data.downloads import NOTE, Download, known_archives, plain_name, read_notes, unfinished
+from reincli.data.downloads import NOTE, Download, plain_name, read_notes
 from reincli.errors import ReinError
 from reincli.media.images import is_whole_png, replace_whole, write_bytes
 from reincli.prepare import rar
@@ -55,32 +55,8 @@ class Member:
     size: int
 
 
-def pending(
-    dataset: str, root: Path, into: Path, *, version: str = "", force: bool = False
-) -> list[tuple[Path, Download]]:
-    """Known archives in a dataset's folder that have not been unpacked yet.
-
-    Args:
-        dataset: a built-in name.
-        root: where the archives lie.
-        into: where they are unpacked to.
-        version: of Mapillary.
-        force: also those that were unpacked before.
-
-    Raises:
-        ReinError: a download is unfinished.
-    """
-    waiting = unfinished(dataset, root)
-    if waiting:
-        message = f"The download '{waiting[0]}' is not finished."
-        raise ReinError(message, "Let it finish, or remove the file and fetch it again.")
-    notes = read_notes(into)
-    return [
-        (path, what)
-        for path, what in known_archives(dataset, root, version)
-        if (force or not _is_done(path, what, notes.get(path.name), into))
-        and not (what.rar and path.name not in notes and _by_hand(path, what, into))
-    ]
+class ArchiveError(ReinError):
+    """An archive is damaged, cut short, or not what its name says; the others may be fine."""
 
 
 def unpack(archive: Path, download: Download, into: Path) -> Iterator[tuple[int, int]]:
@@ -90,12 +66,18 @@ def unpack(archive: Path, download: Download, into: Path) -> Iterator[tuple[int,
         (done, in all) every now and then: bytes of the archive for tar files, of the files for zips, files for RAR.
 
     Raises:
-        ReinError: the archive is damaged or cut short, a member leads out of the folder or is a link, or there is no
-            space. Files of a RAR archive that fail their checksum are named after all others are in place, and
-            count as done: the next look goes on without them.
+        ArchiveError: the archive is damaged or cut short, or a member leads out of the folder or is a link. Files of a
+            RAR archive that fail their checksum are named after all others are in place, and count as done: the
+            next look goes on without them.
+        ReinError: there is no space, no permission, or no program for RAR.
     """
     counts: Counter[str] = Counter()
     damaged: list[str] = []
+    if _is_page(archive):
+        raise ArchiveError(
+            f"'{archive}' is a web page, not an archive.",
+            "Sign in on the dataset's site, and fetch it again.",
+        )
     try:
         if download.rar:
             damaged = yield from _unpack_rar(archive, download, into, counts)
@@ -109,20 +91,36 @@ def unpack(archive: Path, download: Download, into: Path) -> Iterator[tuple[int,
         size = archive.stat().st_size
         reason = str(error).strip(".") or type(error).__name__
         message = f"The archive '{archive}' ({size:,} bytes) is damaged or cut short: {reason}."
-        raise ReinError(message, "Fetch it again; what was unpacked so far stays.") from None
+        raise ArchiveError(message, "Fetch it again; what was unpacked so far stays.") from None
     if not damaged and not any(counts.values()):
         wanted = ", ".join(f"{folder}/" for folder in download.brings)
-        raise ReinError(
-            f"The archive '{archive}' holds nothing of {wanted}.", "Is it the right file? Fetch it again."
+        found = f"; it holds {_first_name(archive)}" if zipfile.is_zipfile(archive) else ""
+        raise ArchiveError(
+            f"The archive '{archive}' holds nothing of {wanted}{found}.",
+            "Is it the right file? Fetch it again.",
         )
-    _note(archive, into, state=_state(archive), folders=dict(counts), brings=list(download.brings))
+    _note(archive, into, state=state_of(archive), folders=dict(counts), brings=list(download.brings))
     if damaged:
         whole = sum(counts.values())
         named = ", ".join(damaged[:SHOWN]) + (", …" if len(damaged) > SHOWN else "")
-        raise ReinError(
+        raise ArchiveError(
             f"{len(damaged)} files of '{archive}' fail their checksum: {named}. The other {whole:,} are unpacked.",
             "Fetch it again. Where they fail every time, go on without them: give the same command again.",
         )
+
+
+def _first_name(archive: Path) -> str:
+    """A file of a zip, by which people see what it is."""
+    with zipfile.ZipFile(archive) as opened:
+        names = [info.filename for info in opened.infolist() if not info.is_dir()]
+    return f"'{max(names, key=lambda name: name.count('/'))}'" if names else "no file"
+
+
+def _is_page(archive: Path) -> bool:
+    """Whether a web page was saved in the place of an archive, as sites send to who is not signed in."""
+    with open(archive, "rb") as file:
+        start = file.read(64).lstrip().lower()
+    return start.startswith((b"<!doctype", b"<html", b"<?xml"))
 
 
 def _unpack_zip(
@@ -141,6 +139,8 @@ def _unpack_zip(
                 members.append(Member(info.filename, target, info.file_size))
         total, done = sum(member.size for member in members), 0
         _require_space(archive, into, sum(m.size for m in members if not _is_there(m, into)))
+        if not all(_is_there(member, into) for member in members):
+            _note(archive, into)  # begun: what lies there from now on was not unpacked by hand
         for member in members:
             if not _is_there(member, into):
                 with opened.open(member.name) as content:
@@ -154,10 +154,10 @@ def _require_readable(info: zipfile.ZipInfo, archive: Path) -> None:
     """ReinError for a member that is encrypted, or packed in a way that Python does not know."""
     hint = "It is not the original download: fetch it from its own site, or unpack it by hand."
     if info.flag_bits & ENCRYPTED:
-        raise ReinError(f"The archive '{archive}' holds '{info.filename}' encrypted.", hint)
+        raise ArchiveError(f"The archive '{archive}' holds '{info.filename}' encrypted.", hint)
     if info.compress_type not in METHODS:
         message = f"The archive '{archive}' has packed '{info.filename}' by method {info.compress_type}"
-        raise ReinError(f"{message}, which is not known here.", hint)
+        raise ArchiveError(f"{message}, which is not known here.", hint)
 
 
 def _unpack_tar(
@@ -172,9 +172,13 @@ def _unpack_tar(
             _require_space(archive, into, sum(m.size for m in members if not _is_there(m, into)))
         elif not any((into / folder).is_dir() for folder in download.brings):
             _require_space(archive, into, total)  # at least: pictures hardly shrink
+        begun = False
         for info, member in _tar_members(opened, archive, download):
             content = opened.extractfile(info)
             if content is not None and not _is_there(member, into):
+                if not begun:
+                    _note(archive, into)
+                    begun = True
                 with content:
                     _write(content, member, into)
             counts[str(PurePosixPath(member.target).parent)] += 1
@@ -211,7 +215,7 @@ def _unpack_rar(
             targets[name] = target
     asked = [name for name, target in targets.items() if not is_whole_png(into / target)]
     _require_space(archive, into, archive.stat().st_size if asked else 0)  # at least: pictures hardly shrink
-    scratch = _scratch(archive, into)
+    scratch = scratch_of(archive, into)
     shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
     damaged, missing, complaints = [], [], None
     try:
@@ -255,7 +259,8 @@ def _out_of(
             return end.value
 
 
-def _scratch(archive: Path, into: Path) -> Path:
+def scratch_of(archive: Path, into: Path) -> Path:
+    """The hidden folder into which a RAR archive is unpacked first."""
     return into / f".unpacking-{archive.name}"
 
 
@@ -264,12 +269,12 @@ def safe_name(name: str, archive: Path) -> None:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
         message = f"The archive '{archive}' holds '{name}', which leads out of the folder."
-        raise ReinError(message, "It is not the original download: fetch it from its own site.")
+        raise ArchiveError(message, "It is not the original download: fetch it from its own site.")
 
 
-def _link(name: str, archive: Path) -> ReinError:
+def _link(name: str, archive: Path) -> ArchiveError:
     message = f"The archive '{archive}' holds '{name}', which is a link or device and no file."
-    return ReinError(message, "It is not the original download: fetch it from its own site.")
+    return ArchiveError(message, "It is not the original download: fetch it from its own site.")
 
 
 def _is_there(member: Member, into: Path) -> bool:
@@ -306,9 +311,6 @@ def _require_space(archive: Path, into: Path, needed: int) -> None:
         raise ReinError(message, "Free some space, or choose another folder: --out DIR")
 
 
-# --- what was unpacked before ------------------------------------------------------------------------------
-
-
 def _note(archive: Path, into: Path, **facts: object) -> None:
     """Write down what is known of an archive; nothing: that it was begun."""
     notes = read_notes(into)
@@ -316,25 +318,7 @@ def _note(archive: Path, into: Path, **facts: object) -> None:
     write_bytes(into / NOTE, json.dumps(notes, indent=1).encode())
 
 
-def _state(archive: Path) -> list[int]:
+def state_of(archive: Path) -> list[int]:
+    """Size and time, by which an archive is known again."""
     facts = archive.stat()
     return [facts.st_size, facts.st_mtime_ns]
-
-
-def _by_hand(archive: Path, download: Download, into: Path) -> bool:
-    """Whether all that an archive brings lies there, and not because unpacking it was cut short."""
-    there = all((into / folder).is_dir() for folder in download.brings)
-    return there and not _scratch(archive, into).exists()
-
-
-def _is_done(archive: Path, download: Download, note: object, into: Path) -> bool:
-    if not isinstance(note, dict) or note.get("state") != _state(archive):
-        return False
-    if not set(download.brings) <= set(note.get("brings", download.brings)):
-        return False  # of another version
-    folders = note.get("folders")
-    if not isinstance(folders, dict):
-        return False
-    return all(
-        (into / folder).is_dir() and len(os.listdir(into / folder)) >= n for folder, n in folders.items()
-    )

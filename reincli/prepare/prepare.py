@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from reincli.data.labels import CITYSCAPES, count_values
 from reincli.data.layouts import DATASETS, Folders, split_folders
 from reincli.data.loading import load_label
 from reincli.data.missing import hint, missing_folder, no_image
-from reincli.data.sources import Pairs, find_pairs, label_table, some
+from reincli.data.sources import Pairs, Sample, find_pairs, label_table, some, without_labels
 from reincli.errors import ReinError
 from reincli.media.images import clear_dead, write_bytes
 from reincli.media.outputs import keep_apart, mark_of
@@ -170,7 +170,7 @@ def write_lists(root: Path, out: Path | None = None) -> list[Path]:
     """Write `train.txt`, `val.txt`, `test.txt` of Cityscapes where they differ: images of a split, without suffix."""
     written = []
     for split in ("train", "val", "test"):
-        images = root / "leftImg8bit" / split
+        images = _place(f"leftImg8bit/{split}", root, out) / "leftImg8bit" / split
         if images.is_dir():
             names = [name.removesuffix("_leftImg8bit.png") for name in list_files(images, "_leftImg8bit.png")]
             path = (out or root) / f"{split}.txt"
@@ -212,8 +212,8 @@ def report_pairs(
     Args:
         dataset: its name.
         splits: of `split_folders` or `own_folders`.
-        root: where the images are.
-        out: where prepared files were written, if not in `root`.
+        root: the dataset's folder.
+        out: where prepared files were written and archives unpacked, if not in `root`.
 
     Raises:
         ReinError: there is no split at all, one has no image, or a folder of one is missing.
@@ -229,13 +229,14 @@ def report_pairs(
             for f in all_folders
             if f.labels is not None
             and f.listed is None
-            and not (f.extra and not ((out or root) / f.labels).is_dir())
+            and not (f.extra and not (_place(f.labels, root, out) / f.labels).is_dir())
         ]
         found = []
         for folders in labelled:
-            images = out if out is not None and (out / folders.images).is_dir() else root
+            images = _place(folders.images, root, out)
+            labels = _place(str(folders.labels), root, out)
             if (images / folders.images).is_dir():
-                found.append(find_pairs(folders, images, dataset, labels_root=out))
+                found.append(find_pairs(folders, images, dataset, labels_root=labels))
             elif dataset not in DATASETS:  # somebody described it; of a built-in set a part may do
                 raise missing_folder(folders.images, root, dataset)
         if found and not any(pairs.samples for pairs in found):
@@ -249,6 +250,11 @@ def report_pairs(
     return reports
 
 
+def _place(folder: str, root: Path, out: Path | None) -> Path:
+    """Of two places the one that has a folder; `out` comes first."""
+    return out if out is not None and (out / folder).is_dir() else root
+
+
 def _joined(parts: Sequence[Pairs]) -> Pairs:
     return Pairs(
         tuple(sample for pairs in parts for sample in pairs.samples),
@@ -258,9 +264,24 @@ def _joined(parts: Sequence[Pairs]) -> Pairs:
     )
 
 
-def remarks(dataset: str, reports: Sequence[SplitReport]) -> list[str]:
-    """What a built-in dataset lacks of what was released, one sentence a split."""
-    there = {report.split: report.pairs.samples for report in reports}
+def images_without_labels(dataset: str, root: Path, out: Path | None) -> dict[str, list[Sample]]:
+    """Images of the splits that are handed out without labels, unpacked to `out` or to `root`; see `sources`."""
+    found = without_labels(dataset, root)
+    return found if found or out is None else without_labels(dataset, out)
+
+
+def remarks(
+    dataset: str, reports: Sequence[SplitReport], unlabelled: Mapping[str, Sequence[Sample]]
+) -> list[str]:
+    """What a built-in dataset lacks of what was released, one sentence a split.
+
+    Args:
+        dataset: its name.
+        reports: of `report_pairs`: the labelled splits.
+        unlabelled: images of the others, of those that are there.
+    """
+    there: dict[str, Sequence[Sample]] = {report.split: report.pairs.samples for report in reports}
+    there.update(unlabelled)
     for split in ("train", "val"):
         if split in IMAGES.get(dataset, {}):
             there.setdefault(split, ())

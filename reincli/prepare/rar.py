@@ -67,7 +67,9 @@ def read_names(archive: Path) -> tuple[Program, list[str]]:
         programs = ", ".join(program.name for program in PROGRAMS)
         message = f"Unpacking '{archive}' needs a program for RAR archives; none of {programs} is installed."
         raise ReinError(
-            message, f"Install one, or unpack it by hand to '{archive.parent}' and give the same command."
+            message,
+            f"Install one, or unpack it by hand into '{archive.parent}', without a folder around its content, and give "
+            "the same command.",
         )
     reasons = []
     for program in there:
@@ -84,7 +86,7 @@ def read_names(archive: Path) -> tuple[Program, list[str]]:
         reasons.append(f"{program.name}: {_last_line(done.stderr)}")
     size = archive.stat().st_size
     message = f"The archive '{archive}' ({size:,} bytes) cannot be unpacked: {'; '.join(reasons)}."
-    raise ReinError(message, f"Fetch it again, or unpack it by hand to '{archive.parent}'.")
+    raise ReinError(message, f"Fetch it again, or unpack it by hand into '{archive.parent}'.")
 
 
 def unpack(

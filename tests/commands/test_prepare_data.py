@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import layouts
 import numpy as np
 import pytest
 
+from reincli.commands.doctor import dataset_state
 from reincli.commands.prepare_data import run
+from reincli.config import DataSettings
 from reincli.errors import ReinError
 from reincli.media.images import write_png
 
@@ -152,3 +156,50 @@ def test_an_unknown_dataset_is_wrong_use(tmp_path: Path) -> None:
     assert "'gta'" in caught.value.hint
     with pytest.raises(ReinError, match="There is no folder"):
         run("gta", tmp_path / "no/where")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "told"),
+    [
+        ("cityscapes", "test: 2 of 1,525 images; all are in leftImg8bit_trainvaltest.zip."),
+        (
+            "acdc",
+            "test: 8 of 2,000 images (night 2 of 500, fog 2 of 500, rain 2 of 500, snow 2 of 500); "
+            "all are in rgb_anon_trainvaltest.zip.",
+        ),
+        ("bdd100k", "test: 2 of 2,000 images; all are in 10k_images_test.zip."),
+    ],
+)
+def test_test_images_are_counted_too(
+    tmp_path: Path, dataset: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / dataset
+    layouts.write(dataset, root)
+    run(dataset, root, workers=1)
+    said = capsys.readouterr()
+    assert told in said.err
+    assert any(
+        line.split()[0] == "test" and line.split()[-1] == "-"
+        for line in said.out.splitlines()
+        if line.split()
+    )
+    run(dataset, root, workers=1, check=True)
+    said = capsys.readouterr().out
+    assert told in said
+    assert "images, without labels as released." in said
+    for check in (False, True):
+        run(dataset, root, workers=1, check=check, as_json=True)
+        report = json.loads(capsys.readouterr().out)
+        assert told in report["remarks"]
+        assert report["without_labels"] == {"test": 8 if dataset == "acdc" else 2}
+        assert set(report["splits"]) == {"train", "val"}
+    state = dataset_state(dataset, DataSettings(root=str(tmp_path)))
+    assert told in state.remarks
+    assert state.splits["test"] == (8 if dataset == "acdc" else 2)
+
+
+def test_without_test_images_nothing_is_amiss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layouts.write("cityscapes", tmp_path)
+    shutil.rmtree(tmp_path / "leftImg8bit/test")
+    run("cityscapes", tmp_path, workers=1)
+    assert "test:" not in capsys.readouterr().err

@@ -26,7 +26,7 @@ from reincli.data.layouts import DATASETS
 from reincli.data.loading import load_label
 from reincli.data.sources import find_samples, label_table
 from reincli.errors import ReinError
-from reincli.prepare import archives
+from reincli.prepare import archives, waiting
 from reincli.prepare.prepare import prepare
 
 PACKED = {
@@ -95,7 +95,7 @@ def test_downloads_are_prepared_as_they_come(
         assert file.read_bytes() == (tmp_path / "unpacked" / path).read_bytes()
     assert set(ours) == {p.relative_to(tmp_path / "unpacked") for p in (tmp_path / "unpacked").rglob("*.png")}
     assert not (root / "README.txt").exists()
-    assert archives.pending(dataset, root, root) == []
+    assert waiting.pending(waiting.Place(dataset, root, root)) == []
     capsys.readouterr()
     run(dataset, root, workers=1)
     assert "Unpacking" not in capsys.readouterr().err
@@ -271,14 +271,38 @@ def test_another_folder_takes_everything(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "in").iterdir()) == ["01_images.zip", "01_labels.zip"]
 
 
+@pytest.mark.parametrize("dataset", PACKED)
+def test_another_folder_is_found_again(
+    tmp_path: Path, dataset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second run, a check, and what was unpacked by hand into the one folder or the other."""
+    expected = layouts.write(dataset, tmp_path / "made")
+    source, out = tmp_path / "in", tmp_path / dataset
+    for name, (below, prefix) in PACKED[dataset].items():
+        pack(tmp_path / "made", below, prefix, source / name)
+    there = set(source.iterdir())
+    for options in ({}, {}, {"check": True}, {"force": True}):
+        run(dataset, source, out=out, workers=1, **options)
+        assert set(source.iterdir()) == there
+        data = DataSettings(root=str(tmp_path))
+        for split, labels in expected.items():
+            assert {sample.name for sample in find_samples(split, data)} == set(labels)
+    for path in there:
+        path.unlink()
+    shutil.rmtree(out)
+    shutil.copytree(tmp_path / "made", source, dirs_exist_ok=True)
+    for options in ({}, {}, {"check": True}):
+        run(dataset, source, out=out, workers=1, **options)
+
+
 def test_a_removed_file_is_unpacked_again_and_others_stay(tmp_path: Path) -> None:
     make(tmp_path / "unpacked", "gta")
     pack(tmp_path / "unpacked", "images", "", tmp_path / "gta/01_images.zip")
-    (what,) = archives.pending("gta", tmp_path / "gta", tmp_path / "gta")
+    (what,) = waiting.pending(waiting.Place("gta", tmp_path / "gta", tmp_path / "gta"))
     list(archives.unpack(*what, tmp_path / "gta"))
     image = tmp_path / "gta/images/00001.png"
     image.unlink()
-    assert archives.pending("gta", tmp_path / "gta", tmp_path / "gta") == [what]
+    assert waiting.pending(waiting.Place("gta", tmp_path / "gta", tmp_path / "gta")) == [what]
     list(archives.unpack(*what, tmp_path / "gta"))
     assert image.exists()
 
@@ -390,8 +414,12 @@ def test_a_tar_that_claims_more_than_there_is_is_a_sentence(tmp_path: Path) -> N
 def test_a_wrong_archive_and_an_unfinished_one_are_named(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "01_images.zip", "w") as opened:
         opened.writestr("cats/x.png", b"x")
-    with pytest.raises(ReinError, match="holds nothing of images/"):
+    with pytest.raises(ReinError, match=r"holds nothing of images/; it holds 'cats/x\.png'"):
         run("gta", tmp_path, workers=1)
+    (tmp_path / "01_labels.zip").write_bytes(b"\n<!DOCTYPE html><title>Sign in</title>")
+    with pytest.raises(ReinError, match=r"01_labels\.zip' is a web page, not an archive"):
+        run("gta", tmp_path, workers=1)
+    (tmp_path / "01_labels.zip").unlink()
     (tmp_path / "01_images.zip").rename(tmp_path / "01_images.zip.part")
     with pytest.raises(ReinError, match=r"01_images\.zip\.part' is not finished"):
         run("gta", tmp_path, workers=1)
@@ -421,7 +449,7 @@ def test_space_is_needed_for_what_is_missing_alone(tmp_path: Path, monkeypatch: 
         pack(tmp_path / "from", "images", "", tmp_path / "gta" / name)
     full = type("Usage", (), {"free": 10})
     monkeypatch.setattr("reincli.prepare.archives.shutil.disk_usage", lambda path: full)
-    for what in archives.pending("gta", tmp_path / "gta", tmp_path / "gta"):
+    for what in waiting.pending(waiting.Place("gta", tmp_path / "gta", tmp_path / "gta")):
         (tmp_path / "gta/images/y.png").unlink(missing_ok=True)
         list(archives.unpack(*what, tmp_path / "gta"))
         assert (tmp_path / "gta/images/y.png").exists()
@@ -541,9 +569,9 @@ def test_a_rar_is_unpacked_by_the_program_that_is_there(
     assert sorted(path.name for path in root.iterdir() if path.suffix != ".json") == [
         "GT", "RGB", "SYNTHIA_RAND_CITYSCAPES.rar",
     ]  # fmt: skip
-    assert archives.pending("synthia", root, root) == []
+    assert waiting.pending(waiting.Place("synthia", root, root)) == []
     (root / "RGB/1.png").unlink()
-    assert len(archives.pending("synthia", root, root)) == 1
+    assert len(waiting.pending(waiting.Place("synthia", root, root))) == 1
 
 
 @needs_scripts
@@ -573,7 +601,7 @@ def test_a_rar_without_a_program_or_cut_short_is_said(tmp_path: Path, tool: Call
     rar(root / "SYNTHIA_RAND_CITYSCAPES.rar")
     with pytest.raises(ReinError, match="none of unrar, 7zz, 7z, bsdtar is installed") as caught:
         run("synthia", root, workers=1)
-    assert f"by hand to '{root}'" in caught.value.hint
+    assert f"by hand into '{root}'" in caught.value.hint
     tool("7z")
     tool("bsdtar")
     whole = (root / "SYNTHIA_RAND_CITYSCAPES.rar").read_bytes()
@@ -680,6 +708,21 @@ def test_a_rar_that_was_unpacked_by_hand_is_left_alone(
     (tmp_path / "synthia/.unpacking-SYNTHIA_RAND_CITYSCAPES.rar").mkdir()  # it was not by hand
     with pytest.raises(ReinError, match="needs a program"):
         run("synthia", tmp_path / "synthia", workers=1)
+
+
+def test_a_rar_that_was_unpacked_by_hand_with_the_folder_around_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    root = tmp_path / "synthia"
+    make(root / "RAND_CITYSCAPES", "synthia")
+    (root / "SYNTHIA_RAND_CITYSCAPES.rar").write_bytes(b"Rar!")
+    with pytest.raises(ReinError, match="there is no folder") as caught:
+        run("synthia", root, workers=1)
+    assert caught.value.hint.startswith(f"It lies one level deeper, in '{root / 'RAND_CITYSCAPES'}'")
+    for path in list((root / "RAND_CITYSCAPES").iterdir()):
+        path.rename(root / path.name)
+    run("synthia", root, workers=1)
 
 
 def test_every_dataset_to_download_has_its_archives() -> None:
