@@ -180,6 +180,16 @@ def at_work(place: Path, command: str, *, file: bool = False) -> Iterator[None]:
         held.close()
 
 
+@contextlib.contextmanager
+def at_work_on(command: str, *files: Path | None) -> Iterator[None]:
+    """`at_work` on each of some files; None where one is not wanted."""
+    with contextlib.ExitStack() as stack:
+        for path in files:
+            if path is not None:
+                stack.enter_context(at_work(path, command, file=True))
+        yield
+
+
 def _held(path: Path, place: Path, locks: Any) -> IO[str]:
     """The open file of whoever is at work, locked. ReinError where another process has it."""
     while True:
