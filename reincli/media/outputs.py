@@ -90,6 +90,13 @@ class Outputs:
                 usage=True,
             )
         self._claimed[real] = named
+        above = next(parent for parent in Path(real).parents if os.path.lexists(parent))
+        if not above.is_dir():
+            raise ReinError(
+                f"{named} cannot be written: '{above}' is a file, and a folder was expected.",
+                "Nothing was written. Name another place.",
+                usage=True,
+            )
         if found is not None and found.st_size and not replace and not self.is_ours(path):
             raise ReinError(
                 f"{named} is there already, and rein {self.maker} did not write it.",

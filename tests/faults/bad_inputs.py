@@ -141,6 +141,9 @@ OVERWRITES = [
         (EVAL + " --out {}/toy/images", "this command reads", ("toy/images/val/0.png",)),
         (EVAL + " --json {}/x --report {}/x", "Two outputs would be one file", ()),
         (EVAL + " --json {}/toy", "is a folder", ()),
+        (EVAL + " --json {}/toy.toml/scores.json", "is a file, and a folder was expected", ("toy.toml",)),
+        (EVAL + " --out {}/toy.toml", "is a file, and a folder was expected", ("toy.toml",)),
+        (VISUALIZE.replace("{}/o", "{}/toy.toml"), "is a file, and a folder was expected", ("toy.toml",)),
         ("compare {}/scores.json {}/scores.json --json {}/scores.json", "this command reads", ("scores.json",)),
         ("bench --checkpoint {}/run/last.pth --json {}/run/last.pth", "this command reads", ("run/last.pth",)),
         ("visualize {}/toy/images/val --checkpoint {}/run/last.pth --gt {}/toy/labels/val --style error --labels "
