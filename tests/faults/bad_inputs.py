@@ -320,6 +320,7 @@ DATA = [
         ("no train images", lambda root: [(root / f"toy/images/train/{n}.png").unlink() for n in range(3)], RESUME,
          "error: "),
         ("settings of the run", text("run/settings.toml", "x ="), RESUME, "error: "),
+        ("log is a folder", folder("run/log.jsonl"), RESUME, "log.jsonl' cannot be read: Is a directory"),
         ("settings of the run", cut("run/settings.toml", 0), RESUME, "error: "),
         ("scores", text("scores.json", "{"), "compare {}/scores.json {}/scores.json", "scores.json"),
         ("scores", text("scores.json", "[]"), "compare {}/scores.json {}/scores.json", "scores.json"),
