@@ -134,6 +134,7 @@ def test_python_dash_m():
             {
                 **{"source": None, "target": None, "height": 1024, "width": None, "patch": 16, "kind": None},
                 **{"backbone": None, "force": False, "any_backbone": False, "merge": False},
+                **{"preset": None, "config": None},
             },
         ),
         (

@@ -18,6 +18,8 @@ from reincli.settings_files import (
     known_keys,
     load_settings,
     parse_assignment,
+    preset_names,
+    read_preset,
     read_toml,
     to_toml,
     tomllib,
@@ -104,6 +106,26 @@ def test_settings_that_contradict_each_other_are_named_without_the_table_around_
         build_settings({}, sets)
     assert caught.value.message.startswith(f"The settings do not fit together: {message}")
     assert "{" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("sets", "told"),
+    [
+        ([], []),
+        (["model.minor.rank=4", "model.tune=soma"], []),
+        (["model.minor.rank=4", "model.minor.sub_rank=4"], ["model.minor.rank; model.tune = 'rein' has no minor"]),
+        (["model.head.plain.layers=3", "model.head.plain.ffn=8"], ["model.head.plain.layers, model.head.plain.ffn"]),
+        (["adapt.masked_share=0.5"], ["adapt.masked_share; no adapt.target is named"]),
+    ],
+)  # fmt: skip
+def test_tables_that_nothing_reads_are_named(sets, told):
+    found = config.unused(build_settings({}, sets))
+    assert len(found) == len(told)
+    assert all(part in text for part, text in zip(told, found, strict=True))
+
+
+def test_no_preset_fills_in_what_nothing_reads():
+    assert not [name for name in preset_names() if config.unused(build_settings(read_preset(name)))]
 
 
 def test_preset_or_config_not_both_not_neither(tmp_path):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from reincli.cli.options import AnyBackbone, Backbone, Quiet, plain
+from reincli.cli.options import AnyBackbone, Backbone, Config, Preset, Quiet, plain
 
 EXAMPLES = (
     "rein convert-weights",
@@ -58,6 +58,8 @@ def command(
             "--merge", help="SOURCE is a checkpoint: write its backbone, minor directions worked in."
         ),
     ] = False,
+    preset: Preset = None,
+    config: Config = None,
     backbone: Backbone = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the target.")] = False,
     any_backbone: AnyBackbone = False,

@@ -20,7 +20,7 @@ from reincli.engine.checkpoint import read_checkpoint, settings_for
 from reincli.engine.device import DTYPES, pick_device, pick_precision
 from reincli.errors import ReinError, nearest
 from reincli.media.images import write_bytes
-from reincli.media.outputs import Outputs, mark
+from reincli.media.outputs import Outputs, at_work_on, mark
 from reincli.model.attention import require_attention
 from reincli.prediction.exported import is_exported
 from reincli.settings_files import build_settings, load_settings
@@ -55,7 +55,10 @@ def run(
 ) -> None:
     """Measure, and print tables; what is done when Ctrl-C comes is printed and written too."""
     if checkpoint is not None and is_exported(checkpoint):
-        bench_exported(checkpoint, runs or EXPORTED_RUNS, json_file)
+        if json_file is not None:
+            Outputs("bench", [checkpoint, checkpoint.with_suffix(".bin")]).claim(json_file, "--json")
+        with at_work_on("bench", json_file):
+            bench_exported(checkpoint, runs or EXPORTED_RUNS, json_file)
         return
     place = pick_device(device)
     options = {"train.compile": compile_ or None, "test.compile": compile_ or None}
@@ -87,6 +90,12 @@ def run(
         build_settings(settings.model_dump(mode="json"), (), {"model.backbone.attention": each})
         for arithmetic in plan.precisions:
             require_attention(each, place, DTYPES[arithmetic])
+    with at_work_on("bench", json_file):
+        bench_plan(plan, json_file)
+
+
+def bench_plan(plan: Plan, json_file: Path | None) -> None:
+    """Measure row by row; what is done is shown and written however it ends."""
     done: list[Row] = []
     try:
         with console.progress("measuring", plan.rows) as advance:
@@ -119,7 +128,8 @@ def bench_exported(path: Path, runs: int, json_file: Path | None) -> None:
         numbers=("ms", "min", "times as fast"),
     )
     if json_file is not None:
-        about = {"file": str(path), **describe(torch.device("cpu")), "rows": [asdict(row) for row in rows]}
+        about: dict[str, Any] = {"made_by": mark("bench"), "file": str(path), **describe(torch.device("cpu"))}
+        about["rows"] = [asdict(row) for row in rows]
         write_bytes(json_file, json.dumps(about, indent=1).encode())
 
 

@@ -15,7 +15,7 @@ from reincli.commands import console
 from reincli.commands.score_table import WIDE, mean_of, percent, protocol_line
 from reincli.errors import ReinError
 from reincli.media.images import write_bytes
-from reincli.media.outputs import Outputs, mark
+from reincli.media.outputs import Outputs, at_work_on, mark
 from reincli.ops.bootstrap import Difference, difference, iou, mean_iou, resampled
 from reincli.ops.image_counts import areas, unpack
 
@@ -58,6 +58,16 @@ def run(
     """
     if json_file is not None:
         Outputs("compare", [first, second]).claim(json_file, "--json")
+    with at_work_on("compare", json_file):
+        result = show_differences(first, second, draws, level, seed)
+        if json_file is not None:
+            text = json.dumps({"made_by": mark("compare"), **result}, indent=1)
+            write_bytes(json_file, (text + "\n").encode())
+    return result
+
+
+def show_differences(first: Path, second: Path, draws: int, level: float, seed: int) -> dict[str, Any]:
+    """Read both, compare, print; returns what `--json` writes. ReinError where nothing can be compared."""
     a, b = read_scores(first), read_scores(second)
     if a.classes != b.classes:
         raise ReinError(
@@ -84,10 +94,7 @@ def run(
     members = [name for name in a.report["mean"]["domains"] if name in compared] or list(compared)
     mean = _mean(compared, members, level / 100)
     _show(a, b, compared, mean, members, level)
-    result = _plain(a, b, compared, mean, members, draws, level)
-    if json_file is not None:
-        write_bytes(json_file, (json.dumps({"made_by": mark("compare"), **result}, indent=1) + "\n").encode())
-    return result
+    return _plain(a, b, compared, mean, members, draws, level)
 
 
 # --- reading -----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from reincli.commands import console
+from reincli.config import Settings
 from reincli.data.sources import classes_of
 from reincli.engine.backbone_files import (
     CHECKPOINTS,
@@ -15,6 +16,7 @@ from reincli.engine.backbone_files import (
     used_backbone,
 )
 from reincli.engine.checkpoint import (
+    Checkpoint,
     build_model,
     load_frozen,
     load_trained,
@@ -29,6 +31,7 @@ from reincli.model import foundation, weights
 from reincli.model.families import FAMILIES
 from reincli.model.minor_files import written_for_soma
 from reincli.prediction.predict import load_model
+from reincli.settings_files import load_settings
 
 DEFAULT = "dinov2_l"
 """The family whose raw file is read where neither a file nor a kind is named."""
@@ -48,6 +51,8 @@ def run(
     force: bool = False,
     any_backbone: bool = False,
     merge: bool = False,
+    preset: str | None = None,
+    config: Path | None = None,
 ) -> None:
     """Read, resample, write; with `kind` 'original' write a checkpoint of ours as the original's.
 
@@ -56,6 +61,7 @@ def run(
     Raises:
         ReinError: source missing or not what it should be, sizes that the patch does not divide, target there.
     """
+    chosen = load_settings(preset, config) if preset or config else None
     if merge:
         if kind is not None or height or width or patch != 16:
             raise ReinError(
@@ -63,11 +69,17 @@ def run(
                 "rein convert-weights CHECKPOINT --merge",
                 usage=True,
             )
-        write_merged(source, target, backbone, force, any_backbone)
+        write_merged(source, target, chosen, backbone, force, any_backbone)
         return
     if kind == ORIGINAL:
-        write_original(source, target, backbone, force, any_backbone)
+        write_original(source, target, chosen, backbone, force, any_backbone)
         return
+    if chosen is not None:
+        raise ReinError(
+            "--preset and --config are of a checkpoint's model, for --merge and --kind original.",
+            "Leave them out: of raw weights the file tells.",
+            usage=True,
+        )
     if kind is not None and kind not in FAMILIES:
         raise ReinError(
             f"No kind of weights is named '{kind}'.", nearest(kind, [*FAMILIES, ORIGINAL]), usage=True
@@ -118,6 +130,8 @@ def free_target(source: Path, target: Path, force: bool, *others: Path | None) -
     Raises:
         ReinError: it is the source, or is another file that is read, or is there for good, or is being written.
     """
+    if target.suffix not in (".pth", ".safetensors"):
+        raise ReinError(f"'{target}' must end in .pth or .safetensors.", usage=True)
     with at_work(target, "convert-weights", file=True):
         if target.resolve() == source.resolve():
             raise ReinError(
@@ -132,14 +146,25 @@ def free_target(source: Path, target: Path, force: bool, *others: Path | None) -
 
 
 def write_original(
-    source: Path | None, target: Path | None, backbone: Path | None, force: bool, any_backbone: bool = False
+    source: Path | None,
+    target: Path | None,
+    given: Settings | None,
+    backbone: Path | None,
+    force: bool,
+    any_backbone: bool = False,
 ) -> None:
     """Write a checkpoint with exactly the tensors and names that the original expects for its setting."""
     if source is None or target is None:
         example = "rein convert-weights work_dirs/NAME/last.pth original.pth --kind original"
         raise ReinError("--kind original needs a checkpoint and a file to write.", example, usage=True)
+    if target.suffix != ".pth":
+        raise ReinError(
+            f"'{target}' does not end with .pth; the original reads no other form.",
+            "Name a file NAME.pth.",
+            usage=True,
+        )
     read = read_checkpoint(source)
-    settings = settings_for(read, None)
+    settings = told_settings(read, given, backbone)
     if settings.model.head.kind != "mask2former":
         raise ReinError(
             f"'{source}' has the plain head, and the original knows the Mask2Former head alone.",
@@ -169,15 +194,29 @@ def write_original(
             )
 
 
+def told_settings(read: Checkpoint, given: Settings | None, backbone: Path | None) -> Settings:
+    """Settings of a checkpoint; the terminal is told where they were guessed."""
+    notes: list[str] = []
+    settings = settings_for(read, given, backbone, notes=notes)
+    for text in notes:
+        console.note(text)
+    return settings
+
+
 def write_merged(
-    source: Path | None, target: Path | None, backbone: Path | None, force: bool, any_backbone: bool
+    source: Path | None,
+    target: Path | None,
+    given: Settings | None,
+    backbone: Path | None,
+    force: bool,
+    any_backbone: bool,
 ) -> None:
     """Write a checkpoint's backbone with its minor directions worked into the weights, in the original's names."""
     if source is None:
         raise ReinError("--merge needs a checkpoint.", "rein convert-weights CHECKPOINT --merge", usage=True)
     target = target or source.with_name(f"{source.stem}_backbone.pth")
     read = read_checkpoint(source)
-    settings = settings_for(read, None, backbone)
+    settings = told_settings(read, given, backbone)
     if settings.model.minor_kind is None:
         raise ReinError(
             f"'{source}' (model.tune = '{settings.model.tune}') has no minor directions: nothing is to be merged.",

@@ -95,10 +95,11 @@ def run(
     require_free(outputs, samples, reads)
     predictor = opened(checkpoint, given)
     require_classes(predictor.classes.names, checkpoint, outputs)
-    if submission is not None and not rank.rank:
-        submission.discard()  # of a run that was killed
     evaluation = Evaluation(predictor.classes.names, left_out=left_out)
     with rank.group(), nullcontext() if rank.rank else outputs.at_work():
+        if submission is not None and not rank.rank:
+            submission.discard()  # of a run that was killed
+        rank.gather(None)  # no other process writes before
         with _told_if_stopped(predictor, evaluation, checkpoint, sources, outputs, rank, len(samples)):
             _evaluate(predictor, samples, evaluation, (size, mode, tta or None), outputs, rank, calibration)
         extremes = rank.gather(outputs.extremes) if report_file else []

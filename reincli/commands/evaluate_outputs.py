@@ -14,7 +14,7 @@ from reincli.data.labels import CITYSCAPES
 from reincli.data.sources import Sample
 from reincli.data.submission import Submission
 from reincli.errors import ReinError
-from reincli.media.outputs import Outputs, at_work
+from reincli.media.outputs import Outputs, at_work, at_work_on
 from reincli.prediction.evaluate import domain_names
 
 
@@ -36,9 +36,7 @@ class Wanted:
         with ExitStack() as stack:
             if self.out is not None:
                 stack.enter_context(at_work(self.out, MAKER))
-            for path in (self.json_file, self.report_file, zipped):
-                if path is not None:
-                    stack.enter_context(at_work(path, MAKER, file=True))
+            stack.enter_context(at_work_on(MAKER, self.json_file, self.report_file, zipped))
             yield
 
 

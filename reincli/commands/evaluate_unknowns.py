@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from reincli.data.unknowns import Unknowns, require_unknowns, sources_of
 from reincli.engine.ranks import Rank
 from reincli.errors import ReinError
 from reincli.media.images import write_bytes
-from reincli.media.outputs import Outputs, mark
+from reincli.media.outputs import Outputs, at_work_on, mark
 from reincli.prediction.predict import Predictor
 from reincli.prediction.unknowns import (
     ScoredUnknown,
@@ -86,7 +86,8 @@ def run_unknowns(
     """Score, print and write; returns what `--json` writes, without its mark."""
     evaluation, ends = UnknownEvaluation(), Ends(len(predictor.classes))
     total = sum(len(rank.share(source.samples)) for source in request.sources)
-    with rank.group():
+    outputs = (request.json_file, request.report_file)
+    with rank.group(), nullcontext() if rank.rank else at_work_on(MAKER, *outputs):
         with (
             _told_if_stopped(predictor, evaluation, checkpoint, request, rank, total),
             console.progress("Evaluating", total=total) as advance,
@@ -107,14 +108,14 @@ def run_unknowns(
                 rank=rank,
             )
         parts = rank.gather(ends)
-    result = report_unknowns(predictor, evaluation, str(checkpoint))
-    if not rank.rank:
-        show(result)
-        _write_json(result, request.json_file)
-        if request.report_file is not None:
-            text = page(result, merge(parts), len(predictor.classes))
-            write_bytes(request.report_file, text.encode())
-            console.note(f"Report: {request.report_file}")
+        result = report_unknowns(predictor, evaluation, str(checkpoint))
+        if not rank.rank:
+            show(result)
+            _write_json(result, request.json_file)
+            if request.report_file is not None:
+                text = page(result, merge(parts), len(predictor.classes))
+                write_bytes(request.report_file, text.encode())
+                console.note(f"Report: {request.report_file}")
     return result
 
 

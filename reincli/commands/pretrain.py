@@ -10,7 +10,7 @@ from reincli.commands import console
 from reincli.config import PretrainSettings
 from reincli.engine.device import pick_device, pick_precision
 from reincli.errors import ReinError
-from reincli.media.outputs import Outputs
+from reincli.media.outputs import Outputs, at_work_on
 from reincli.training.pretrain import Pretraining, PretrainLog, pretrain, unfinished_of
 
 
@@ -48,6 +48,12 @@ def run(
     given = {"steps": steps, "tokens": tokens, "lights": lights, "seed": seed}
     chosen = {name: value for name, value in given.items() if value is not None}
     settings = PretrainSettings(**chosen)  # type: ignore[arg-type]
+    with at_work_on("pretrain", target):
+        return pretrain_into(target, settings, device, precision)
+
+
+def pretrain_into(target: Path, settings: PretrainSettings, device: str, precision: str) -> Path:
+    """Go on with what lies unfinished beside the target, or begin."""
     place = pick_device(device)
     made = Pretraining(settings, place, pick_precision(precision, place))
     unfinished = unfinished_of(target)

@@ -14,7 +14,7 @@ from reincli.commands.evaluate import show
 from reincli.commands.launching import run_options, started
 from reincli.commands.trackers import Subject, check_installed
 from reincli.commands.tracking import tracking
-from reincli.config import Settings
+from reincli.config import Settings, unused
 from reincli.data.sources import Sample, find_samples
 from reincli.data.targets import require_targets
 from reincli.engine.device import DTYPES, kernel_notes, pick_device, pick_precision
@@ -116,6 +116,8 @@ def carry_out(
     if settings.adapt.target:
         for text in require_targets(settings.adapt.target, settings.data, settings.train.batch_size):
             console.note(text)
+    for text in unused(settings):
+        console.note(text)
     if not resume:
         refuse_existing(folder)
     with joined(rank, place), ExitStack() as stack:

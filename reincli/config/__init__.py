@@ -21,6 +21,7 @@ from reincli.config.settings import (
     is_exact,
     parse_size,
     test_size,
+    unused,
 )
 from reincli.config.training import (
     AdaptSettings,
@@ -59,4 +60,5 @@ __all__ = [
     "is_exact",
     "parse_size",
     "test_size",
+    "unused",
 ]

@@ -94,6 +94,32 @@ class Settings(Strict):
         return self
 
 
+def unused(settings: Settings) -> list[str]:
+    """A sentence on each table that was filled in and that nothing reads, as other settings are."""
+    model = settings.model
+    tables = (
+        (
+            "model.minor",
+            model.minor,
+            model.minor_kind,
+            f"model.tune = '{model.tune}' has no minor directions",
+        ),
+        (
+            "model.head.plain",
+            model.head.plain,
+            model.head.kind == "plain",
+            f"the head is '{model.head.kind}'",
+        ),
+        ("adapt", settings.adapt, settings.adapt.target, "no adapt.target is named"),
+    )
+    told = []
+    for name, table, is_read, why in tables:
+        changed = [key for key, value in table if value != getattr(type(table)(), key)]
+        if changed and not is_read:
+            told.append(f"Not used: {', '.join(f'{name}.{key}' for key in changed)}; {why}.")
+    return told
+
+
 LARGEST = 32_768
 """Pixels of a side: what JPEG and the usual decoders can hold at most."""
 TEST_SIZES: dict[str, str] = {

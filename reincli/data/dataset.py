@@ -54,7 +54,7 @@ def _end_when_told(parent: int) -> None:
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:
     """(H, W, 3) uint8 -> (3, H, W) uint8, contiguous."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    return torch.from_numpy(image.transpose(2, 0, 1).copy())  # of its own: an image read may not be writable
 
 
 class TrainDataset(Dataset[dict[str, Any]]):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reincli.config import Settings
+from reincli.config import GROUPS, Settings
 from reincli.data.labels import Classes
 from reincli.engine.backbone_files import load_backbone
 from reincli.engine.calibration import Calibration, read_calibration
@@ -325,6 +325,14 @@ def build_model(settings: Settings, classes: int) -> Segmentor:
         raise ReinError(
             f"data.augment.crop {crop} holds less than two patches of model.backbone.patch_size {patch}.",
             "The coarsest level of the head has half a position a patch: take a larger crop.",
+            usage=True,
+        )
+    head = settings.model.head
+    if head.kind == "mask2former" and head.channels == GROUPS and crop < 4 * patch:
+        raise ReinError(
+            f"With model.head.channels {head.channels} and data.augment.crop {crop} each of the {GROUPS} groups of the "
+            "head's coarsest norm has a single value, of which no mean or spread is left.",
+            f"Take a crop of {4 * patch} or more, or {2 * GROUPS} channels.",
             usage=True,
         )
     return Segmentor(settings.model, classes, crop // patch)

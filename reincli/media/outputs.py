@@ -90,6 +90,13 @@ class Outputs:
                 usage=True,
             )
         self._claimed[real] = named
+        above = next(parent for parent in Path(real).parents if os.path.lexists(parent))
+        if not above.is_dir():
+            raise ReinError(
+                f"{named} cannot be written: '{above}' is a file, and a folder was expected.",
+                "Nothing was written. Name another place.",
+                usage=True,
+            )
         if found is not None and found.st_size and not replace and not self.is_ours(path):
             raise ReinError(
                 f"{named} is there already, and rein {self.maker} did not write it.",
@@ -178,6 +185,16 @@ def at_work(place: Path, command: str, *, file: bool = False) -> Iterator[None]:
             if made:
                 path.parent.rmdir()  # of work that wrote nothing; any other folder stays
         held.close()
+
+
+@contextlib.contextmanager
+def at_work_on(command: str, *files: Path | None) -> Iterator[None]:
+    """`at_work` on each of some files; None where one is not wanted."""
+    with contextlib.ExitStack() as stack:
+        for path in files:
+            if path is not None:
+                stack.enter_context(at_work(path, command, file=True))
+        yield
 
 
 def _held(path: Path, place: Path, locks: Any) -> IO[str]:

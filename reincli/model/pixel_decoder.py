@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reincli.config import GROUPS
 from reincli.ops.convolution import convolve
 from reincli.ops.deformable import deformable_attention
 from reincli.ops.norm import sum_norm
@@ -21,8 +22,20 @@ from reincli.ops.recompute import checkpointed
 from reincli.ops.types import low
 
 LEVELS = 3
-GROUPS = 32
-"""Groups of every GroupNorm in the decoder."""
+
+
+class GroupNorm(nn.GroupNorm):
+    """Also where a map has one position and a group one channel: PyTorch refuses that for one image, not for two.
+
+    A value without others is its own mean, so that the bias is left.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(GROUPS, channels)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, D, h, w), normalised within each group."""
+        return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
 
 def sine_positions(height: int, width: int, channels: int, device: torch.device) -> Tensor:
@@ -221,13 +234,13 @@ class PixelDecoder(nn.Module):
         super().__init__()
         coarse_to_fine = list(in_channels)[:0:-1]
         self.input_convs = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in coarse_to_fine)
-        self.input_norms = nn.ModuleList(nn.GroupNorm(GROUPS, channels) for _ in coarse_to_fine)
+        self.input_norms = nn.ModuleList(GroupNorm(channels) for _ in coarse_to_fine)
         self.layers = nn.ModuleList(PixelDecoderLayer(channels, heads, points, ffn) for _ in range(layers))
         self.level_encoding = nn.Parameter(torch.empty(LEVELS, channels))
         self.lateral_conv = nn.Conv2d(in_channels[0], channels, 1, bias=False)
-        self.lateral_norm = nn.GroupNorm(GROUPS, channels)
+        self.lateral_norm = GroupNorm(channels)
         self.output_conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.output_norm = nn.GroupNorm(GROUPS, channels)
+        self.output_norm = GroupNorm(channels)
         self.mask_feature = nn.Conv2d(channels, channels, 1)
         self.reset_parameters()
 

@@ -180,10 +180,17 @@ def _finite(value: Any) -> Any:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """All entries; a last line that was cut short is left out."""
+    """All entries; a last line that was cut short is left out. ReinError where the log cannot be read."""
     path = folder / "log.jsonl"
     entries = []
-    for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else ():
+    try:
+        lines = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
+    except OSError as error:
+        raise ReinError(
+            f"The log '{path}' cannot be read: {error.strerror}.",
+            "A file that this user may read was expected; where there is none, a new one is begun.",
+        ) from None
+    for line in lines:
         with contextlib.suppress(json.JSONDecodeError):
             entry = json.loads(line)
             if isinstance(entry, dict) and isinstance(entry.get("iteration"), int) and "kind" in entry:

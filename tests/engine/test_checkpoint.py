@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from reincli.data.labels import CITYSCAPES
 from reincli.engine.backbone_files import load_backbone
-from reincli.engine.checkpoint import load_trained, original_content, read_checkpoint
+from reincli.engine.checkpoint import build_model, load_trained, original_content, read_checkpoint
 from reincli.engine.weight_files import write_file
 from reincli.errors import ReinError
 from reincli.model import foundation
@@ -79,6 +80,20 @@ def test_backbone_of_another_size(files):
     tiny.write_backbone(files / "wide.pth", tiny.settings("model.backbone.width=48"))
     with pytest.raises(ReinError, match=r"width 48.*needs vit \(4 blocks of width 32\)"):
         load_segmentor(files / "head.pth", backbone=files / "wide.pth", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["data.augment.crop=40"], "40 is not a multiple of the patch size 16"),
+        (["data.augment.crop=16"], "less than two patches"),
+        (["data.augment.crop=48"], "each of the 32 groups .* has a single value"),
+        (["data.augment.crop=48", "model.head.channels=64"], None),
+    ],
+)
+def test_a_crop_that_the_head_cannot_take_is_named(sets, message):
+    with nullcontext() if message is None else pytest.raises(ReinError, match=message):
+        build_model(tiny.settings(*sets), 3)
 
 
 def test_backbone_of_another_family(files):

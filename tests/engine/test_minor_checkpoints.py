@@ -270,6 +270,11 @@ def test_a_merged_backbone_is_a_backbone(files):
         (["ours.pth", "--merge", "--height", "512"], 2, "do not fit"),
         (["both.pth", "x.pth", "--kind", "original"], 1, "a form for its own method"),
         (["backbone.pth", "--merge"], 1, "no segmentation head"),
+        (["ours.pth", "x.txt", "--merge"], 2, "'x.txt' must end in .pth or .safetensors"),
+        (["ours.pth", "x.safetensors", "--kind", "original"], 2, "'x.safetensors' does not end with .pth"),
+        (["backbone.pth", "x.txt"], 2, "'x.txt' must end in .pth or .safetensors"),
+        (["backbone.pth", "x.pth", "--preset", "demo"], 2, "for --merge and --kind original"),
+        (["rein.pth", "--merge", "--preset", "demo", "--config", "a.toml"], 2, "were both given"),
     ],
 )
 def test_what_cannot_be_merged_or_written_back(files, monkeypatch, words, code, says):

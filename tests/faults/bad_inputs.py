@@ -125,6 +125,7 @@ ELSEWHERE = [
     )
     for bad in CONTENTS
     if not (bad.name.endswith("training text") and command != "resume")
+    if not ("backbone" in bad.name and command == "original")  # which reads none
 ]
 """The same files, met by other commands; the words are those of `CONTENTS` or of a check before it."""
 
@@ -132,7 +133,7 @@ OVERWRITES = [
     Bad(f"over an input: {words}", nothing, words, 2, says, keeps)
     for words, says, keeps in (
         (EVAL + " --json {}/run/last.pth", "this command reads", ("run/last.pth",)),
-        (EVAL + " --report {}/run/iter_4.pth", "this command reads", ("run/iter_4.pth", "run/last.pth")),
+        (EVAL + " --report {}/run/iter_4.pth", "did not write it", ("run/iter_4.pth", "run/last.pth")),
         (EVAL + " --json {}/backbone.pth", "this command reads", ("backbone.pth",)),
         (EVAL + " --json {}/toy/images/val/0.png", "this command reads", ("toy/images/val/0.png",)),
         (EVAL + " --json {}/toy.toml", "did not write it", ("toy.toml",)),
@@ -140,10 +141,13 @@ OVERWRITES = [
         (EVAL + " --out {}/toy/images", "this command reads", ("toy/images/val/0.png",)),
         (EVAL + " --json {}/x --report {}/x", "Two outputs would be one file", ()),
         (EVAL + " --json {}/toy", "is a folder", ()),
+        (EVAL + " --json {}/toy.toml/scores.json", "is a file, and a folder was expected", ("toy.toml",)),
+        (EVAL + " --out {}/toy.toml", "is a file, and a folder was expected", ("toy.toml",)),
+        (VISUALIZE.replace("{}/o", "{}/toy.toml"), "is a file, and a folder was expected", ("toy.toml",)),
         ("compare {}/scores.json {}/scores.json --json {}/scores.json", "this command reads", ("scores.json",)),
         ("bench --checkpoint {}/run/last.pth --json {}/run/last.pth", "this command reads", ("run/last.pth",)),
         ("visualize {}/toy/images/val --checkpoint {}/run/last.pth --gt {}/toy/labels/val --style error --labels "
-         "--out {}/toy/labels/val", "did not write it", ("toy/labels/val/0.png",)),
+         "--out {}/toy/labels/val", "this command reads", ("toy/labels/val/0.png",)),
         ("visualize {}/toy/images/val/0.png --checkpoint {}/run/last.pth --out {}/toy/images/val",
          "would replace an input", ("toy/images/val/0.png",)),
         ("convert-weights {}/backbone.pth {}/backbone.pth --force", "same file", ("backbone.pth",)),
@@ -165,7 +169,7 @@ WORDS = [
         ("visualize {}/toy/images/val/0.png --checkpoint {}/run/last.pth --start nan", 2, "is no time"),
         ("visualize {}/toy/images/val/0.png --checkpoint {}/run/last.pth --end inf", 2, "is no time"),
         ("visualize camera:99999999999999999999 --checkpoint {}/run/last.pth", 2, "No image or video"),
-        (f"visualize {TOO_LONG}.png --checkpoint {{}}/run/last.pth", 2, "No image or video"),
+        (f"visualize {TOO_LONG}.png --checkpoint {{}}/run/last.pth", 2, "longer than the system allows"),
         (VISUALIZE + " --start 2:1:1:1", 2, "is no time"),
         (VISUALIZE + " --size 0x5", 2, "size"),
         (VISUALIZE + " --size 5", 2, "size"),
@@ -176,8 +180,8 @@ WORDS = [
         (VISUALIZE + " --style error", 2, "--gt"),
         (VISUALIZE + f" --out {{}}/{TOO_LONG}", 1, "longer than"),
         ("visualize {}/nowhere --checkpoint {}/run/last.pth", 2, "No image or video"),
-        ("visualize {}/toy.toml --checkpoint {}/run/last.pth", 2, "error: "),
-        ("visualize {}/toy/images/val/0.png --checkpoint {}/toy/images/val/0.png", 1, "cannot be read"),
+        ("visualize {}/toy.toml --checkpoint {}/run/last.pth", 1, "Cannot decode the image"),
+        ("visualize {}/toy/images/val/0.png --checkpoint {}/toy/images/val/0.png", 1, "is a PNG image"),
         (EVAL + " --data none:val", 2, "none"),
         (EVAL + " --data toy:none", 2, "none"),
         (EVAL + " --mode all", 2, "all"),
@@ -250,13 +254,13 @@ SETTINGS = [
 TOML = [
     Bad(f"TOML: {text[:40]!r}", lambda root, text=text: (root / "toy.toml").write_text(text), TRAIN, 2, says)
     for text, says in (
-        ("", "train"), ("x", "not valid TOML"), ("x = ", "not valid TOML"), ("a = 1\na = 2", "there is there twice"),
+        ("x", "not valid TOML"), ("x = ", "not valid TOML"), ("a = 1\na = 2", "is there twice"),
         ("a = 1979-05-27", "date or time"), ("[data]\nval = [07:32:00]", "date or time"),
         ("x = " + "[" * 9000, "too deep"),
         ("a" + ".a" * 9000 + " = 1", "too deep"), ("x = " + "9" * 5000, "thousands of digits"),
         ("[data]\nroot = 'a\0b'", "not valid TOML"), ('[data]\nroot = "a\\u0000b"', "NUL"), ("data = 3", "data"),
         ("[data.own]\ntoy = 3", "own"), ("[data.own.toy]\nroot = 'x'", "toy"), ("#" * 1_000_001, "is larger than"),
-        ("lr = True", "Write true"), ("\ufeff[optim]\nlr = x", "quotes"), ("[optim]\nlr = '1'", "lr"),
+        ("lr = True", "Write true"), ("\ufeff[optim]\nlr = x", "quotes"), ("[optim]\nlr = 'x'", "lr"),
     )
 ]  # fmt: skip
 
@@ -303,7 +307,7 @@ DATA = [
         ("label empty", cut(LABEL, 0), EVAL, "0.png"),
         ("label is text", text(LABEL, "hello"), EVAL, "0.png"),
         ("label is gone", lambda root: (root / LABEL).unlink(), EVAL, "label"),
-        ("label in colour", picture(LABEL, np.zeros((64, 96, 3), np.uint8)), EVAL, "channels"),
+        ("label in colour", picture(LABEL, np.zeros((64, 96, 3), np.uint8)), EVAL, "painted in colours"),
         ("label of 16 bits", picture(LABEL, np.full((64, 96), 999, np.uint16)), EVAL, "999"),
         ("label of another size", picture(LABEL, GREY[:32]), EVAL, "0.png"),
         ("label of values that are none", picture(LABEL, GREY + 77), EVAL, "77"),
@@ -316,6 +320,7 @@ DATA = [
         ("no train images", lambda root: [(root / f"toy/images/train/{n}.png").unlink() for n in range(3)], RESUME,
          "error: "),
         ("settings of the run", text("run/settings.toml", "x ="), RESUME, "error: "),
+        ("log is a folder", folder("run/log.jsonl"), RESUME, "log.jsonl' cannot be read: Is a directory"),
         ("settings of the run", cut("run/settings.toml", 0), RESUME, "error: "),
         ("scores", text("scores.json", "{"), "compare {}/scores.json {}/scores.json", "scores.json"),
         ("scores", text("scores.json", "[]"), "compare {}/scores.json {}/scores.json", "scores.json"),

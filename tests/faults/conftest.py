@@ -61,10 +61,14 @@ def tally(pytestconfig) -> Callable[[str], AbstractContextManager[None]]:
 
 
 def pytest_terminal_summary(terminalreporter, config) -> None:
-    """Print tried and held."""
+    """Print the table of promises: tried and held, by kind and in all."""
     found = config.stash.get(TALLY, {})
-    for kind, (tried, held) in sorted(found.items()):
-        terminalreporter.write_line(f"{kind}: {tried} tried, {held} held")
+    if not found:
+        return
+    terminalreporter.section("tried and held")
+    rows = [*sorted(found.items()), ("all", [sum(column) for column in zip(*found.values(), strict=True)])]
+    for kind, (tried, held) in rows:
+        terminalreporter.write_line(f"{kind:<32} {tried:>5} tried {held:>5} held")
 
 
 @pytest.fixture(scope="session")

@@ -30,9 +30,10 @@ class Ended:
 
     @property
     def is_told(self) -> bool:
-        """No traceback, and where it failed, a sentence."""
+        """No traceback, and where it failed, a sentence: ours, or Typer's in a box."""
         said = self.out + self.err
-        return "Traceback" not in said and self.code != "timeout" and (self.code == 0 or "error: " in said)
+        told = "error: " in said or "─ Error ─" in said
+        return "Traceback" not in said and self.code != "timeout" and (self.code == 0 or told)
 
 
 class Commands:

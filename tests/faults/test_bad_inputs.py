@@ -20,7 +20,8 @@ def try_one(commands: Commands, root: Path, bad: Bad) -> None:
     # what the run and its settings name is the world that they were copied from
     if words[0] == "eval" or (words[0] == "train" and "--resume" in words):
         words += ["--set", f"data.own.toy.root={root / 'toy'}"] if "--preset" not in words else []
-    if words[0] in ("eval", "visualize", "bench", "calibrate", "export") and "--backbone" not in words:
+    reads_backbone = ("eval", "visualize", "bench", "calibrate", "export", "train")
+    if words[0] in reads_backbone and "--backbone" not in words:
         words += ["--backbone", str(root / "backbone.pth")]
     bad.harm(root)
     kept = {name: (root / name).read_bytes() for name in bad.keeps}

@@ -62,6 +62,14 @@ def test_two_outputs_are_two_files(tmp_path):
         outputs.claim(tmp_path / "x" / ".." / "a.json", "--report")
 
 
+def test_an_output_below_a_file_is_refused_before_the_work(tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    for name in ("notes/a.json", "notes/deep/a.json"):
+        with pytest.raises(ReinError, match="notes' is a file, and a folder was expected"):
+            Outputs("eval", []).claim(tmp_path / name, "--json")
+    assert Outputs("eval", []).claim(tmp_path / "new" / "deep" / "a.json")
+
+
 def test_links_are_written_through_and_pipes_are_written_to(tmp_path):
     real, link, pipe = tmp_path / "real.json", tmp_path / "link.json", tmp_path / "pipe"
     real.write_text("old")

@@ -202,6 +202,16 @@ def test_pixel_decoder_takes_maps_of_one_size_or_of_their_own():
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+def test_a_level_of_one_position_is_the_same_for_one_image_as_for_two():
+    torch.manual_seed(0)
+    decoder = PixelDecoder([24] * 4, 32, heads=4, points=2, layers=1, ffn=48)  # 32 groups of one channel
+    maps = [torch.randn(2, 24, 2, 2) for _ in range(4)]
+    sizes = [(8, 8), (4, 4), (2, 2), (1, 1)]
+    with torch.no_grad():
+        two, one = decoder(maps, sizes), decoder([each[:1] for each in maps], sizes)
+    torch.testing.assert_close(one.mask_features, two.mask_features[:1], rtol=1e-4, atol=1e-5)
+
+
 def test_only_what_is_declared_trains_and_the_rest_stays_in_evaluation_mode():
     model = Segmentor(tiny.settings().model, 5, 4).train()
     assert not any(module.training for module in model.backbone.modules())

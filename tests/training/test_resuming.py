@@ -26,6 +26,7 @@ from reincli.settings_files import to_toml
 from reincli.training import run_folder
 from reincli.training import train as loop
 from reincli.training.batches import WorkerLostError, _next
+from reincli.training.run_folder import read_log
 from reincli.training.signals import stop_requests
 
 
@@ -209,3 +210,9 @@ def test_a_terminal_that_is_closed_saves_as_a_stop_does_unless_nohup_has_it_igno
             assert signal.getsignal(signal.SIGHUP) == before
     finally:
         signal.signal(signal.SIGHUP, found)
+
+
+def test_a_log_that_is_no_file_is_named(tmp_path):
+    (tmp_path / "log.jsonl").mkdir()
+    with pytest.raises(ReinError, match=r"log\.jsonl' cannot be read: Is a directory"):
+        read_log(tmp_path)
