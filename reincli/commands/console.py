@@ -124,7 +124,7 @@ def progress(description: str, total: int) -> Iterator[Advance]:
 
     Args:
         description: what is being done, a few words.
-        total: how many there are.
+        total: how many there are; 0: nobody knows.
 
     Yields:
         `advance(n=1, note="")`.
@@ -154,7 +154,7 @@ def _bar(console: Console, description: str, total: int) -> Iterator[Advance]:
     bar = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        MofNCompleteColumn(),
+        MofNCompleteColumn() if total else TextColumn("{task.completed}"),
         _PaceColumn(),
         TextColumn("{task.fields[note]}", markup=False),
         console=console,
@@ -162,7 +162,7 @@ def _bar(console: Console, description: str, total: int) -> Iterator[Advance]:
         redirect_stdout=sys.stdout.isatty(),  # results that go to a file or a pipe stay out of the bar
     )
     with bar:
-        task = bar.add_task(description, total=total, note="", at=0.0)
+        task = bar.add_task(description, total=total or None, note="", at=0.0)
 
         def advance(n: int = 1, note: str = "") -> None:
             bar.update(task, advance=n, at=bar.tasks[0].elapsed)
@@ -203,7 +203,10 @@ class _PlainLines:
 
     def _show(self) -> None:
         now = time.monotonic()
-        parts = [f"{self.done}/{self.total}", _pace(self.done, self.total, now - self.start)]
+        parts = [
+            f"{self.done}/{self.total}" if self.total else f"{self.done}",
+            _pace(self.done, self.total, now - self.start),
+        ]
         if self.note:
             parts.append(self.note)
         self.console.print(f"{self.description}: " + ", ".join(filter(None, parts)), soft_wrap=True)
@@ -223,10 +226,15 @@ def duration(seconds: float) -> str:
 
 
 def _pace(done: int, total: int, seconds: float) -> str:
-    """'3.2/s, 42 s left'; at the end '3.2/s, took 1 min 05 s'; while nothing is done, how long it has been."""
+    """'3.2/s, 42 s left'; at the end '3.2/s, took 1 min 05 s'; while nothing is done, how long it has been.
+
+    Of an unknown total, 0: '3.2/s, 42 s so far'.
+    """
     if not done or seconds <= 0:
         return duration(seconds) if seconds >= 1 else ""
     speed = done / seconds
+    if not total:
+        return f"{_rate(speed)}, {duration(seconds)} so far"
     rest = f"{duration((total - done) / speed)} left" if done < total else f"took {duration(seconds)}"
     return f"{_rate(speed)}, {rest}"
 

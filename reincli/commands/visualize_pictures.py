@@ -104,8 +104,7 @@ def draw_pictures(pictures: list[Input], artist: Artist, request: Request, tally
 def _see(jobs: list[_Job], artist: Artist) -> None:
     """Predict the pictures together; where that fails, each alone, so that only the one at fault is lost."""
     for job in jobs:
-        remark = artist.far_from_scale(job.image.shape) if job.image is not None else ""
-        if remark:
+        for remark in artist.remarks(job.image.shape) if job.image is not None else ():
             note(remark)
     try:
         found = artist.see([job.image for job in jobs if job.image is not None])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,6 +52,9 @@ MEMORY_AFTER = 20
 """Steps after which the peak of memory is told."""
 STARVED, STARVED_LINES = 0.2, 3
 """Share of time spent waiting for data, in so many log lines in a row, that is worth a remark."""
+KINDS = ("cls", "mask", "dice")
+LOGGED = ("loss", *(f"loss_{kind}" for kind in KINDS), *(f"all_{kind}" for kind in KINDS))
+"""Losses in the log: the total, each kind of the last round, and each kind summed over all rounds."""
 FAILURE = "failure.pth"
 """State and batch of a training that gave up, in the run's folder."""
 
@@ -63,6 +66,7 @@ class Watch:
     Attributes:
         note: a remark. step: a log line. tick: the number of steps done, after each.
         predicted: (iteration, sample, (H, W) label map) of every validation image.
+        validating: opened for a validation of so many images, gives what is called after each.
         validated: (iteration, result) of a validation.
         looked: (iteration, number, image file, (H, W) label map) of every target image that was looked at.
     """
@@ -71,6 +75,9 @@ class Watch:
     step: Callable[[StepLog], None] = lambda log: None
     tick: Callable[[int], None] = lambda iteration: None
     predicted: Callable[[int, Sample, np.ndarray], None] = lambda iteration, sample, prediction: None
+    validating: Callable[[int], AbstractContextManager[Callable[[], object]]] = lambda total: nullcontext(
+        lambda: None
+    )
     validated: Callable[[int, dict[str, Any]], None] = lambda iteration, result: None
     looked: Callable[[int, int, Path, np.ndarray], None] = lambda iteration, number, image, prediction: None
 
@@ -220,8 +227,8 @@ def train_step(run: Run, slices: list[dict[str, Any]]) -> dict[str, Tensor]:
         slices: of the batch, computed one after another; their gradients add up.
 
     Returns:
-        Means over the slices of 'loss' and of the last round's parts, 'grad_norm', and 'skipped', 1 where the
-        gradient was not finite and the weights stayed as they were: 0-d tensors on the device.
+        Means over the slices of `LOGGED`, 'grad_norm', and 'skipped', 1 where the gradient was not finite and the
+        weights stayed as they were: 0-d tensors on the device.
     """
     targets = [targets_of(piece["label"], run.model.classes, run.device) for piece in slices]
     images = [partial(normalised, run, piece["image"], piece["size"]) for piece in slices]
@@ -250,7 +257,7 @@ def add_gradients(
         last: it has no further one, so processes exchange what has added up.
 
     Returns:
-        Means over the slices of 'loss' and of the last round's parts, 0-d tensors on the device.
+        Means over the slices of `LOGGED`, 0-d tensors on the device.
     """
     pairs = sum(wanted.divisor for wanted in targets) / len(targets)
     divisor = mean_over_processes([pairs])[0]
@@ -263,7 +270,7 @@ def add_gradients(
             losses = slice_losses(run, image(), wanted, points, divisor, draws)
             with part("losses"):
                 run.scaler.scale(losses["loss"] / len(targets)).backward()
-        for name in ("loss", "loss_cls", "loss_mask", "loss_dice"):
+        for name in LOGGED:
             value = losses[name].detach() / len(targets)
             total[name] = total[name] + value if name in total else value
     return total
@@ -286,13 +293,19 @@ def slice_losses(
     divisor: float,
     draws: MaskDraws | None = None,
 ) -> dict[str, Tensor]:
-    """The losses of some normalised images, three a round, and their sum, 'loss'."""
+    """The losses of some normalised images, three a round, their sum, 'loss', and that of each kind, 'all_cls', ...."""
     with autocast(run.precision, run.device):
         predictions = run.network(images) if draws is None else run.network(images, draws=draws)
     count = run.settings.train.points
     with part("losses"):
         losses, _ = mask2former_loss(predictions, targets, points, count=count, divisor=divisor)
-        return {**losses, "loss": torch.stack(list(losses.values())).sum()}
+        parts = {
+            f"all_{kind}": torch.stack(
+                [value.detach() for name, value in losses.items() if name.endswith(f"loss_{kind}")]
+            ).sum()
+            for kind in KINDS
+        }
+        return {**losses, **parts, "loss": torch.stack(list(losses.values())).sum()}
 
 
 def update(run: Run) -> tuple[Tensor, Tensor]:
@@ -386,13 +399,16 @@ def validate(run: Run, samples: list[Sample], watch: Watch, stop: StopRequest) -
         KeyboardInterrupt: a stop was asked for; a resumed run validates anew.
     """
 
-    def on_image(scored: Scored) -> None:
-        if stop.asked:
-            raise stopped(run)
-        watch.predicted(run.iteration, scored.sample, scored.prediction)
-
     run.model.eval()
-    with run.ema.applied() if run.ema is not None else nullcontext():
+    average = run.ema.applied() if run.ema is not None else nullcontext()
+    with watch.validating(len(run.rank.share(samples))) as advance, average:
+
+        def on_image(scored: Scored) -> None:
+            if stop.asked:
+                raise stopped(run)
+            watch.predicted(run.iteration, scored.sample, scored.prediction)
+            advance()
+
         predictor = Predictor(
             run.model, run.classes, run.settings, run.device, run.precision, in_training=True
         )
