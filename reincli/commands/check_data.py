@@ -17,6 +17,7 @@ from reincli.data.completeness import KNOWN_BAD, ONE_COLOUR, OTHER_SIZE, label_a
 from reincli.data.labels import CITYSCAPES, Classes
 from reincli.data.layouts import DATASETS, NO_CONVERSION, own_folders
 from reincli.data.loading import ranges, value_hint
+from reincli.data.missing import command_for
 from reincli.data.sources import label_table, some
 from reincli.errors import ReinError
 from reincli.prepare import prepare
@@ -207,7 +208,7 @@ def _hint(kind: str, own: str, dataset: str, root: Path, archives: str) -> str:
         return "Bring their images: a part of the download, or their folder, is missing. Else take the labels out."
     if kind == "without_label":
         prepared = dataset in DATASETS and dataset not in NO_CONVERSION
-        command = f"rein prepare-data {dataset} {root}"
+        command = command_for(dataset, root)
         if prepared:
             return f"Prepare them: {command}" + (f"; their originals are in {archives}." if archives else "")
         where = f" ({archives})" if archives else ""

@@ -85,7 +85,9 @@ def run(
         command = f" (rein download {kind or DEFAULT})" if family.is_open else ""
         raise ReinError(
             f"There are no raw weights at '{source}'.",
-            f"Download {family.address} to {CHECKPOINTS / family.file}{command}, or name your file.",
+            "Name the raw file of the weights."
+            if family.shipped
+            else f"Download {family.address} to {CHECKPOINTS / family.file}{command}, or name your file.",
         )
     given = foundation.plain_backbone(foundation.unwrap(read_file(source)))
     state, facts = foundation.recognise_backbone(given, str(source))

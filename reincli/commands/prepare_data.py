@@ -95,9 +95,9 @@ def run(
         raise ReinError(f"No dataset is named '{dataset}'.", hint + own, usage=True)
     if (severity or corruption or seed or channels != "rgb") and dataset != "cityscapes-c":
         options = "--severity, --corruption, --seed and --channels"
-        raise ReinError(f"{options} are for cityscapes-c alone.", usage=True)
+        raise ReinError(f"{options} are for cityscapes-c alone.", "Leave them out.", usage=True)
     if version is not None and dataset != "mapillary":
-        raise ReinError("--version is for mapillary alone.", usage=True)
+        raise ReinError("--version is for mapillary alone.", "Leave it out.", usage=True)
     if version is not None and version not in mapillary.VERSIONS:
         known = " or ".join(mapillary.VERSIONS)
         raise ReinError(f"Mapillary has no version '{version}'.", f"Give {known}.", usage=True)

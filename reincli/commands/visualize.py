@@ -160,7 +160,10 @@ def build_artist(
     ]
     paths = [each.checkpoint for each in chosen]
     if len({predictor.classes.names for predictor in predictors}) > 1:
-        raise ReinError(f"'{paths[1]}' and '{paths[0]}' have other classes: they cannot be compared.")
+        raise ReinError(
+            f"'{paths[1]}' and '{paths[0]}' have other classes: they cannot be compared.",
+            "Compare checkpoints of the same classes, in the same order.",
+        )
     for remark in dict.fromkeys(remark for each in predictors for remark in each.notes):
         note(remark)
     titles = titles_of(*paths) if len(paths) == 2 else ()

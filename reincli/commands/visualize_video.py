@@ -59,7 +59,8 @@ def draw_video(each: Input, artist: Artist, request: Request) -> None:
     span = video.span(request.start, request.end, request.every)
     if not span:
         raise NoVideoError(
-            f"'{each.source}' has no frame from --start on: it lasts {video.frames / video.rate:.1f} s."
+            f"'{each.source}' has no frame from --start on: it lasts {video.frames / video.rate:.1f} s.",
+            "Give an earlier --start.",
         )
     plan = {**request.identity, "video": stamp(each.source), "span": [span.start, span.stop, span.step],
             "labels": request.labels, "anomaly": request.anomaly}  # fmt: skip

@@ -17,7 +17,7 @@ from reincli.data.check import is_turned
 from reincli.data.compact import open_compact
 from reincli.data.labels import IGNORE, count_values
 from reincli.data.layouts import DATASETS, NO_CONVERSION
-from reincli.data.sources import UNDECLARED, Sample
+from reincli.data.sources import UNDECLARED, Sample, prepare_command
 from reincli.data.stored import LAST_PANOPTIC, read_values
 from reincli.data.transforms import ArrayPixels, Pixels
 from reincli.errors import ReinError
@@ -134,7 +134,7 @@ def value_hint(sample: Sample) -> str:
             f"segmentation, not those of another task{other}."
         )
     if sample.dataset in DATASETS:
-        return f"Prepare the labels again: rein prepare-data {sample.dataset} --force"
+        return f"Prepare the labels again: {prepare_command(sample)} --force"
     return f"Declare the values under data.own.{sample.dataset} (classes, ignore, map), or mend the files."
 
 

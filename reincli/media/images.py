@@ -20,6 +20,8 @@ import numpy as np
 
 from reincli.errors import ReinError
 
+OBJECTS = 1000
+"""From here on stored values are numbers of objects, as datasets of the streets write them (class * 1000 + n)."""
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_HEAD = 33  # bytes of signature and header
 _GREY, _PALETTE = 0, 3  # colour types of a PNG
@@ -138,7 +140,7 @@ def _why_not(path: Path, data: np.ndarray, what: str) -> ReinError:
         )
     return ReinError(
         f"Cannot decode the {what} '{path}' ({data.size} bytes).",
-        "The file is damaged, cut short or no image: fetch it again.",
+        "The file is damaged, cut short or no image: bring a whole copy of it.",
     )
 
 
@@ -295,7 +297,12 @@ def read_label(path: Path) -> np.ndarray:
         )
     if label.dtype != np.uint8:
         if label.max(initial=0) > 255:
-            raise ReinError(f"The label '{path}' has value {label.max()}; expected 0 to 255.")
+            raise ReinError(
+                f"The label '{path}' has value {label.max()}; expected 0 to 255.",
+                "Such values number objects, not classes: give the labels of the classes, in 8 bits."
+                if label.max() >= OBJECTS
+                else "Write the classes anew with indices from 0 on, 255 for what has none.",
+            )
         label = label.astype(np.uint8)
     return label
 

@@ -339,7 +339,10 @@ class VideoParts:
         self.close()
         if not self.parts:
             shutil.rmtree(self.folder, ignore_errors=True)
-            raise ReinError(f"There is no frame to write to '{self.target}'.")
+            raise ReinError(
+                f"There is no frame to write to '{self.target}'.",
+                "Check that the video plays, and its --start.",
+            )
         whole = self.folder / "whole.mp4"
         with _disk(self.target):
             if len(self.parts) == 1:

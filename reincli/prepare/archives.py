@@ -73,7 +73,9 @@ def pending(
     waiting = unfinished(dataset, root)
     if waiting:
         message = f"The download '{waiting[0]}' is not finished."
-        raise ReinError(message, "Let it finish, or remove the file and fetch it again.")
+        raise ReinError(
+            message, "Let it finish. Where nothing fetches it any more, fetch it again under its name."
+        )
     notes = read_notes(into)
     return [
         (path, what)
