@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -81,21 +82,42 @@ def table(
         numbers: headings of the columns that hold numbers; they are aligned to the right.
         footer: a last row set off by a line, for means and totals.
     """
-    grid = Table(
-        title=title or None,
-        title_justify="left",
-        title_style="bold",
-        header_style="bold",
-        box=box.SIMPLE_HEAD,
-    )
-    for heading in columns:
-        grid.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
-    for row in rows:
-        grid.add_row(*(Text(cell) for cell in row))
-    if footer is not None:
-        grid.add_section()
-        grid.add_row(*(Text(cell) for cell in footer), style="bold")
-    output().print(grid)
+    console = output()
+    cells = [[_sayable(cell, console) for cell in row] for row in (columns, *rows, footer or ())]
+    widths = [max(cell_len(row[at]) for row in cells if row) for at in range(len(columns))]
+    for at, part in enumerate(_fitting(widths, console.width)):
+        grid = Table(
+            title=_sayable(title, console) if title and not at else None,
+            title_justify="left",
+            title_style="bold",
+            header_style="bold",
+            box=box.SIMPLE_HEAD,
+        )
+        for place in part:
+            right = columns[place] in numbers
+            grid.add_column(cells[0][place], justify="right" if right else "left", overflow="fold")
+        for row in cells[1:-1]:
+            grid.add_row(*(Text(row[place]) for place in part))
+        if footer is not None:
+            grid.add_section()
+            grid.add_row(*(Text(cells[-1][place]) for place in part), style="bold")
+        console.print(grid)
+
+
+def _fitting(widths: Sequence[int], room: int) -> list[list[int]]:
+    """Columns of a table of these widths, divided so that each part fits the room; the first is in every part."""
+    parts = [[0]]
+    for place in range(1, len(widths)):
+        wanted = sum(widths[each] + 3 for each in (*parts[-1], place)) + 1
+        if wanted > room and len(parts[-1]) > 1:
+            parts.append([0])
+        parts[-1].append(place)
+    return parts
+
+
+def _sayable(text: str, console: Console) -> str:
+    """A text as the terminal shows it, before it is measured: what its encoding lacks is written as escapes."""
+    return text.encode(console.encoding, "backslashreplace").decode(console.encoding)
 
 
 def note(text: str) -> None:

@@ -21,8 +21,6 @@ from reincli.media.images import is_whole_png
 from reincli.prepare.fetch import StoppedError, Watch, arrived, fetch, sha256, size_of
 from reincli.prepare.servers import RefusedError, Remote
 
-ANEW = "Give the command again: what is whole stays. Where that repeats, name a --mirror."
-"""What to do about a file that arrived and is not what it should be."""
 MANY = 100
 """Files of one name from which on none is asked for its size: progress then counts files."""
 MEGA = 10**6
@@ -342,14 +340,14 @@ def _look_at_weights(part: Path) -> None:
     try:
         read_file(part, map_only=True)
     except ReinError as error:  # its hint is for a file that stays
-        raise ReinError(f"{error.message} It was removed.", ANEW) from None
+        raise ReinError(f"{error.message} It was removed.") from None
 
 
 def _look_at_archive(part: Path) -> None:
     if not zipfile.is_zipfile(part):
-        raise ReinError(f"'{part}' is no zip archive, or its end is missing; it was removed.", ANEW)
+        raise ReinError(f"'{part}' is no zip archive, or its end is missing; it was removed.")
 
 
 def _look_at_picture(part: Path) -> None:
     if not is_whole_png(part):
-        raise ReinError(f"'{part}' is no whole PNG; it was removed.", ANEW)
+        raise ReinError(f"'{part}' is no whole PNG; it was removed.")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from reincli.data.downloads import brings, downloads_of, is_open, names_for, not_unpacked, unfinished
-from reincli.data.layouts import DATASETS, HOMES
+from reincli.data.layouts import DATASETS, DRAWN, HOMES
 from reincli.errors import ReinError
 
 DEPTH = 2
@@ -22,6 +22,8 @@ HEIGHT = 4
 
 def hint(dataset: str, root: Path, folder: str = "", *, prepare: bool = False) -> str:
     """What brings a dataset, or a folder of it, that is missing or not prepared."""
+    if dataset not in DATASETS and folder.startswith(DRAWN):
+        return f"Draw the labels from their file first: {command_for(dataset, root)}"
     if dataset not in DATASETS:
         beside = _nearest_folder(root, folder)
         near = f" Did you mean '{beside}'?" if beside else ""
