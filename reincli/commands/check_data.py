@@ -20,6 +20,7 @@ from reincli.data.loading import ranges, value_hint
 from reincli.data.missing import command_for
 from reincli.data.sources import label_table, some
 from reincli.errors import ReinError
+from reincli.media.images import sliver_remark
 from reincli.prepare import prepare
 
 SHOWN = 3
@@ -53,6 +54,7 @@ class Findings:
     hints: list[str] = field(default_factory=list)
     lone: list[str] = field(default_factory=list)
     known: list[str] = field(default_factory=list)
+    slivers: list[str] = field(default_factory=list)
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
 
     def add(self, report: FileReport) -> None:
@@ -71,6 +73,8 @@ class Findings:
             (height, width), (label_height, label_width) = report.image_size, report.label_size
             kind = self.turned if report.turned else self.mismatched
             kind.append(f"{name} is {width}x{height}, its label {label_width}x{label_height}")
+        if report.sliver:
+            self.slivers.append(sliver_remark(report.sample.image, report.sliver))
         self.pixels += report.stored
 
 
@@ -128,6 +132,10 @@ def check(
             absent = absent_classes(found.pixels, values, classes)
             if absent:
                 note(f"{found.split}: {absent}")
+    for found in findings:
+        if found.slivers:
+            others = f" So {len(found.slivers)} images of '{found.split}'." if len(found.slivers) > 1 else ""
+            note(found.slivers[0] + others)
     _fail_on_faults(dataset, root, findings, tolerate_sizes=own is None)
     for found in findings:
         require_pixels(found.pixels, values, f"the {found.pairs} labels of '{dataset}:{found.split}'")

@@ -21,7 +21,8 @@ from reincli.data.sources import UNDECLARED, Sample, prepare_command
 from reincli.data.stored import LAST_PANOPTIC, read_values
 from reincli.data.transforms import ArrayPixels, Pixels
 from reincli.errors import ReinError
-from reincli.media.images import jpeg_size, read_image, read_image_like
+from reincli.media.images import read_image, read_image_like
+from reincli.media.picture_kinds import jpeg_size
 
 SHRINKS = (8, 4, 2)
 """Factors by which a JPEG decoder can shrink an image on the way."""
