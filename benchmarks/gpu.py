@@ -45,7 +45,7 @@ from reincli.ops.window import resized_argmax
 from reincli.prediction.predict import Predictor
 from reincli.settings_files import load_settings
 from reincli.training.run import new_run
-from reincli.training.train import train_step
+from reincli.training.step import train_step
 
 HEAD = ("pixel decoder", "mask decoder", "output")
 STEPS = 3

@@ -45,7 +45,7 @@ from reincli.prediction.predict import Predictor, load_model
 from reincli.prediction.windows import OutOfMemoryError
 from reincli.settings_files import build_settings
 from reincli.training.run import Run, new_run
-from reincli.training.train import train_step
+from reincli.training.step import train_step
 
 WORK = ("inference", "slide", "training")
 BLOCK = 16

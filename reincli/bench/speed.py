@@ -91,9 +91,9 @@ def _counter() -> FlopCounterMode:
         )  # five products where the forward pass has two
 
     def nothing(*rest: Any, **options: Any) -> int:
-        return 0  # in place it is the sparse product of deformable attention's sampling, which is not counted
+        return 0  # the sparse product is of deformable attention's sampling, which is not counted
 
-    own: dict[Any, Any] = {aten.addmm_: nothing, aten.sparse_sampled_addmm: nothing}
+    own: dict[Any, Any] = {aten.sparse_sampled_addmm: nothing}
     own[aten._scaled_dot_product_flash_attention_for_cpu] = forward
     own[aten._scaled_dot_product_flash_attention_for_cpu_backward] = backward
     apple = getattr(aten, "_scaled_dot_product_attention_math_for_mps", None)

@@ -92,7 +92,15 @@ def project(maps: Tensor, conv: nn.Module) -> Tensor:
     if maps.stride(1) != 1 or maps.shape[1] == 1:
         return conv(maps)
     tokens = F.linear(maps.flatten(2).transpose(1, 2), conv.weight.flatten(1), conv.bias)  # type: ignore[operator,arg-type]
-    return tokens.transpose(1, 2).unflatten(2, maps.shape[2:])
+    return as_map(tokens, (maps.shape[2], maps.shape[3]))
+
+
+def as_map(tokens: Tensor, shape: tuple[int, int]) -> Tensor:
+    """(B, h*w, D) -> (B, D, h, w), channels last also for a single image.
+
+    Transposing first would leave a stride of the batch by which PyTorch does not see the layout, and resizes slowly.
+    """
+    return tokens.unflatten(1, shape).permute(0, 3, 1, 2)
 
 
 class DeformableSelfAttention(nn.Module):
@@ -264,7 +272,7 @@ class PixelDecoder(nn.Module):
             features = checkpointed(layer, features, positions, references, shapes, sides, when=recompute)
 
         memories = list(features.split([h * w for h, w in shapes], dim=1))
-        finest = memories[-1].transpose(1, 2).unflatten(2, shapes[-1])
+        finest = as_map(memories[-1], shapes[-1])
         lateral = self.lateral_norm(resize(project(maps[0], self.lateral_conv), sizes[0]))
         merged = F.relu(self.output_norm(self.output_conv(lateral + resize(finest, sizes[0]))))
         return PixelFeatures(self.mask_feature(merged), memories, shapes)

@@ -3,15 +3,15 @@
 Shapes: B images, L levels, N = sum of h*w over the levels, H heads, D channels a head, Q queries, P points.
 
 Each output row is a weighted sum of 4*L*P rows of the values: four corners of each sampled point, weight =
-attention x bilinear. So the operation is a sparse matrix times the values, which on the CPU is several
-times faster than sampling map by map; on CUDA it is one kernel (`ops.deformable_triton`). `sample_plain` is the
-textbook form; all give the same numbers.
+attention x bilinear. So the operation is a bag of weighted rows (what word embeddings are summed by), which on the CPU
+is many times faster than sampling map by map; on CUDA it is one kernel (`ops.deformable_triton`). `sample_plain` is
+the textbook form; all give the same numbers.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,12 +65,22 @@ def deformable_attention(
         from reincli.ops.deformable_triton import attend
 
         return attend(value, [side for shape in shapes for side in shape], locations, weights)
-    entries, rows = len(shapes) * weights.shape[4], value.shape[0] * value.shape[1] * value.shape[2]
-    # MKL multiplies sparse matrices; torch refuses rows with more entries than there are columns (toy sizes)
-    by_rows = value.device.type == "cpu" and entries <= rows and not torch.compiler.is_compiling()
-    if by_rows and torch.backends.mkl.is_available():  # a compiler takes no sparse matrices
-        return sample_sparse(value, shapes, locations, weights)
+    if value.device.type == "cpu" and _by_bags(value, len(shapes) * weights.shape[4]):
+        return sample_bags(value, shapes, locations, weights)
     return sample_plain(value, shapes, locations, weights)
+
+
+def _by_bags(value: Tensor, points: int) -> bool:
+    """Whether `sample_bags` runs: always in inference; its backward pass multiplies sparse matrices.
+
+    Those are MKL's, no compiler takes them, and torch refuses rows with more entries than columns (toy sizes).
+    """
+    if not torch.is_grad_enabled():
+        return True
+    if torch.compiler.is_compiling():
+        return False
+    fits = 4 * points <= value.shape[0] * value.shape[1] * value.shape[2]
+    return fits and torch.backends.mkl.is_available()
 
 
 def sample_plain(
@@ -125,32 +135,68 @@ def sample_gathered(
     return mixed.transpose(1, 2).reshape(batch, queries, heads * width).to(value.dtype)
 
 
-def sample_sparse(
+def sample_bags(
     value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """`deformable_attention` as a sparse matrix product (CPU)."""
+    """`deformable_attention` as weighted sums of rows, the four corners of all points of a query at a time (CPU)."""
     batch, _, heads, width = value.shape
-    rows = _SparseSample.apply(value.float(), locations.float(), weights.float(), tuple(shapes))
+    given = value.float(), locations.float(), weights.float()
+    if torch.is_grad_enabled() and any(each.requires_grad for each in given):
+        rows = _Bags.apply(*given, tuple(shapes))
+    else:
+        rows = _sums(*given, shapes)
     return rows.view(batch, locations.shape[1], heads * width).to(value.dtype)
+
+
+def _sums(value: Tensor, locations: Tensor, weights: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
+    """(B*Q*H, D), as `_Bags`."""
+    found = corners(shapes, locations, value.shape[2], value.shape[1])
+    return _bag(
+        value.reshape(-1, value.shape[-1]), *found.entries(weights.reshape(-1, found.across[0].shape[1]))
+    )
+
+
+def _bag(rows: Tensor, index: Tensor, coefficients: Tensor) -> Tensor:
+    """Sum of rows: (n, D) rows, (m, e) which of them and by how much each -> (m, D). One pass, nothing is gathered."""
+    count, entries = index.shape
+    starts = torch.arange(0, count * entries, entries, dtype=index.dtype, device=index.device)
+    return F.embedding_bag(index.view(-1), rows, starts, mode="sum", per_sample_weights=coefficients.view(-1))
 
 
 @dataclass(frozen=True)
 class Corners:
     """The four neighbours of every sampled point; each tensor has B*Q*H rows of E = L*P entries.
 
-    They stay apart: putting them side by side in one matrix would cost as much as using them.
-
     Attributes:
         rows: int32 row of value.view(B*N*H, D), in the order (top left, top right, bottom left, bottom right).
         across, down: bilinear factor of the left and right, of the top and bottom neighbours; 0 outside the map.
-        slope_x, slope_y: what a factor changes by a unit of location: -size and +size, 0 outside the map.
+        within_x, within_y: whether these neighbours lie on the map. width, height: of the map, (H*L*P,).
     """
 
     rows: list[Tensor]
     across: list[Tensor]
     down: list[Tensor]
-    slope_x: list[Tensor]
-    slope_y: list[Tensor]
+    within_x: list[Tensor]
+    within_y: list[Tensor]
+    width: Tensor
+    height: Tensor
+
+    def entries(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and coefficients (attention x bilinear) of all neighbours side by side, (B*Q*H, 4 E) each."""
+        by_line = [weights * each for each in self.down]
+        coefficients = [line * column for line in by_line for column in self.across]
+        return torch.cat(self.rows, dim=1), torch.cat(coefficients, dim=1)
+
+    def slopes(self) -> tuple[list[Tensor], list[Tensor]]:
+        """What `across` and `down` change by a unit of location: -size and +size, 0 outside the map."""
+        queries = self.across[0].numel() // len(self.width)
+        width, height = (
+            side.expand(queries, -1).reshape(self.across[0].shape) for side in (self.width, self.height)
+        )
+        return (
+            [self.within_x[0] * -width, self.within_x[1] * width],
+            [self.within_y[0] * -height, self.within_y[1] * height],
+        )
 
 
 def corners(shapes: Sequence[tuple[int, int]], locations: Tensor, heads: int, total: int) -> Corners:
@@ -159,7 +205,7 @@ def corners(shapes: Sequence[tuple[int, int]], locations: Tensor, heads: int, to
     device, entries = locations.device, levels * points
 
     def constant(values: Sequence[int]) -> Tensor:  # (H*L*P,): one inner loop for all of a query's points
-        by_level = torch.tensor(values, dtype=torch.float32, device=device)
+        by_level = torch.tensor(values, dtype=torch.int32, device=device)
         return by_level.repeat_interleave(points).repeat(heads)
 
     height, width = constant([h for h, _ in shapes]), constant([w for _, w in shapes])
@@ -169,34 +215,41 @@ def corners(shapes: Sequence[tuple[int, int]], locations: Tensor, heads: int, to
     lines = _pair(locations[..., 1].reshape(batch, queries, -1), height)
     image = torch.arange(batch, dtype=torch.int32, device=device).view(-1, 1, 1) * (total * heads)
     head = torch.arange(heads, dtype=torch.int32, device=device).repeat_interleave(entries)
-    column_index = [x.to(torch.int32) * heads for x, _, _ in columns]
-    line_index = [(y * width + starts).to(torch.int32) * heads + (image + head) for y, _, _ in lines]
+    column_index = [x * heads for x, _, _ in columns]
+    line_index = [y * (width * heads) + (image + head + starts * heads) for y, _, _ in lines]
     return Corners(
         rows=[(y + x).view(-1, entries) for y in line_index for x in column_index],
         across=[factor.view(-1, entries) for _, factor, _ in columns],
         down=[factor.view(-1, entries) for _, factor, _ in lines],
-        slope_x=[slope.view(-1, entries) for _, _, slope in columns],
-        slope_y=[slope.view(-1, entries) for _, _, slope in lines],
+        within_x=[within.view(-1, entries) for _, _, within in columns],
+        within_y=[within.view(-1, entries) for _, _, within in lines],
+        width=width,
+        height=height,
     )
 
 
 def _pair(location: Tensor, extent: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """For the lower and the upper neighbour: position held inside, factor, slope of the factor."""
+    """For the lower and the upper neighbour: position held on the map, factor, whether it lies there.
+
+    Positions are held as whole numbers: what is no number, or far away, reads some place of the map too, and its
+    factor says what it is.
+    """
     pixel = location * extent - 0.5
     lower = pixel.floor()
     far = pixel - lower
+    whole, last = lower.to(torch.int32), extent - 1
     result = []
-    for position, factor, sign in ((lower, 1 - far, -1.0), (lower + 1, far, 1.0)):
-        held = position.clamp(min=0).minimum(extent - 1)
-        inside = (held == position).float()
-        result.append((held, factor * inside, inside * (sign * extent)))
+    for position, factor in ((whole, 1 - far), (whole + 1, far)):
+        held = position.clamp(min=0).minimum(last)
+        within = held == position
+        result.append((held, factor * within, within))
     return result
 
 
-class _SparseSample(torch.autograd.Function):
+class _Bags(torch.autograd.Function):
     """Values (B, N, H, D), locations (B, Q, H, L, P, 2), weights (B, Q, H, L, P) -> (B*Q*H, D).
 
-    The matrix is worked out again in the backward pass: keeping it would cost more memory than all else here.
+    Neighbours are worked out again in the backward pass: keeping them would cost more memory than all else here.
     """
 
     @staticmethod
@@ -205,12 +258,7 @@ class _SparseSample(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(value, locations, weights)
         ctx.shapes = shapes
-        rows = value.reshape(-1, value.shape[-1])
-        found = corners(shapes, locations, value.shape[2], value.shape[1])
-        result = rows.new_zeros(weights.shape[0] * weights.shape[1] * weights.shape[2], rows.shape[1])
-        for index, coefficients in _entries(found, weights.reshape(len(result), -1)):
-            result.addmm_(_csr(index, coefficients, len(rows)), rows)
-        return result
+        return _sums(value, locations, weights, shapes)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
@@ -218,33 +266,25 @@ class _SparseSample(torch.autograd.Function):
         need_value, need_locations, need_weights, _ = ctx.needs_input_grad
         grad = grads[0].contiguous()
         rows = value.reshape(-1, value.shape[-1])
-        turned = rows.t().contiguous() if need_locations or need_weights else None
         found = corners(ctx.shapes, locations, value.shape[2], value.shape[1])
         flat = weights.reshape(len(grad), -1)
-        grad_rows = torch.zeros_like(rows) if need_value else None
-        products = []  # <grad, value> of every entry
-        for index, coefficients in _entries(found, flat):
-            if grad_rows is not None:
-                grad_rows.addmm_(_transposed(index, coefficients, len(rows)), grad)
-            if turned is not None:
-                pattern = _csr(index, torch.zeros_like(coefficients), len(rows))
-                sampled = torch.sparse.sampled_addmm(pattern, grad, turned, beta=0.0)
-                products.append(sampled.values().view_as(coefficients))
-        grad_value = grad_rows.view_as(value) if grad_rows is not None else None
-        if not products:
+        index, coefficients = found.entries(flat)
+        grad_value = None
+        if need_value:
+            grad_value = _turned_bag(grad, index, coefficients, len(rows)).view_as(value)
+        if not (need_locations or need_weights):
             return grad_value, None, None, None
+        # <grad, value> of every entry
+        pattern = _csr(index, torch.zeros_like(coefficients), len(rows))
+        sampled = torch.sparse.sampled_addmm(pattern, grad, rows.t().contiguous(), beta=0.0)
+        products = sampled.values().view_as(coefficients).split(flat.shape[1], dim=1)
         by_line = [_mix(products[0:2], found.across), _mix(products[2:4], found.across)]
         grad_weights = _mix(by_line, found.down).view_as(weights)
-        slopes = [_mix(products[0:2], found.slope_x), _mix(products[2:4], found.slope_x)]
-        along_x, along_y = _mix(slopes, found.down) * flat, _mix(by_line, found.slope_y) * flat
+        slope_x, slope_y = found.slopes()
+        by_line_x = [_mix(products[0:2], slope_x), _mix(products[2:4], slope_x)]
+        along_x, along_y = _mix(by_line_x, found.down) * flat, _mix(by_line, slope_y) * flat
         grad_locations = torch.stack([along_x, along_y], dim=-1).view_as(locations)
         return grad_value, grad_locations, grad_weights, None
-
-
-def _entries(found: Corners, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows and coefficients (attention x bilinear) of each of the four neighbours."""
-    for number, index in enumerate(found.rows):
-        yield index, weights * found.down[number // 2] * found.across[number % 2]
 
 
 def _mix(pair: Sequence[Tensor], factors: Sequence[Tensor]) -> Tensor:
@@ -254,21 +294,18 @@ def _mix(pair: Sequence[Tensor], factors: Sequence[Tensor]) -> Tensor:
 def _csr(columns: Tensor, coefficients: Tensor, width: int) -> Tensor:
     rows, entries = columns.shape
     starts = torch.arange(0, rows * entries + 1, entries, dtype=torch.int32)
-    return _csr_tensor(starts, columns.reshape(-1), coefficients.reshape(-1), (rows, width))
-
-
-def _transposed(columns: Tensor, coefficients: Tensor, width: int) -> Tensor:
-    rows, entries = columns.shape
-    starts = np.arange(0, rows * entries + 1, entries, dtype=np.int32)
-    matrix = sparse.csr_matrix(
-        (coefficients.detach().reshape(-1).numpy(), columns.reshape(-1).numpy(), starts), shape=(rows, width)
-    )
-    turned = matrix.tocsc()
-    parts = [torch.from_numpy(part) for part in (turned.indptr, turned.indices, turned.data)]
-    return _csr_tensor(parts[0], parts[1], parts[2], (width, rows))
-
-
-def _csr_tensor(starts: Tensor, columns: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch calls its CSR layout "beta" once a process
-        return torch.sparse_csr_tensor(starts, columns, values, size)
+        return torch.sparse_csr_tensor(starts, columns.view(-1), coefficients.view(-1), (rows, width))
+
+
+def _turned_bag(grad: Tensor, index: Tensor, coefficients: Tensor, count: int) -> Tensor:
+    """The transposed matrix times (m, D) gradients: (count, D), the entries sorted by row of the values first."""
+    rows, entries = index.shape
+    starts = np.arange(0, rows * entries + 1, entries, dtype=np.int32)
+    matrix = sparse.csr_matrix(
+        (coefficients.detach().view(-1).numpy(), index.view(-1).numpy(), starts), shape=(rows, count)
+    )
+    turned = matrix.tocsc()
+    first, places, factors = (torch.from_numpy(each) for each in (turned.indptr, turned.indices, turned.data))
+    return F.embedding_bag(places, grad, first[:-1], mode="sum", per_sample_weights=factors)

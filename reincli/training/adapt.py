@@ -36,7 +36,8 @@ from reincli.ops.pseudo import Pseudo, class_pixels, hide, paste, pseudo_labels
 from reincli.training.batches import labelled_crops, slices_of, train_samples
 from reincli.training.pseudo_watch import PseudoWatch, look_at
 from reincli.training.run import Run, save
-from reincli.training.train import Task, Watch, add_gradients, normalised, note_surroundings, update
+from reincli.training.step import add_gradients, normalised, update
+from reincli.training.train import Task, Watch, note_surroundings
 
 
 @dataclass(frozen=True)

@@ -207,7 +207,7 @@ def steps(monkeypatch, tmp_path, fused: bool, poisoned: int | None) -> tuple[lis
     """Weights after three steps, and which were skipped; the gradient of one step may be poisoned."""
     from reincli.data.sources import classes_of
     from reincli.training.run import new_run
-    from reincli.training.train import update
+    from reincli.training.step import update
 
     monkeypatch.setattr(optim, "FUSED", ("cpu", "cuda") if fused else ("cuda",))
     settings = tiny.settings()
@@ -238,7 +238,7 @@ def test_the_plain_step_is_the_fused_one_and_skips_the_same(monkeypatch, tmp_pat
 def test_a_run_goes_on_where_steps_are_taken_in_another_way(monkeypatch, tmp_path, before):
     """From a CUDA machine to a Mac and back: the optimiser's state is the same, the way is this machine's."""
     from reincli.training.run import prepare_run, save
-    from reincli.training.train import update
+    from reincli.training.step import update
 
     settings = tiny.settings("model.train_backbone=true", "model.backbone.weights='random'")
     place = {"device": torch.device("cpu"), "precision": "fp32"}

@@ -27,7 +27,7 @@ from reincli.ops import deformable
 from reincli.prediction.predict import Predictor
 from reincli.training.adapt import Adaptation
 from reincli.training.run import new_run
-from reincli.training.train import train_step
+from reincli.training.step import train_step
 
 CPU = torch.device("cpu")
 PACKAGE = str(Path(reincli.__file__).parent)

@@ -23,7 +23,8 @@ from reincli.training.adapt import Adaptation, lessons_of, masked_images, mixed_
 from reincli.training.ema import Ema, even
 from reincli.training.pseudo_watch import PseudoWatch, Seen, effective, look_at, warnings
 from reincli.training.run import Run, prepare_run
-from reincli.training.train import Watch, normalised, step_points, train
+from reincli.training.step import normalised, step_points
+from reincli.training.train import Watch, train
 
 CPU = torch.device("cpu")
 

@@ -25,7 +25,8 @@ from reincli.training import run_folder
 from reincli.training.batches import Draws, load_batches, train_samples
 from reincli.training.meter import Guard, Meter
 from reincli.training.run import Run, prepare_run
-from reincli.training.train import Watch, starvation, train, train_step
+from reincli.training.step import train_step
+from reincli.training.train import Watch, starvation, train
 
 CPU = torch.device("cpu")
 
@@ -174,7 +175,7 @@ def test_the_host_asks_the_model_and_the_losses_for_nothing_but_the_costs(files,
     run.model.train()
     slices = batches(run)[0]
     train_step(run, slices)
-    update = "reincli.training.train.update"
+    update = "reincli.training.step.update"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(update, lambda run: (torch.zeros(()), torch.zeros(())))
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:

@@ -19,7 +19,8 @@ from reincli.training import run_folder
 from reincli.training.batches import load_batches, train_samples
 from reincli.training.recording import Recorded
 from reincli.training.run import Run, prepare_run
-from reincli.training.train import step_masks, train, train_step
+from reincli.training.step import step_masks, train_step
+from reincli.training.train import train
 
 CPU = torch.device("cpu")
 LINKS = [
