@@ -103,8 +103,8 @@ def find_inputs(
         files = _files(text, out, suffix, match, result.missing)
         if suffix is None and Path(text).is_dir():
             besides = _besides(Path(text), out)
-            result.passed += Counter({end: n for end, n in besides.items() if end in OTHER_PICTURES})
-            result.others += Counter({end: n for end, n in besides.items() if end not in OTHER_PICTURES})
+            for end, count in besides.items():
+                (result.passed if end in OTHER_PICTURES else result.others)[end] += count
         for file, name in files:
             found.setdefault(Path(os.path.realpath(file)), (file, name))
     if not found and not result.cameras:
@@ -174,7 +174,7 @@ def _walk(folder: Path, drawn: Path, suffix: str | None, match: str | None) -> I
         for name in sorted(files):
             path = Path(parent, name)
             relative = path.relative_to(folder).as_posix()
-            wanted = name.endswith(suffix) if suffix is not None else _is_known(name)
+            wanted = name.endswith(suffix) if suffix is not None else _is_taken(path)
             if match and os.sep != "/":
                 match = match.replace(os.sep, "/")
             if match and not (fnmatch.fnmatch(relative, match) or fnmatch.fnmatch(name, match)):
@@ -185,8 +185,13 @@ def _walk(folder: Path, drawn: Path, suffix: str | None, match: str | None) -> I
 
 def _besides(folder: Path, out: Path) -> Counter[str]:
     """Files that are not taken from a folder, by suffix; hidden ones are not counted."""
-    every = (path for path in _walk(folder, out.resolve(), "", None) if not _is_known(path.name))
+    every = (path for path in _walk(folder, out.resolve(), "", None) if not _is_taken(path))
     return Counter(path.suffix.lower() for path in every)
+
+
+def _is_taken(path: Path) -> bool:
+    """Whether a file of a folder is taken; an AVIF where this build of OpenCV reads it."""
+    return _is_known(path.name) or (path.suffix.lower() == ".avif" and cv2.haveImageReader(str(path)))
 
 
 def _is_known(name: str) -> bool:

@@ -106,6 +106,11 @@ def test_a_gif_and_an_avif_are_read_where_opencv_reads_them(tmp_path):
             continue
         assert cv2.imwrite(str(tmp_path / f"x.{suffix}"), image)
         assert read_image(tmp_path / f"x.{suffix}").shape == (32, 48, 3)
+    if (tmp_path / "x.avif").exists():
+        (tmp_path / "y.avif").write_bytes(b"no avif")
+        found = find_inputs([str(tmp_path)], tmp_path / "out")
+        assert [each.source.name for each in found.files] == ["x.avif"]
+        assert found.passed == {".avif": 1, ".gif": 1}
 
 
 def test_a_png_that_was_cut_is_told_without_chatter(tmp_path, capfd):
