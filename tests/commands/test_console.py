@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import io
+import re
 import sys
 
 import pytest
@@ -155,3 +156,9 @@ def test_a_table_in_an_ascii_terminal_keeps_its_columns(monkeypatch):
     lines = [line for line in stream.read().splitlines() if "00" in line]
     assert "\\u9053\\u8def" in lines[0]
     assert lines[0].index("1.00") == lines[1].index("2.00")
+
+
+def test_of_an_unknown_total_none_is_shown(capsys):
+    with progress("stream", 0) as advance:
+        advance(7)
+    assert re.fullmatch(r"stream: 7, .* so far\n", capsys.readouterr().err)

@@ -14,7 +14,7 @@ from reincli.config import DataSettings
 from reincli.data.loading import load_label
 from reincli.data.sources import find_samples, label_table
 from reincli.media.images import write_png
-from reincli.prepare.annotated import Shape, draw, filled, runs, unpacked
+from reincli.prepare.shapes import Shape, draw, filled, runs, unpacked
 
 SIZE = (12, 16)
 """Height and width."""
@@ -76,6 +76,12 @@ def test_a_polygon_has_the_pixels_whose_middle_lies_in_it():
     assert np.array_equal(filled(triangle, *SIZE), x + y + 1 < 8)
     beyond = np.array([[-5.0, -5.0], [99.0, -5.0], [99.0, 99.0], [-5.0, 99.0]])
     assert filled(beyond, *SIZE).all()
+    assert not filled(beyond + 200, *SIZE).any()
+    rng = np.random.default_rng(0)
+    for _ in range(20):  # the same wherever it lies and however it is cut by the edge
+        star = rng.uniform(-6, 20, (7, 2))
+        large = filled(star + 30, 80, 80)
+        assert np.array_equal(filled(star, *SIZE), large[30 : 30 + SIZE[0], 30 : 30 + SIZE[1]])
 
 
 def test_a_polygon_that_crosses_itself_is_filled_by_the_even_odd_rule():
