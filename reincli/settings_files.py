@@ -63,7 +63,7 @@ def read_toml(path: Path) -> dict[str, Any]:
             f"No settings file at '{path}'.", "Give the path of a TOML file.", usage=True
         ) from None
     except IsADirectoryError:
-        raise ReinError(f"'{path}' is a folder, not a TOML file.", usage=True) from None
+        raise ReinError(f"'{path}' is a folder, not a TOML file.", "Give a file in it.", usage=True) from None
     except PermissionError:
         raise ReinError(f"No permission to read '{path}'.", "Check its owner and mode.", usage=True) from None
     except UnicodeDecodeError as error:
@@ -95,7 +95,9 @@ def parse_toml(text: str, what: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError:
         raise
     except ValueError:
-        raise ReinError(f"{what} has a number of thousands of digits.", usage=True) from None
+        raise ReinError(
+            f"{what} has a number of thousands of digits.", "Write it with fewer.", usage=True
+        ) from None
     return raw
 
 
@@ -222,7 +224,9 @@ def assign(raw: dict[str, Any], keys: list[str], value: Any) -> None:
         inner = table.setdefault(key, {})
         if not isinstance(inner, dict):
             raise ReinError(
-                f"'{'.'.join(keys)}' is not a setting: '{key}' is a value, not a table.", usage=True
+                f"'{'.'.join(keys)}' is not a setting: '{key}' is a value, not a table.",
+                "Known settings: rein presets NAME prints them all.",
+                usage=True,
             )
         table = inner
     table[keys[-1]] = value

@@ -55,7 +55,9 @@ def command(
     size: Annotated[
         str | None,
         typer.Option(
-            "--size", metavar="native|WxH", help="Test size; else the setting's own for each dataset."
+            "--size",
+            metavar="native|WxH|WxH!",
+            help="Test size (ratio kept, but for !); else the setting's own for each dataset.",
         ),
     ] = None,
     data_root: DataRoot = None,

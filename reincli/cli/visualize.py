@@ -108,7 +108,12 @@ def command(
     force: Annotated[bool, typer.Option("--force", help="Draw again what is already drawn.")] = False,
     mode: ModeOption = None,
     size: Annotated[
-        str, typer.Option("--size", metavar="native|WxH", help="Predict at the image's own size or another.")
+        str,
+        typer.Option(
+            "--size",
+            metavar="native|WxH|WxH!",
+            help="Predict at the image's own size or another; ! does not keep the ratio.",
+        ),
     ] = "native",
     suffix: Annotated[
         str | None, typer.Option("--suffix", metavar="TEXT", help="From folders, only names that end so.")

@@ -168,7 +168,7 @@ def slide_size(settings: Settings, text: str | None) -> tuple[int, int]:
     try:
         given = parse_size(text) if text else None
     except ValueError as error:
-        raise ReinError(f"--{error}.", usage=True) from None
+        raise ReinError(f"--{error}.", "For example: --size 1024x512", usage=True) from None
     if given is not None:
         return given
     usual = parse_size(test_size(settings, settings.data.val[0].split(":")[0])) if settings.data.val else None

@@ -17,8 +17,10 @@ from reincli.data.completeness import KNOWN_BAD, ONE_COLOUR, OTHER_SIZE, label_a
 from reincli.data.labels import CITYSCAPES, Classes
 from reincli.data.layouts import DATASETS, NO_CONVERSION, own_folders
 from reincli.data.loading import ranges, value_hint
+from reincli.data.missing import command_for
 from reincli.data.sources import label_table, some
 from reincli.errors import ReinError
+from reincli.media.images import sliver_remark
 from reincli.prepare import prepare
 
 SHOWN = 3
@@ -52,6 +54,7 @@ class Findings:
     hints: list[str] = field(default_factory=list)
     lone: list[str] = field(default_factory=list)
     known: list[str] = field(default_factory=list)
+    slivers: list[str] = field(default_factory=list)
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
 
     def add(self, report: FileReport) -> None:
@@ -70,6 +73,8 @@ class Findings:
             (height, width), (label_height, label_width) = report.image_size, report.label_size
             kind = self.turned if report.turned else self.mismatched
             kind.append(f"{name} is {width}x{height}, its label {label_width}x{label_height}")
+        if report.sliver:
+            self.slivers.append(sliver_remark(report.sample.image, report.sliver))
         self.pixels += report.stored
 
 
@@ -134,6 +139,10 @@ def check(
             absent = absent_classes(found.pixels, values, classes)
             if absent:
                 note(f"{found.split}: {absent}")
+    for found in findings:
+        if found.slivers:
+            others = f" So {len(found.slivers)} images of '{found.split}'." if len(found.slivers) > 1 else ""
+            note(found.slivers[0] + others)
     _fail_on_faults(dataset, root, findings, tolerate_sizes=own is None)
     for found in findings:
         require_pixels(found.pixels, values, f"the {found.pairs} labels of '{dataset}:{found.split}'")
@@ -214,7 +223,7 @@ def _hint(kind: str, own: str, dataset: str, root: Path, archives: str) -> str:
         return "Bring their images: a part of the download, or their folder, is missing. Else take the labels out."
     if kind == "without_label":
         prepared = dataset in DATASETS and dataset not in NO_CONVERSION
-        command = f"rein prepare-data {dataset} {root}"
+        command = command_for(dataset, root)
         if prepared:
             return f"Prepare them: {command}" + (f"; their originals are in {archives}." if archives else "")
         where = f" ({archives})" if archives else ""

@@ -111,7 +111,9 @@ def read_scores(path: Path) -> Scores:
     except FileNotFoundError:
         raise ReinError(f"There is no file '{path}'.", "Write it: rein eval CHECKPOINT --json FILE") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ReinError(f"'{path}' cannot be read as JSON: {error}.") from None
+        raise ReinError(
+            f"'{path}' cannot be read as JSON: {error}.", "Write it anew: rein eval CHECKPOINT --json FILE"
+        ) from None
     if not isinstance(raw, dict) or not isinstance(raw.get("domains"), dict) or "protocol" not in raw:
         raise ReinError(f"'{path}' is no result of rein eval.", "Write one: rein eval CHECKPOINT --json FILE")
     if not isinstance(raw.get("per_image"), dict) or not raw["domains"]:

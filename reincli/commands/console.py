@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -81,21 +82,42 @@ def table(
         numbers: headings of the columns that hold numbers; they are aligned to the right.
         footer: a last row set off by a line, for means and totals.
     """
-    grid = Table(
-        title=title or None,
-        title_justify="left",
-        title_style="bold",
-        header_style="bold",
-        box=box.SIMPLE_HEAD,
-    )
-    for heading in columns:
-        grid.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
-    for row in rows:
-        grid.add_row(*(Text(cell) for cell in row))
-    if footer is not None:
-        grid.add_section()
-        grid.add_row(*(Text(cell) for cell in footer), style="bold")
-    output().print(grid)
+    console = output()
+    cells = [[_sayable(cell, console) for cell in row] for row in (columns, *rows, footer or ())]
+    widths = [max(cell_len(row[at]) for row in cells if row) for at in range(len(columns))]
+    for at, part in enumerate(_fitting(widths, console.width)):
+        grid = Table(
+            title=_sayable(title, console) if title and not at else None,
+            title_justify="left",
+            title_style="bold",
+            header_style="bold",
+            box=box.SIMPLE_HEAD,
+        )
+        for place in part:
+            right = columns[place] in numbers
+            grid.add_column(cells[0][place], justify="right" if right else "left", overflow="fold")
+        for row in cells[1:-1]:
+            grid.add_row(*(Text(row[place]) for place in part))
+        if footer is not None:
+            grid.add_section()
+            grid.add_row(*(Text(cells[-1][place]) for place in part), style="bold")
+        console.print(grid)
+
+
+def _fitting(widths: Sequence[int], room: int) -> list[list[int]]:
+    """Columns of a table of these widths, divided so that each part fits the room; the first is in every part."""
+    parts = [[0]]
+    for place in range(1, len(widths)):
+        wanted = sum(widths[each] + 3 for each in (*parts[-1], place)) + 1
+        if wanted > room and len(parts[-1]) > 1:
+            parts.append([0])
+        parts[-1].append(place)
+    return parts
+
+
+def _sayable(text: str, console: Console) -> str:
+    """A text as the terminal shows it, before it is measured: what its encoding lacks is written as escapes."""
+    return text.encode(console.encoding, "backslashreplace").decode(console.encoding)
 
 
 def note(text: str) -> None:
@@ -124,7 +146,7 @@ def progress(description: str, total: int) -> Iterator[Advance]:
 
     Args:
         description: what is being done, a few words.
-        total: how many there are.
+        total: how many there are; 0: nobody knows.
 
     Yields:
         `advance(n=1, note="")`.
@@ -154,7 +176,7 @@ def _bar(console: Console, description: str, total: int) -> Iterator[Advance]:
     bar = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        MofNCompleteColumn(),
+        MofNCompleteColumn() if total else TextColumn("{task.completed}"),
         _PaceColumn(),
         TextColumn("{task.fields[note]}", markup=False),
         console=console,
@@ -162,7 +184,7 @@ def _bar(console: Console, description: str, total: int) -> Iterator[Advance]:
         redirect_stdout=sys.stdout.isatty(),  # results that go to a file or a pipe stay out of the bar
     )
     with bar:
-        task = bar.add_task(description, total=total, note="", at=0.0)
+        task = bar.add_task(description, total=total or None, note="", at=0.0)
 
         def advance(n: int = 1, note: str = "") -> None:
             bar.update(task, advance=n, at=bar.tasks[0].elapsed)
@@ -203,7 +225,10 @@ class _PlainLines:
 
     def _show(self) -> None:
         now = time.monotonic()
-        parts = [f"{self.done}/{self.total}", _pace(self.done, self.total, now - self.start)]
+        parts = [
+            f"{self.done}/{self.total}" if self.total else f"{self.done}",
+            _pace(self.done, self.total, now - self.start),
+        ]
         if self.note:
             parts.append(self.note)
         self.console.print(f"{self.description}: " + ", ".join(filter(None, parts)), soft_wrap=True)
@@ -223,10 +248,15 @@ def duration(seconds: float) -> str:
 
 
 def _pace(done: int, total: int, seconds: float) -> str:
-    """'3.2/s, 42 s left'; at the end '3.2/s, took 1 min 05 s'; while nothing is done, how long it has been."""
+    """'3.2/s, 42 s left'; at the end '3.2/s, took 1 min 05 s'; while nothing is done, how long it has been.
+
+    Of an unknown total, 0: '3.2/s, 42 s so far'.
+    """
     if not done or seconds <= 0:
         return duration(seconds) if seconds >= 1 else ""
     speed = done / seconds
+    if not total:
+        return f"{_rate(speed)}, {duration(seconds)} so far"
     rest = f"{duration((total - done) / speed)} left" if done < total else f"took {duration(seconds)}"
     return f"{_rate(speed)}, {rest}"
 

@@ -9,21 +9,16 @@ from pathlib import Path
 from reincli.commands import console
 from reincli.config import Settings
 from reincli.data.sources import classes_of
-from reincli.engine.backbone_files import (
-    CHECKPOINTS,
-    find_backbone,
-    shipped_path,
-    used_backbone,
-)
+from reincli.engine.backbone_files import CHECKPOINTS, shipped_path, used_backbone
 from reincli.engine.checkpoint import (
     Checkpoint,
     build_model,
-    load_frozen,
     load_trained,
     original_content,
     read_checkpoint,
     settings_for,
 )
+from reincli.engine.moved_backbone import load_backbone_of
 from reincli.engine.weight_files import read_file, write_file
 from reincli.errors import ReinError, nearest
 from reincli.media.outputs import Outputs, at_work
@@ -102,7 +97,9 @@ def run(
         command = f" (rein download {kind or DEFAULT})" if family.is_open else ""
         raise ReinError(
             f"There are no raw weights at '{source}'.",
-            f"Download {family.address} to {CHECKPOINTS / family.file}{command}, or name your file.",
+            "Name the raw file of the weights."
+            if family.shipped
+            else f"Download {family.address} to {CHECKPOINTS / family.file}{command}, or name your file.",
         )
     given = foundation.plain_backbone(foundation.unwrap(read_file(source)))
     state, facts = foundation.recognise_backbone(given, str(source))
@@ -173,15 +170,9 @@ def write_original(
     with free_target(source, target, force, backbone, used_backbone(settings, backbone)):
         classes = read.classes or classes_of(settings.data)
         model = build_model(settings, len(classes))
-        if model.rein is None and not weights.holds_backbone(
-            read.state
-        ):  # there parts of the backbone are kept too
-            path = find_backbone(settings, backbone)
-            if path is None:
-                raise ReinError(
-                    f"'{source}' needs its backbone to be written whole.", "Give --backbone FILE."
-                )
-            load_frozen(model, path, read, knowingly=any_backbone)
+        kept_too = model.rein is None and not weights.holds_backbone(read.state)  # parts of the backbone
+        if kept_too and not load_backbone_of(model, read, settings, backbone, knowingly=any_backbone):
+            raise ReinError(f"'{source}' needs its backbone to be written whole.", "Give --backbone FILE.")
         for remark in load_trained(model, read):
             console.note(remark)
         content = original_content(model, classes, read.iteration)

@@ -95,7 +95,7 @@ def refuse_another_length(folder: Path, settings: Settings) -> None:
         raise ReinError(
             f"'{folder}' holds a demo of {there.train.iterations} iterations; now {settings.train.iterations} "
             "were asked for.",
-            f"Give another folder with --out, or remove '{folder}'.",
+            f"Go on with it: --iters {there.train.iterations}. Or begin in another folder: --out DIR",
             usage=True,
         )
 

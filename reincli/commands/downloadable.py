@@ -10,6 +10,7 @@ from reincli.config import DataSettings
 from reincli.data.completeness import IMAGES
 from reincli.data.downloads import is_open, names_for, needed
 from reincli.data.layouts import DATASETS, HOMES
+from reincli.data.missing import command_for
 from reincli.engine.released import ON_PAGES, RELEASED, page_of
 from reincli.errors import ReinError, nearest
 from reincli.model.families import DINOV3_PAGE, FAMILIES
@@ -152,9 +153,11 @@ def _dataset_files(dataset: str, to: Path, mirror: str | None = None) -> list[Re
 def _dataset(name: str, to: Path, mirror: str | None) -> Wanted:
     if name == "cityscapes-c":
         raise ReinError(
-            "'cityscapes-c' is made from Cityscapes, not fetched.", f"rein prepare-data {name}", usage=True
+            "'cityscapes-c' is made from Cityscapes, not fetched.",
+            f"Make it: {command_for(name, to)}",
+            usage=True,
         )
-    then = f"rein prepare-data {name}" + ("" if to == Path(DataSettings().root) / name else f" {to}")
+    then = command_for(name, to)
     if not is_open(name) and mirror is None:
         how = "to those who have an account" if name in ACCOUNTS else "on its own page"
         raise ReinError(

@@ -116,7 +116,11 @@ def require_options(size: str | None, submit: Path | None, label_ids: bool, out:
     if size is not None:
         check_size(size)
     if submit is not None and submit.suffix != ".zip":
-        raise ReinError(f"--submit '{submit}' does not end with .zip.", usage=True)
+        raise ReinError(
+            f"--submit '{submit}' does not end with .zip.",
+            f"For example: --submit {submit.stem}.zip",
+            usage=True,
+        )
     if label_ids and out is None:
         raise ReinError(
             "--label-ids is about label maps that are written.", "Give --out DIR too.", usage=True
@@ -147,7 +151,7 @@ def check_size(size: str) -> None:
     try:
         parse_size(size)
     except ValueError as error:
-        raise ReinError(f"--size: {error}.", usage=True) from None
+        raise ReinError(f"--size: {error}.", "Or native, the image's own size.", usage=True) from None
 
 
 def chosen_settings(

@@ -84,7 +84,11 @@ def checked_target(checkpoint: Path, out: Path | None, format_: str, force: bool
         raise ReinError(message, "Name the checkpoint that it was made from.", usage=True)
     target = out or checkpoint.with_suffix(FORMATS[format_])
     if target.suffix != FORMATS[format_]:
-        raise ReinError(f"--out '{target}' must end in {FORMATS[format_]}.", usage=True)
+        raise ReinError(
+            f"--out '{target}' must end in {FORMATS[format_]}.",
+            f"For example: --out {target.stem}{FORMATS[format_]}",
+            usage=True,
+        )
     if target.exists() and not force:
         message = f"'{target}' is there already."
         raise ReinError(message, "Give another name with --out, or --force.", usage=True)
@@ -114,7 +118,11 @@ def count(batch: str) -> int | None:
     if batch == "dynamic":
         return None
     if not batch.isdigit() or not 0 < int(batch) <= 1024:
-        raise ReinError(f"--batch '{batch}' is neither a number from 1 to 1024 nor 'dynamic'.", usage=True)
+        raise ReinError(
+            f"--batch '{batch}' is neither a number from 1 to 1024 nor 'dynamic'.",
+            "For example: --batch 1",
+            usage=True,
+        )
     return int(batch)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from reincli.commands import check_data
 from reincli.commands.console import duration, note, problem, progress, result, table
-from reincli.config import DataSettings
+from reincli.config import DataSettings, OwnDataset
 from reincli.data.compact import copy_all
 from reincli.data.downloads import Download
 from reincli.data.layouts import DATASETS, NO_CONVERSION, own_folders
@@ -20,7 +20,7 @@ from reincli.data.sources import Sample, dataset_root, label_table, some
 from reincli.data.statistics import COUNTED, look_up, update_statistics
 from reincli.errors import ReinError, nearest
 from reincli.media.outputs import at_work
-from reincli.prepare import archives, mapillary, planning, prepare, waiting
+from reincli.prepare import annotated, archives, mapillary, planning, prepare, waiting
 from reincli.prepare.corruption import HEADLINE, Corruption, choose, require_library, settle
 from reincli.prepare.jobs import Job
 from reincli.settings_files import load_settings
@@ -96,9 +96,9 @@ def run(
         raise ReinError(f"No dataset is named '{dataset}'.", hint + own, usage=True)
     if (severity or corruption or seed or channels != "rgb") and dataset != "cityscapes-c":
         options = "--severity, --corruption, --seed and --channels"
-        raise ReinError(f"{options} are for cityscapes-c alone.", usage=True)
+        raise ReinError(f"{options} are for cityscapes-c alone.", "Leave them out.", usage=True)
     if version is not None and dataset != "mapillary":
-        raise ReinError("--version is for mapillary alone.", usage=True)
+        raise ReinError("--version is for mapillary alone.", "Leave it out.", usage=True)
     if version is not None and version not in mapillary.VERSIONS:
         known = " or ".join(mapillary.VERSIONS)
         raise ReinError(f"Mapillary has no version '{version}'.", f"Give {known}.", usage=True)
@@ -118,7 +118,15 @@ def run(
     if check:
         check_data.check(dataset, data, place, out, wishes.workers, as_json)
     elif dataset in data.own:
-        note(f"'{dataset}' is described in {config}: its labels are read as they are. Checking them.")
+        described, target = data.own[dataset], out or place
+        drawn = [name for name, split in described.splits.items() if split.format != "png"]
+        if drawn:
+            label_table(dataset, data)  # a map that cannot be is said before anything is drawn
+            with at_work(target, "prepare-data"):
+                for name in drawn:
+                    _draw(dataset, described, name, place, out, wishes)
+        else:
+            note(f"'{dataset}' is described in {config}: its labels are read as they are. Checking them.")
         check_data.check(dataset, data, place, out, wishes.workers, as_json)
         if cache:
             reports = prepare.report_pairs(dataset, own_folders(data.own[dataset]), place)
@@ -127,6 +135,22 @@ def run(
     else:
         with at_work(out or place, "prepare-data"):
             _prepare(dataset, place, out, wishes)
+
+
+def _draw(dataset: str, own: OwnDataset, name: str, root: Path, out: Path | None, wishes: Wishes) -> None:
+    """Draw the labels of a split from its COCO or YOLO file; what was left out is told."""
+    steps = annotated.prepare_split(dataset, own, name, root, out, workers=wishes.workers, force=wishes.force)
+    total, told = next(steps)
+    with progress(f"Drawing {name}", total=total) as advance:
+        for _ in steps:
+            advance(1)
+    note(f"{name}: {told.written} labels drawn, {told.kept} were there.")
+    if told.left_out:
+        kinds = ", ".join(f"{kind} {count}" for kind, count in told.left_out.most_common(6))
+        more = f" and {len(told.left_out) - 6} more" if len(told.left_out) > 6 else ""
+        note(f"{name}: {told.left_out.total()} objects are of no class of the description: {kinds}{more}.")
+    if told.not_there:
+        note(f"{name}: {len(told.not_there)} that are told of have no image: {some(told.not_there)}.")
 
 
 def _folder(dataset: str, root: Path | None, data: DataSettings) -> Path:

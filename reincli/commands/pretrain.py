@@ -38,7 +38,11 @@ def run(
     """
     target = target or Path("checkpoints") / "mini.safetensors"
     if target.suffix not in (".safetensors", ".pth"):
-        raise ReinError(f"'{target}' must end in .safetensors or .pth.", usage=True)
+        raise ReinError(
+            f"'{target}' must end in .safetensors or .pth.",
+            f"For example: {target.stem}.safetensors",
+            usage=True,
+        )
     if target.exists() and not force:
         raise ReinError(f"'{target}' is there already.", "Give another name, or --force.", usage=True)
     outputs = Outputs("pretrain", [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,8 @@ def watched_training(prepared: Run) -> None:
     subject = Subject(folder, settings, prepared.iteration)
     with tracking(trackers, subject) as told, console.progress("Training", total=left) as advance:
         watch = Watch(note=console.note, step=on_step, tick=lambda iteration: advance(1), predicted=on_prediction,
-                      validated=on_validation, looked=on_look)  # fmt: skip
+                      validating=partial(console.progress, "Validating"), validated=on_validation,
+                      looked=on_look)  # fmt: skip
         train_run(prepared, watch, Adaptation(prepared) if settings.adapt.target else None)
     if first:
         run_report.write(folder, settings)
@@ -213,8 +215,9 @@ def step_line(log: StepLog, settings: Settings) -> str:
     """One line for people."""
     losses = log.losses
     line = (
-        f"{log.iteration:>6}/{settings.train.iterations}  loss {losses['loss']:.2f} (last round: class "
-        f"{losses['loss_cls']:.3f} mask {losses['loss_mask']:.3f} dice {losses['loss_dice']:.3f})  lr {log.lr:.2e}"
+        f"{log.iteration:>6}/{settings.train.iterations}  loss {losses['loss']:.2f} (class {losses['all_cls']:.2f} "
+        f"mask {losses['all_mask']:.2f} dice {losses['all_dice']:.2f}; last round: {losses['loss_cls']:.3f} "
+        f"{losses['loss_mask']:.3f} {losses['loss_dice']:.3f})  lr {log.lr:.2e}"
         f"  {log.seconds:.2f} s/it  {log.images:.1f} img/s  waiting {log.waiting:.0%}"
         f"  peak {log.memory / 2**30:.1f} GiB"
     )

@@ -88,6 +88,10 @@ def run(
         if found.passed:
             kinds = ", ".join(f"{number} {suffix}" for suffix, number in found.passed.most_common())
             note(f"Passed over, as kinds that are not read in folders: {kinds}. Save them as PNG or JPEG.")
+        if found.others:
+            kinds = ", ".join(f"{n} {end or 'without suffix'}" for end, n in found.others.most_common(4))
+            more = ", …" if len(found.others) > 4 else ""
+            note(f"Not drawn, as no images or videos by their names: {kinds}{more}.")
     checkpoint = checkpoint or (default_checkpoint() if found.files or found.cameras else None)
     way = Way(style, alpha, legend, confidence, size, mode, threshold, anomaly is not None, abstain)
     used = [path for path in (checkpoint, compare, backbone, compare_backbone, config) if path is not None]
@@ -160,7 +164,10 @@ def build_artist(
     ]
     paths = [each.checkpoint for each in chosen]
     if len({predictor.classes.names for predictor in predictors}) > 1:
-        raise ReinError(f"'{paths[1]}' and '{paths[0]}' have other classes: they cannot be compared.")
+        raise ReinError(
+            f"'{paths[1]}' and '{paths[0]}' have other classes: they cannot be compared.",
+            "Compare checkpoints of the same classes, in the same order.",
+        )
     for remark in dict.fromkeys(remark for each in predictors for remark in each.notes):
         note(remark)
     titles = titles_of(*paths) if len(paths) == 2 else ()

@@ -13,7 +13,7 @@ from reincli.commands.visualize_request import Request, count, label_of
 from reincli.errors import ReinError
 from reincli.media.anomaly_files import write_anomaly
 from reincli.media.drawing import write_drawing
-from reincli.media.images import read_image, write_png
+from reincli.media.images import read_image, sliver_of, sliver_remark, write_png
 from reincli.media.inputs import Input
 from reincli.prediction.stream import batched, mapped
 
@@ -57,6 +57,7 @@ class _Job:
     truth: np.ndarray | None = None
     seen: Seen | None = None
     error: ReinError | None = None
+    sliver: int = 0
 
 
 def draw_pictures(pictures: list[Input], artist: Artist, request: Request, tally: Tally) -> None:
@@ -66,6 +67,7 @@ def draw_pictures(pictures: list[Input], artist: Artist, request: Request, tally
         job = _Job(picture)
         try:
             job.image = read_image(picture.source)
+            job.sliver = sliver_of(picture.source)
             if request.truth is not None:
                 job.truth = artist.truth(label_of(picture, request.truth), job.image.shape)
         except ReinError as error:
@@ -93,6 +95,9 @@ def draw_pictures(pictures: list[Input], artist: Artist, request: Request, tally
     try:
         with progress("predicting", len(pictures)) as advance:
             for job in mapped(draw, seen(), workers=WORKERS, depth=IN_FLIGHT):
+                if job.sliver and "sliver" not in artist.told:
+                    artist.told.add("sliver")
+                    note(sliver_remark(job.picture.source, job.sliver))
                 if job.error is not None:
                     tally.fail(str(job.picture.source), job.error)
                 advance(note=job.picture.target.name)
@@ -104,8 +109,7 @@ def draw_pictures(pictures: list[Input], artist: Artist, request: Request, tally
 def _see(jobs: list[_Job], artist: Artist) -> None:
     """Predict the pictures together; where that fails, each alone, so that only the one at fault is lost."""
     for job in jobs:
-        remark = artist.far_from_scale(job.image.shape) if job.image is not None else ""
-        if remark:
+        for remark in artist.remarks(job.image.shape) if job.image is not None else ():
             note(remark)
     try:
         found = artist.see([job.image for job in jobs if job.image is not None])

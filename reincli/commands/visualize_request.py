@@ -134,7 +134,7 @@ def require_sense(
     try:
         parse_size(size)
     except ValueError as error:
-        raise ReinError(f"--size: {error}.", usage=True) from None
+        raise ReinError(f"--size: {error}.", "Or native, the image's own size.", usage=True) from None
     if style == "error" and truth is None:
         raise ReinError("--style error needs the right labels.", "Give --gt with their folder.", usage=True)
     if style == "compare" and compare is None:
@@ -144,7 +144,11 @@ def require_sense(
             f"--compare and --style {style} do not go together.", "Leave out one of them.", usage=True
         )
     if truth is not None and not truth.exists():
-        raise ReinError(f"There is no label or folder of labels at '{truth}' (--gt).", usage=True)
+        raise ReinError(
+            f"There is no label or folder of labels at '{truth}' (--gt).",
+            "Give the file, or the folder of all.",
+            usage=True,
+        )
 
 
 def seconds(text: str | None, option: str) -> float | None:
@@ -178,7 +182,7 @@ def span(start: str | None, end: str | None) -> tuple[float | None, float | None
     """
     first, last = seconds(start, "--start"), seconds(end, "--end")
     if last is not None and last <= (first or 0.0):
-        raise ReinError(f"--end {end} is not after --start {start or 0}.", usage=True)
+        raise ReinError(f"--end {end} is not after --start {start or 0}.", "Give a later --end.", usage=True)
     return first, last
 
 

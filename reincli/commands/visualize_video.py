@@ -59,7 +59,8 @@ def draw_video(each: Input, artist: Artist, request: Request) -> None:
     span = video.span(request.start, request.end, request.every)
     if not span:
         raise NoVideoError(
-            f"'{each.source}' has no frame from --start on: it lasts {video.frames / video.rate:.1f} s."
+            f"'{each.source}' has no frame from --start on: it lasts {video.frames / video.rate:.1f} s.",
+            "Give an earlier --start.",
         )
     plan = {**request.identity, "video": stamp(each.source), "span": [span.start, span.stop, span.step],
             "labels": request.labels, "anomaly": request.anomaly}  # fmt: skip
@@ -71,7 +72,7 @@ def draw_video(each: Input, artist: Artist, request: Request) -> None:
         note(f"{each.source.name}: {parts.done} frames are there from an earlier run; going on from them.")
     name, made = each.source.name, request.mark_of(each)
     try:
-        with progress(name, len(span) - parts.done if video.frames else 0) as advance:
+        with progress(name, len(span) - parts.done if video.frames and not video.estimated else 0) as advance:
             for _ in _written(video, span[parts.done :], artist, parts, each, request, made):
                 advance()
         read = parts.done + parts.count * (parts.writer is not None)
@@ -81,10 +82,11 @@ def draw_video(each: Input, artist: Artist, request: Request) -> None:
         parts.finish(made)
     except KeyboardInterrupt:
         parts.close()
+        known = f"{parts.done} of {len(span)}" if video.frames or request.end is not None else f"{parts.done}"
         raise KeyboardInterrupt(
-            f"{name}: {parts.done} of {len(span)} frames are kept. The same command goes on from there."
+            f"{name}: {known} frames are kept. The same command goes on from there."
         ) from None
-    if video.frames and read < len(span) - max(1, TOLERANCE * len(span)):
+    if video.frames and not video.estimated and read < len(span) - max(1, TOLERANCE * len(span)):
         raise CutShortError(
             f"'{each.source}' is cut short or damaged: {read} of {len(span)} frames could be read.",
             f"They are drawn in '{each.target}'.",
@@ -105,8 +107,7 @@ def _written(
     def seen() -> Iterator[tuple[int, Seen]]:
         with closing(ahead(video.read(span), depth=AHEAD)) as frames:
             for group in batched(zip(span, frames, strict=False), artist.batch):
-                remark = artist.far_from_scale(group[0][1].shape)
-                if remark:
+                for remark in artist.remarks(group[0][1].shape):
                     note(remark)
                 found = artist.see([frame for _, frame in group])
                 yield from zip((number for number, _ in group), found, strict=True)

@@ -43,10 +43,22 @@ class SplitSettings(Strict):
 
     images: str
     labels: str | None = None
+    format: Literal["png", "coco", "yolo"] = "png"
+    """Of the labels: pictures in a folder; a COCO file (instances or panoptic); a folder of YOLO's segment files."""
+    masks: str | None = None
+    """Folder of a panoptic file's masks; None: that of the file's own name."""
     image_suffix: str = ".png"
     label_suffix: str = ".png"
     domain: str | None = None
     """Name under which the split is scored; None: the split's own name."""
+
+    @model_validator(mode="after")
+    def _labelled(self) -> SplitSettings:
+        if self.format != "png" and self.labels is None:
+            raise ValueError(
+                f"the split has format '{self.format}' and no labels; they are its file or folder"
+            )
+        return self
 
 
 class OwnDataset(Strict):

@@ -88,6 +88,10 @@ class Settings(Strict):
                 raise ValueError(
                     f"data.own.{name}.ignore_colors need a value to ignore, but its map gives {own.ignore} a class"
                 )
+            if any(s.format != "png" for s in own.splits.values()) and str(own.ignore) in own.map:
+                raise ValueError(
+                    f"data.own.{name} needs a value for what no object covers, but its map gives {own.ignore} a class"
+                )
             parse_size(own.test_size)
         for size in self.test.sizes.values():
             parse_size(size)

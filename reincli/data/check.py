@@ -12,7 +12,7 @@ from reincli.data.labels import IGNORE, Classes, count_values
 from reincli.data.sources import UNDECLARED, Sample
 from reincli.data.stored import read_values
 from reincli.errors import ReinError
-from reincli.media.images import read_image_like
+from reincli.media.images import read_image_like, sliver_of
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class FileReport:
         image_size, label_size: (height, width); (0, 0) where not read.
         stored: (256,) int64 pixels by stored value; all 0 where not read.
         hint: what to do where it is unreadable.
+        sliver: see `media.images.sliver_of`.
     """
 
     sample: Sample
@@ -35,6 +36,7 @@ class FileReport:
     label_size: tuple[int, int]
     stored: np.ndarray
     hint: str = ""
+    sliver: int = 0
 
     @property
     def turned(self) -> bool:
@@ -82,6 +84,7 @@ def inspect(sample: Sample, table: np.ndarray) -> FileReport:
         (size[0], size[1]),
         (label_size[0], label_size[1]),
         counts,
+        sliver=sliver_of(sample.image),
     )
 
 

@@ -112,7 +112,7 @@ class Compact:
         if zlib.crc32(stored.data) != self.sums[part]:
             raise ReinError(
                 f"The compact copy '{self.path}' is damaged: a checksum in it is wrong.",
-                "Remove it, or write the copies again: rein prepare-data NAME --cache --force",
+                "Write the copies again: rein prepare-data NAME --cache --force",
             )
 
 

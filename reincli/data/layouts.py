@@ -17,6 +17,8 @@ DATASETS = ("cityscapes", "gta", "synthia", "urbansyn", "mapillary", "bdd100k", 
 NO_CONVERSION = ("bdd100k", "urbansyn")
 """Those whose labels come as class indices."""
 TRAINING_ONLY = ("gta", "synthia", "urbansyn")
+DRAWN = "drawn_labels"
+"""Folder of an own dataset in which labels lie that were drawn from objects, one folder a split."""
 CONDITIONS = ("night", "fog", "rain", "snow")
 """Conditions of ACDC, in the order in which they are reported."""
 CORRUPTIONS = (
@@ -210,9 +212,9 @@ def own_folders(own: OwnDataset) -> dict[str, tuple[Folders, ...]]:
         split: (
             Folders(
                 s.images,
-                s.labels,
+                s.labels if s.format == "png" else f"{DRAWN}/{split}",
                 s.image_suffix,
-                (s.label_suffix,),
+                (s.label_suffix if s.format == "png" else ".png",),
                 s.domain or split,
                 colors=colors_of(own),
             ),

@@ -17,11 +17,12 @@ from reincli.data.check import is_turned
 from reincli.data.compact import open_compact
 from reincli.data.labels import IGNORE, count_values
 from reincli.data.layouts import DATASETS, NO_CONVERSION
-from reincli.data.sources import UNDECLARED, Sample
+from reincli.data.sources import UNDECLARED, Sample, prepare_command
 from reincli.data.stored import LAST_PANOPTIC, read_values
 from reincli.data.transforms import ArrayPixels, Pixels
 from reincli.errors import ReinError
-from reincli.media.images import jpeg_size, read_image, read_image_like
+from reincli.media.images import read_image, read_image_like
+from reincli.media.picture_kinds import jpeg_size
 
 SHRINKS = (8, 4, 2)
 """Factors by which a JPEG decoder can shrink an image on the way."""
@@ -134,7 +135,7 @@ def value_hint(sample: Sample) -> str:
             f"segmentation, not those of another task{other}."
         )
     if sample.dataset in DATASETS:
-        return f"Prepare the labels again: rein prepare-data {sample.dataset} --force"
+        return f"Prepare the labels again: {prepare_command(sample)} --force"
     return f"Declare the values under data.own.{sample.dataset} (classes, ignore, map), or mend the files."
 
 

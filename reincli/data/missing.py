@@ -18,7 +18,7 @@ from reincli.data.downloads import (
     unfinished,
     whole_name,
 )
-from reincli.data.layouts import DATASETS, HOMES
+from reincli.data.layouts import DATASETS, DRAWN, HOMES
 from reincli.errors import ReinError
 
 DEPTH = 2
@@ -31,11 +31,13 @@ HEIGHT = 4
 
 def hint(dataset: str, root: Path, folder: str = "", *, prepare: bool = False) -> str:
     """What brings a dataset, or a folder of it, that is missing or not prepared."""
+    if dataset not in DATASETS and folder.startswith(DRAWN):
+        return f"Draw the labels from their file first: {command_for(dataset, root)}"
     if dataset not in DATASETS:
         beside = _nearest_folder(root, folder)
         near = f" Did you mean '{beside}'?" if beside else ""
         return f"Mend the folder or its root in the description; it is relative to '{root}'.{near}"
-    command = f"rein prepare-data {dataset}" + ("" if root == Path("data") / dataset else f" {root}")
+    command = command_for(dataset, root)
     if prepare and dataset not in ("bdd100k", "urbansyn"):
         return f"Prepare the labels: {command}"
     if dataset == "cityscapes-c":
@@ -62,6 +64,14 @@ def hint(dataset: str, root: Path, folder: str = "", *, prepare: bool = False) -
     )
     start = f"{fetch}. Or get" if is_open(dataset) else "Get"
     return f"{start} {what}, put it into '{root}', packed or unpacked, then: {command}"
+
+
+def command_for(dataset: str, root: Path | None) -> str:
+    """How a dataset is prepared, with its folder where that is not the usual one (or not known, None)."""
+    if dataset not in DATASETS:
+        return f"rein prepare-data {dataset} --config FILE"
+    usual = root is None or root == Path("data") / dataset
+    return f"rein prepare-data {dataset}" + ("" if usual else f" {root}")
 
 
 def no_image(folder: Path, suffix: str, dataset: str, otherwise: str) -> ReinError:

@@ -9,7 +9,8 @@ import numpy as np
 
 from reincli.config import DataSettings
 from reincli.data.labels import CITYSCAPES
-from reincli.data.sources import Sample, dataset_root
+from reincli.data.missing import command_for
+from reincli.data.sources import Sample, dataset_root, prepare_command
 from reincli.data.statistics import COUNTED, read_statistics
 from reincli.data.transforms import Wanted
 from reincli.errors import ReinError
@@ -60,7 +61,7 @@ def rare_classes(samples: Sequence[Sample], data: DataSettings) -> RareClasses |
         file = "" if sample.label is None else sample.label.name
         if file not in known[sample.dataset]:
             message = f"The class statistics of '{sample.dataset}' do not know '{sample.label}'."
-            raise ReinError(message, f"Count again: rein prepare-data {sample.dataset}")
+            raise ReinError(message, f"Count again: {prepare_command(sample)}")
         for index, pixels in known[sample.dataset][file].items():
             counts[number, index] = pixels
     return from_counts(counts, data.rare_class_temperature, data.rare_class_pixels)
@@ -90,7 +91,7 @@ def _statistics(dataset: str, data: DataSettings) -> Mapping[str, Mapping[int, i
         message = (
             f"data.rare_class_sampling needs the class statistics of '{dataset}', which are not in '{root}'."
         )
-        has_them = f"Count them: rein prepare-data {dataset}"
+        has_them = f"Count them: {command_for(dataset, root)}"
         cannot = f"There are statistics for {', '.join(COUNTED)} alone: train without it."
         raise ReinError(message, has_them if dataset in COUNTED else cannot)
     return found

@@ -16,7 +16,7 @@ from reincli.data.completeness import KNOWN_BAD
 from reincli.data.index import list_files
 from reincli.data.labels import CITYSCAPES, IGNORE, Classes
 from reincli.data.layouts import DATASETS, TRAINING_ONLY, Folders, own_folders, split_folders
-from reincli.data.missing import hint, missing_folder, no_image
+from reincli.data.missing import command_for, hint, missing_folder, no_image
 from reincli.data.stored import Colors
 from reincli.errors import ReinError, nearest
 
@@ -93,6 +93,17 @@ def parse_source(source: str, data: DataSettings) -> tuple[str, str]:
         near = f"{nearest(split, splits)} Write it as {dataset}:SPLIT."
         raise ReinError(f"Dataset '{dataset}' has no split '{split}'.", near, usage=True)
     return dataset, split
+
+
+def prepare_command(sample: Sample) -> str:
+    """How the dataset of a sample is prepared, with the folder in which it lies."""
+    root, image = None, sample.image.as_posix()
+    if sample.dataset in DATASETS:
+        for folders in split_folders(sample.dataset, Path()).values():
+            for each in folders:
+                if f"/{each.images}/" in image:
+                    root = Path(image.rpartition(f"/{each.images}/")[0])
+    return command_for(sample.dataset, root)
 
 
 # --- listing -----------------------------------------------------------------------------------------------

@@ -23,13 +23,17 @@ SMOOTHED = 256
 """Colours that are not declared, from which on they are taken for smoothed edges rather than classes."""
 
 
+def stored_values(own: OwnDataset) -> list[int | None]:
+    """A stored value that stands for each class; None for a class that the description's map leaves out."""
+    back = {index: int(stored) for stored, index in own.map.items() if stored.isdigit()}
+    return [back.get(index) if own.map else index for index in range(len(own.classes))]
+
+
 def colors_of(own: OwnDataset) -> Colors:
     """The colours that a description declares, each with a value that its label table maps to the right class."""
-    back = {index: int(stored) for stored, index in own.map.items() if stored.isdigit()}
-    values = [back.get(index) if own.map else index for index in range(len(own.classes))]
     return tuple(
         (each.color, value)
-        for each, value in zip(own.classes, values, strict=True)
+        for each, value in zip(own.classes, stored_values(own), strict=True)
         if value is not None and (own.map or value != own.ignore)
     ) + tuple((color, own.ignore) for color in own.ignore_colors)
 

@@ -17,7 +17,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from reincli.data.labels import CITYSCAPES, LABEL_IDS
-from reincli.data.sources import Sample
+from reincli.data.missing import command_for
+from reincli.data.sources import Sample, prepare_command
 from reincli.errors import ReinError
 from reincli.media.images import read_label, replace_whole, write_png
 from reincli.media.outputs import mark
@@ -92,7 +93,7 @@ class Submission:
         self.parts = path.with_name(f".{path.name}.parts")
         self.expected = [file_name(sample) for sample in samples]
         again = f"Get {benchmark.archive} of {benchmark.title} again, then: " + (
-            f"rein prepare-data {benchmark.source.split(':')[0]}"
+            prepare_command(samples[0]) if samples else command_for(benchmark.source.split(":")[0], None)
         )
         images = benchmark.images
         found = Counter(PurePosixPath(sample.name).parts[0] for sample in samples)

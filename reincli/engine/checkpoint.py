@@ -217,10 +217,15 @@ def load_frozen(
     return loaded, notes
 
 
-def load_trained(model: Segmentor, checkpoint: Checkpoint) -> list[str]:
+def load_trained(model: Segmentor, checkpoint: Checkpoint, *, fresh_for: Classes | None = None) -> list[str]:
     """Load adapters, minor directions and head, and the backbone where the checkpoint brings it, strictly.
 
     The backbone's weights become those that stand beside the minor directions.
+
+    Args:
+        model: gets them. checkpoint: read.
+        fresh_for: classes that are about to be trained: where the checkpoint's are others, the class layer keeps the
+            weights that the model has, all else is loaded. None: the checkpoint's must be as many as the model's.
 
     Returns:
         Remarks worth showing.
@@ -229,7 +234,12 @@ def load_trained(model: Segmentor, checkpoint: Checkpoint) -> list[str]:
         ReinError: another number of classes, another backbone, or tensors that do not fit.
     """
     path, facts = checkpoint.path, weights.recognise_head(checkpoint.state, str(checkpoint.path))
-    if facts.classes != model.classes:
+    state, notes = checkpoint.state, list[str]()
+    if fresh_for is not None and (told := other_classes(checkpoint, facts.classes, fresh_for)):
+        own = model.state_dict()
+        state = {name: own[name].detach().cpu() if is_class_layer(name) else v for name, v in state.items()}
+        notes.append(told)
+    elif facts.classes != model.classes:
         raise ReinError(
             f"'{path}' was trained for {facts.classes} classes, but the settings have {model.classes}.",
             "Give the settings it was trained with (--preset or --config).",
@@ -251,14 +261,31 @@ def load_trained(model: Segmentor, checkpoint: Checkpoint) -> list[str]:
         rank = facts.minor_rank
         hint = f"Its minor directions are of rank {rank}: model.minor.rank = {rank} (--set, or in --config FILE)."
     parts = model.trained_modules()  # what is expected is what the model declares as trained, no more
-    state = checkpoint.state
     if weights.holds_backbone(state):
         parts["backbone"] = model.backbone
         state = weights.backbone_to_ours(state, model.backbone.layout)
     expected = torch.nn.ModuleDict(parts)
     weights.load_strict(expected, state, f"The checkpoint '{path}'", hint)
     require_finite(state, f"The checkpoint '{path}'")
-    return [] if model.minor is None else _stand_beside(model, checkpoint)
+    return notes if model.minor is None else [*notes, *_stand_beside(model, checkpoint)]
+
+
+def other_classes(checkpoint: Checkpoint, count: int, wanted: Classes) -> str:
+    """A remark where a checkpoint of `count` classes was trained for others than those wanted; '' for the same."""
+    path, known = checkpoint.path, checkpoint.classes
+    if count != len(wanted):
+        told = f"{count} classes, this run has {len(wanted)}"
+    elif known is not None and [n.casefold() for n in known.names] != [n.casefold() for n in wanted.names]:
+        first = next(pair for pair in zip(known.names, wanted.names, strict=True) if pair[0] != pair[1])
+        told = f"other classes ('{first[0]}' where this run has '{first[1]}')"
+    else:
+        return ""
+    return f"'{path}' was trained for {told}: all of it is taken but the class layer, which starts anew."
+
+
+def is_class_layer(name: str) -> bool:
+    """Whether a tensor (our names) has a row a class."""
+    return name.rpartition(".")[0].endswith(".class_head")
 
 
 def _stand_beside(model: Segmentor, checkpoint: Checkpoint) -> list[str]:

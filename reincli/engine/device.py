@@ -40,7 +40,8 @@ def pick_device(name: str) -> torch.device:
         )
     if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
         raise ReinError(
-            f"Device '{name}' was asked for, but there are {torch.cuda.device_count()} CUDA devices (from 0)."
+            f"Device '{name}' was asked for, but there are {torch.cuda.device_count()} CUDA devices (from 0).",
+            "Name one of them, for example cuda:0.",
         )
     return torch.device(name)
 

@@ -19,14 +19,16 @@ import cv2
 import numpy as np
 
 from reincli.errors import ReinError
+from reincli.media.picture_kinds import PNG_SIGNATURE, TIFF, picture_kind, why_not
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+OBJECTS = 1000
+"""From here on stored values are numbers of objects, as datasets of the streets write them (class * 1000 + n)."""
+SLIVER = 8191
+"""An eighth of what 16 bits hold."""
 _PNG_HEAD = 33  # bytes of signature and header
 _GREY, _PALETTE = 0, 3  # colour types of a PNG
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # marks that the size follows
 _JPEG_START = b"\xff\xd8\xff"
 _ORIENTATION = 0x0112  # number of the EXIF note
-_JPEG_PIXELS = (0xD9, 0xDA)  # end of the image, start of its pixels
 _OPEN_FILE = re.compile(r"/(?:proc/self|dev)/fd/(\d+)")
 _LINKS = 40
 """Links that are followed, one after another, before a path is called circular."""
@@ -76,7 +78,11 @@ def _decode(path: Path, flags: int, what: str, *, indices: bool = False) -> np.n
     data = read_bytes(path, what)
     bits, palette = _few_bits(data) if indices else (0, False)
     if data.size and picture_kind(path) == "HEIC":  # a decoder may give the first of its tiles alone
-        raise _why_not(path, data, what)
+        raise why_not(path, data, what)
+    if data[:8].tobytes() == PNG_SIGNATURE and not _has_end(
+        data
+    ):  # what is there of it would be chattered about
+        raise why_not(path, data, what)
     try:
         with opencv_silent():
             array = cv2.imdecode(_palette_to_grey(data) if palette else data, flags) if data.size else None
@@ -85,74 +91,45 @@ def _decode(path: Path, flags: int, what: str, *, indices: bool = False) -> np.n
     if array is not None and 0 < bits < 8:
         array = array // (255 // (2**bits - 1))  # OpenCV stretches grey of few bits to 0-255
     if array is None:
-        raise _why_not(path, data, what)
+        raise why_not(path, data, what)
     return array
 
 
-HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
-"""What an HEIF file says of itself; such photographs are often made of tiles."""
+def sliver_of(path: Path) -> int:
+    """The largest value of a 16-bit image that uses an eighth of its range at most, which is read as almost black.
 
-
-def picture_kind(path: Path) -> str:
-    """'HEIC', 'AVIF' or 'GIF' by the first bytes of a file; '' for every other."""
-    try:
+    0 for every other image, and what cannot be read.
+    """
+    with contextlib.suppress(OSError, ReinError, cv2.error):
         with open(path, "rb") as file:
-            start = file.read(64)
-    except OSError:
-        return ""
-    if start.startswith((b"GIF87a", b"GIF89a")):
-        return "GIF"
-    if start[4:8] == b"ftyp":
-        brands = {
-            start[8:12],
-            *(start[n : n + 4] for n in range(16, min(int.from_bytes(start[:4], "big"), 64), 4)),
-        }
-        if brands & {b"avif", b"avis"}:
-            return "AVIF"
-        if brands & set(HEIF_BRANDS):
-            return "HEIC"
-    return ""
+            start = file.read(26)
+        if not (start[:4] in TIFF or (start[:8] == PNG_SIGNATURE and start[24:25] == b"\x10")):
+            return 0
+        with opencv_silent():
+            stored = cv2.imdecode(read_bytes(path, "image"), cv2.IMREAD_UNCHANGED)
+        if stored is not None and stored.dtype == np.uint16:
+            largest = int(stored.max(initial=0))
+            return largest if 255 < largest <= SLIVER else 0
+    return 0
 
 
-def _why_not(path: Path, data: np.ndarray, what: str) -> ReinError:
-    """Why a file cannot be decoded: what it is instead of a damaged image, where that can be told."""
-    kind, size = picture_kind(path), _png_size(data)
-    if kind == "HEIC":
-        return ReinError(
-            f"The {what} '{path}' is an HEIC photo, which is not read here.",
-            "Convert it to JPEG or PNG (any photo program, or: magick IN.heic OUT.jpg).",
-        )
-    if kind:
-        return ReinError(
-            f"The {what} '{path}' is a {kind} that OpenCV does not read.", "Save it as PNG or JPEG."
-        )
-    if size is not None and size[0] * size[1] > 1 << 30:
-        return ReinError(
-            f"The {what} '{path}' has {size[0]}x{size[1]} pixels, more than OpenCV reads (2^30).",
-            "Cut it into tiles, or raise the limit: set OPENCV_IO_MAX_IMAGE_PIXELS before the command.",
-        )
-    if data[:4].tobytes() in (b"II*\0", b"MM\0*"):
-        return ReinError(
-            f"Cannot decode the {what} '{path}', a TIFF: it is damaged, or of a kind that OpenCV does not read.",
-            "Save it anew with 8 or 16 bits a channel; samples of 32 bits are not read.",
-        )
-    return ReinError(
-        f"Cannot decode the {what} '{path}' ({data.size} bytes).",
-        "The file is damaged, cut short or no image: fetch it again.",
+def sliver_remark(path: Path, largest: int) -> str:
+    """A sentence on an image of which `sliver_of` tells a value."""
+    return (
+        f"'{path}' has 16 bits and no value above {largest}, {(largest + 1) / 65536:.1%} of their range: it is "
+        f"read as almost black. Multiply its values by {65536 // (largest + 1)}, or save it with 8 bits."
     )
 
 
-def _png_size(data: np.ndarray) -> tuple[int, int] | None:
-    header = data[:24].tobytes()
-    if header[:8] != _PNG_SIGNATURE or len(header) < 24:
-        return None
-    return int.from_bytes(header[16:20], "big"), int.from_bytes(header[20:24], "big")
+def _has_end(data: np.ndarray) -> bool:
+    """Whether a PNG has its last chunk, which is at its end, or before what somebody wrote behind it."""
+    return b"IEND" in data[-12:].tobytes() or b"IEND" in data.tobytes()
 
 
 def _few_bits(data: np.ndarray) -> tuple[int, bool]:
     """Bits that a value of a palette or grey PNG takes, and whether it has a palette; (0, False) for other files."""
     header = data[:26].tobytes()
-    if header[:8] != _PNG_SIGNATURE or len(header) < 26 or header[25] not in (_GREY, _PALETTE):
+    if header[:8] != PNG_SIGNATURE or len(header) < 26 or header[25] not in (_GREY, _PALETTE):
         return 0, False
     return header[24], header[25] == _PALETTE
 
@@ -163,8 +140,8 @@ def _palette_to_grey(data: np.ndarray) -> np.ndarray:
     The compressed pixels are the same bytes in both kinds; header and checksum change, the palette goes.
     """
     raw = data.tobytes()
-    chunks = [_PNG_SIGNATURE]
-    start = len(_PNG_SIGNATURE)
+    chunks = [PNG_SIGNATURE]
+    start = len(PNG_SIGNATURE)
     while start + 12 <= len(raw):
         stop = start + 12 + int.from_bytes(raw[start : start + 4], "big")
         kind = raw[start + 4 : start + 8]
@@ -223,36 +200,15 @@ def with_turn(jpeg: bytes, turn: int) -> bytes:
     return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(note) + 2) + note + jpeg[2:]
 
 
-def jpeg_size(path: Path) -> tuple[int, int] | None:
-    """(height, width) as stored in a JPEG, from its head alone; None for other files and damaged ones."""
-    try:
-        with open(path, "rb") as file:
-            if file.read(2) != b"\xff\xd8":
-                return None
-            while True:
-                mark = file.read(2)
-                while mark == b"\xff\xff":  # fill bytes
-                    mark = b"\xff" + file.read(1)
-                if len(mark) < 2 or mark[0] != 0xFF or mark[1] in _JPEG_PIXELS:
-                    return None
-                length = int.from_bytes(file.read(2), "big")
-                if mark[1] in _JPEG_FRAMES:
-                    frame = file.read(5)
-                    return int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
-                file.seek(max(length - 2, 0), 1)
-    except OSError:
-        return None
-
-
 def is_whole_png(path: Path) -> bool:
     """Whether a file is there and a PNG whose parts all have the checksum that stands behind them."""
     try:
         data = path.read_bytes()
     except OSError:
         return False
-    if not data.startswith(_PNG_SIGNATURE):
+    if not data.startswith(PNG_SIGNATURE):
         return False
-    start = len(_PNG_SIGNATURE)
+    start = len(PNG_SIGNATURE)
     while start + 12 <= len(data):
         stop = start + 12 + int.from_bytes(data[start : start + 4], "big")
         if zlib.crc32(data[start + 4 : stop - 4]).to_bytes(4, "big") != data[stop - 4 : stop]:
@@ -295,7 +251,12 @@ def read_label(path: Path) -> np.ndarray:
         )
     if label.dtype != np.uint8:
         if label.max(initial=0) > 255:
-            raise ReinError(f"The label '{path}' has value {label.max()}; expected 0 to 255.")
+            raise ReinError(
+                f"The label '{path}' has value {label.max()}; expected 0 to 255.",
+                "Such values number objects, not classes: give the labels of the classes, in 8 bits."
+                if label.max() >= OBJECTS
+                else "Write the classes anew with indices from 0 on, 255 for what has none.",
+            )
         label = label.astype(np.uint8)
     return label
 

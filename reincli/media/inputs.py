@@ -15,7 +15,7 @@ from typing import Literal
 import cv2
 
 from reincli.errors import ReinError
-from reincli.media.images import picture_kind
+from reincli.media.picture_kinds import picture_kind
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jp2", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp",
@@ -59,12 +59,16 @@ class Input:
 
 @dataclass
 class Inputs:
-    """Everything that was named: files, numbers of cameras, what is not there, pictures passed over by suffix."""
+    """Everything that was named: files, numbers of cameras, what is not there; passed over in folders by suffix.
+
+    `passed` are pictures of other kinds, `others` all other files.
+    """
 
     files: list[Input] = field(default_factory=list)
     cameras: list[int] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     passed: Counter[str] = field(default_factory=Counter)
+    others: Counter[str] = field(default_factory=Counter)
 
 
 def find_inputs(
@@ -98,7 +102,9 @@ def find_inputs(
             continue
         files = _files(text, out, suffix, match, result.missing)
         if suffix is None and Path(text).is_dir():
-            result.passed += _passed_over(Path(text), out)
+            besides = _besides(Path(text), out)
+            for end, count in besides.items():
+                (result.passed if end in OTHER_PICTURES else result.others)[end] += count
         for file, name in files:
             found.setdefault(Path(os.path.realpath(file)), (file, name))
     if not found and not result.cameras:
@@ -168,7 +174,7 @@ def _walk(folder: Path, drawn: Path, suffix: str | None, match: str | None) -> I
         for name in sorted(files):
             path = Path(parent, name)
             relative = path.relative_to(folder).as_posix()
-            wanted = name.endswith(suffix) if suffix is not None else _is_known(name)
+            wanted = name.endswith(suffix) if suffix is not None else _is_taken(path)
             if match and os.sep != "/":
                 match = match.replace(os.sep, "/")
             if match and not (fnmatch.fnmatch(relative, match) or fnmatch.fnmatch(name, match)):
@@ -177,10 +183,15 @@ def _walk(folder: Path, drawn: Path, suffix: str | None, match: str | None) -> I
                 yield path
 
 
-def _passed_over(folder: Path, out: Path) -> Counter[str]:
-    """Pictures of kinds that are not taken from folders, by suffix."""
-    every = (path for path in _walk(folder, out.resolve(), "", None))
-    return Counter(path.suffix.lower() for path in every if path.suffix.lower() in OTHER_PICTURES)
+def _besides(folder: Path, out: Path) -> Counter[str]:
+    """Files that are not taken from a folder, by suffix; hidden ones are not counted."""
+    every = (path for path in _walk(folder, out.resolve(), "", None) if not _is_taken(path))
+    return Counter(path.suffix.lower() for path in every)
+
+
+def _is_taken(path: Path) -> bool:
+    """Whether a file of a folder is taken; an AVIF where this build of OpenCV reads it."""
+    return _is_known(path.name) or (path.suffix.lower() == ".avif" and cv2.haveImageReader(str(path)))
 
 
 def _is_known(name: str) -> bool:

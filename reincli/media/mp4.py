@@ -18,6 +18,10 @@ from reincli.errors import ReinError
 
 BLOCK = 1 << 20
 """Bytes copied at a time."""
+MOST_FRAMES = 50_000_000
+"""Frames of a film that is believed: nine days at 60 a second."""
+LARGEST_INDEX = 1 << 28
+"""Bytes of an index that is read at all."""
 FILE_TYPE = b"isom\x00\x00\x02\x00isomiso2mp41"
 
 
@@ -73,6 +77,53 @@ def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[str, int, int
             raise ValueError(f"box {name!r} ends beyond the file")
         yield name.decode("latin-1"), start + head, size - head
         start += size
+
+
+def times_of(path: Path) -> np.ndarray | None:
+    """When the frames of an MP4 or QuickTime file are shown, by its index: (n,) seconds from the first, ascending.
+
+    None where the index does not say, as in files that are written in fragments.
+    """
+    try:
+        with open(path, "rb") as file:
+            for name, start, size in _boxes(file, 0, path.stat().st_size):
+                if name == "moov" and size <= LARGEST_INDEX:
+                    file.seek(start)
+                    return _times(file.read(size))
+    except (OSError, KeyError, ValueError, struct.error):
+        pass
+    return None
+
+
+def _times(moov: bytes) -> np.ndarray | None:
+    start = 0
+    while start + 8 <= len(moov):
+        size, name = struct.unpack_from(">I4s", moov, start)
+        if name == b"trak":
+            media = _inside(_inside(moov[start + 8 : start + size])["mdia"])
+            if media["hdlr"][8:12] == b"vide":
+                (scale,) = struct.unpack_from(">I", media["mdhd"], 20 if media["mdhd"][0] else 12)
+                return _shown(_inside(_inside(media["minf"])["stbl"]), scale)
+        start += max(size, 8)
+    return None
+
+
+def _shown(table: dict[str, bytes], scale: int) -> np.ndarray | None:
+    """Times of showing: those of decoding, and the offset of each from there (ISO/IEC 14496-12, 8.6.1)."""
+    counts, steps = _runs(table["stts"], ">u4")
+    if not scale or not 0 < counts.sum() <= MOST_FRAMES:
+        return None
+    times = np.cumsum(np.repeat(steps, counts)) - np.repeat(steps, counts)
+    if "ctts" in table:
+        counts, offsets = _runs(table["ctts"], ">i4")  # signed, if not by the letter of its version 0
+        times = times + np.repeat(offsets, counts)
+    times = np.sort(times)
+    return (times - times[0]) / scale
+
+
+def _runs(box: bytes, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    counts = np.frombuffer(box, ">u4", offset=8)[::2].astype(np.int64)
+    return counts, np.frombuffer(box, kind, offset=8)[1::2].astype(np.int64)
 
 
 def _inside(content: bytes) -> dict[str, bytes]:

@@ -284,7 +284,7 @@ def compare(
     else:
         panels = [error(image, label, truth, c) for label, c in zip(labels, sure, strict=True)]
         rates = [f"{error_rate(label, truth):.1%} wrong" for label in labels]
-        shown = [f"{title}: {rate}" for title, rate in zip(titles, rates, strict=True)]
+        shown = [f"{each}: {rate}" for each, rate in zip(titles, rates, strict=True)]
         entries = [Entry("wrong", WRONG), Entry("right", (200, 200, 200)), Entry("not labelled", UNLABELLED)]
     if any(c is not None for c in sure):
         entries.append(Entry("faint: unsure", (70, 70, 70), fades=True))

@@ -77,5 +77,8 @@ def _three_channels(array: np.ndarray, what: str) -> np.ndarray:
             )
         array = np.rint(array * 255)
     elif array.dtype != np.uint8:
-        raise ReinError(f"A picture has type {array.dtype}; expected uint8, uint16 or floats from 0 to 1.")
+        raise ReinError(
+            f"A picture has type {array.dtype}; expected uint8, uint16 or floats from 0 to 1.",
+            "Convert it: array.astype('uint8') where its values go from 0 to 255.",
+        )
     return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)), np.uint8)

@@ -24,11 +24,23 @@ import numpy as np
 
 from reincli.errors import ReinError
 from reincli.media.images import opencv_silent
-from reincli.media.mp4 import Track, join, read_track
+from reincli.media.mp4 import Track, join, read_track, times_of
 from reincli.media.outputs import mark_video
 
 USUAL_RATE = 25.0
 """Frames a second where a file or camera does not tell."""
+ENDLESS = 2**31
+"""End of a span of a video that does not say how long it is."""
+MOST_RATE = 61.0
+"""Frames a second above which a file is not believed before its time stamps were looked at."""
+PROBED = 30
+"""Frames whose time stamps are looked at then."""
+OFF = 0.75
+"""Frames by which a time stamp may be off the constant rate: one that is further off repeats a frame or drops one."""
+STILL = 60.0
+"""Seconds for which a frame may stand still in a file that does not say how long it is; more is a jump of its clock."""
+COUNTED = ("ftyp", "RIFF")
+"""How files begin (from byte 4, from byte 0) whose number of frames is a count, no estimate."""
 PART_FRAMES, PART_SECONDS = 250, 60.0
 """A part is closed after so many frames, or so long: what a power cut loses at most."""
 CODEC = "mp4v"
@@ -43,10 +55,11 @@ def _open(source: str | int) -> cv2.VideoCapture:
 
 
 class Video:
-    """A video file.
+    """A video file, as frames at a constant rate: where the file's own rate varies, frames are repeated and dropped.
 
     Attributes:
-        rate: frames a second. frames: how many the file says it has; 0 where it does not say.
+        rate: frames a second. frames: how many it has at that rate; 0 where it does not say.
+        estimated: `frames` follows from a length that may be wrong, nobody counted them.
 
     Raises:
         ReinError: no such file, or no video that OpenCV reads.
@@ -60,22 +73,34 @@ class Video:
         opened = capture.isOpened()
         rate = capture.get(cv2.CAP_PROP_FPS) if opened else 0.0
         count = capture.get(cv2.CAP_PROP_FRAME_COUNT) if opened else 0.0
+        stamped = _stamped_rate(capture) if opened and rate > MOST_RATE else None
         capture.release()
         if not opened:
             raise ReinError(
                 f"Cannot decode the video '{path}' ({path.stat().st_size} bytes).",
                 "It is damaged, cut short, or of a kind that OpenCV does not read.",
             )
+        count = count if math.isfinite(count) and count > 0 else 0.0
+        if (
+            stamped is not None and stamped < rate / 2
+        ):  # a unit of its clock, which some files give as their rate
+            count, rate = count * stamped / rate, stamped
         self.rate = rate if math.isfinite(rate) and 0 < rate <= 1000 else USUAL_RATE
-        self.frames = int(count) if math.isfinite(count) and count > 0 else 0
+        with open(path, "rb") as file:
+            start = file.read(8).decode("latin-1")
+        self.estimated = not (start[4:] == COUNTED[0] or start[:4] == COUNTED[1])
+        times = times_of(path) if start[4:] == COUNTED[0] else None
+        if count and times is not None and not _is_steady(times):
+            count, self.estimated = times[-1] * self.rate + 1, True
+        self.frames = round(count)
 
     def span(self, start: float | None = None, end: float | None = None, every: int = 1) -> range:
-        """Numbers of the frames from `start` to before `end` (seconds), every so many; as the file counts them.
+        """Numbers of the frames from `start` to before `end` (seconds), every so many.
 
         Where the file does not say how many it has, the span goes on without end.
         """
         first = math.ceil((start or 0.0) * self.rate - 1e-6)
-        stop = self.frames or 2**31
+        stop = self.frames or ENDLESS
         if end is not None:
             stop = min(stop, math.ceil(end * self.rate - 1e-6))
         return range(first, max(first, stop), every)
@@ -87,20 +112,73 @@ class Video:
         lands on another frame.
         """
         capture = _open(str(self.path))
+        clock = _Clock(self.rate, self.frames)
+        wanted = iter(span)
+        number, held = next(wanted, None), None
         try:
-            at = 0
-            for wanted in span:
-                while at < wanted:
-                    if not capture.grab():
-                        return
-                    at += 1
-                ok, frame = capture.read()
+            while number is not None and capture.grab():
+                place = clock.place(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+                while held is not None and number is not None and number < place:  # it stood still until here
+                    yield held
+                    number = next(wanted, None)
+                held = None
+                if number is None or place < number - (
+                    span.step == 1
+                ):  # the one right before may stand still
+                    continue
+                ok, frame = capture.retrieve()
                 if not ok:
                     return
-                at += 1
-                yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+                held = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+                while number is not None and number <= place:
+                    yield held
+                    number = next(wanted, None)
         finally:
             capture.release()
+
+
+class _Clock:
+    """Turns time stamps into numbers of frames at a constant rate."""
+
+    def __init__(self, rate: float, frames: int) -> None:
+        self.rate = rate
+        self.most = frames or STILL * rate
+        self.begun: float | None = None
+        self.stamp, self.at = -math.inf, -1
+
+    def place(self, stamp: float) -> int:
+        """The number of the frame with this time stamp (seconds); that of the one before where there is no room.
+
+        A stamp that goes back or jumps far, as some files have them, is passed by: that frame comes next.
+        """
+        following = self.at + 1
+        if self.begun is None or not math.isfinite(stamp) or stamp <= self.stamp:
+            off = 0.0
+        else:
+            off = (stamp - self.begun) * self.rate - following
+        if self.begun is None or stamp <= self.stamp or off > self.most:
+            self.begun, off = stamp - following / self.rate, 0.0
+        self.stamp = stamp
+        if off < -OFF:
+            return self.at
+        self.at = following + (round(off) if off > OFF else 0)
+        return self.at
+
+
+def _is_steady(times: np.ndarray) -> bool:
+    """Whether frames shown at these times (seconds) come at a constant rate, but for what files round."""
+    gaps = np.diff(times)
+    return not len(gaps) or float(np.abs(gaps - np.median(gaps)).max()) < OFF * float(np.median(gaps))
+
+
+def _stamped_rate(capture: cv2.VideoCapture) -> float | None:
+    """Frames a second by the first time stamps; None where they do not tell."""
+    stamps: list[float] = []
+    while len(stamps) < PROBED and capture.grab():
+        stamps.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+    gaps = np.diff(stamps)
+    gap = float(np.median(gaps)) if len(gaps) else 0.0
+    return 1 / gap if math.isfinite(gap) and gap > 0 else None
 
 
 class Camera:
@@ -261,7 +339,10 @@ class VideoParts:
         self.close()
         if not self.parts:
             shutil.rmtree(self.folder, ignore_errors=True)
-            raise ReinError(f"There is no frame to write to '{self.target}'.")
+            raise ReinError(
+                f"There is no frame to write to '{self.target}'.",
+                "Check that the video plays, and its --start.",
+            )
         whole = self.folder / "whole.mp4"
         with _disk(self.target):
             if len(self.parts) == 1:

@@ -69,7 +69,9 @@ def _built(timm: ModuleType, settings: BackboneSettings, grid: int, with_norm: b
     family = family_of(settings)
     if settings.output_stride is not None and (family is None or family.kind != "resnet"):
         raise ReinError(
-            f"model.backbone.output_stride is for ResNets; '{settings.name}' has its own strides.", usage=True
+            f"model.backbone.output_stride is for ResNets; '{settings.name}' has its own strides.",
+            "Leave it out.",
+            usage=True,
         )
     if family is None:
         return _from_timm(timm, settings, grid, with_norm)

@@ -156,10 +156,16 @@ def family_of(settings: BackboneSettings) -> Family | None:
             )
         return FAMILIES.get(settings.name)
     if not (settings.width and settings.depth and settings.heads):
-        raise ReinError("Backbone 'vit' needs width, depth and heads under [model.backbone].", usage=True)
+        raise ReinError(
+            "Backbone 'vit' needs width, depth and heads under [model.backbone].",
+            "For example: width = 384, depth = 12, heads = 6.",
+            usage=True,
+        )
     if settings.width % settings.heads:
         raise ReinError(
-            f"A width of {settings.width} does not divide into {settings.heads} heads.", usage=True
+            f"A width of {settings.width} does not divide into {settings.heads} heads.",
+            f"Take a multiple: {max(1, settings.width // settings.heads) * settings.heads}, for example.",
+            usage=True,
         )
     widths = (settings.width, settings.width, settings.width, settings.width)
     taps = settings.taps or spread(settings.depth)

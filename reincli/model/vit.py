@@ -87,6 +87,7 @@ class ViT(nn.Module):
         if len(self.taps) != 4 or any(not 0 <= tap < family.blocks for tap in self.taps):
             raise ReinError(
                 f"model.backbone.taps {list(self.taps)} must be four blocks between 0 and {family.blocks - 1}.",
+                "Leave them out, or name four that are there.",
                 usage=True,
             )
         self.prefix = int(getattr(body, "num_prefix_tokens", 0))

@@ -13,6 +13,7 @@ import numpy as np
 
 from reincli.config import parse_size, test_size
 from reincli.data.check import count_values, undeclared_values
+from reincli.data.dataset import eval_size
 from reincli.data.labels import CITYSCAPES, IGNORE
 from reincli.data.sources import UNDECLARED, label_table
 from reincli.data.stored import colors_of, read_values
@@ -60,6 +61,10 @@ class Artist:
     abstain: float | None = None
     told: set[str] = field(default_factory=set, repr=False)
 
+    def remarks(self, shape: tuple[int, ...]) -> list[str]:
+        """What is worth saying of the size at which an image of (H, W) is predicted, each once."""
+        return [text for text in (self.far_from_scale(shape), self.size_used(shape)) if text]
+
     def far_from_scale(self, shape: tuple[int, ...]) -> str:
         """A remark where an image of (H, W) is predicted far larger than the model was tested; '' if not, or told."""
         settings = self.predictors[0].settings
@@ -75,6 +80,20 @@ class Artist:
         return (
             f"Images of {shape[1]}x{shape[0]} are {times:.1f} times as large as those the model was tested on "
             f"({width}x{height}): it sees things larger than it knows them. --size {width}x{height} fits it."
+        )
+
+    def size_used(self, shape: tuple[int, ...]) -> str:
+        """A remark where an image of (H, W) is predicted at another size than was asked for; '' if not, or told."""
+        asked = parse_size(self.size)
+        if asked is None or "size" in self.told:
+            return ""
+        height, width = eval_size(shape[0], shape[1], self.size)
+        if (width, height) == asked:
+            return ""
+        self.told.add("size")
+        return (
+            f"Images of {shape[1]}x{shape[0]} are predicted at {width}x{height}: their ratio is kept within "
+            f"{self.size}. To the pixel: --size '{self.size}!'"
         )
 
     @property

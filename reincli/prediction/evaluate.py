@@ -21,7 +21,7 @@ from torch import Tensor
 from reincli.config import Settings, test_size
 from reincli.data.dataset import EvalDataset
 from reincli.data.labels import CITYSCAPES, IGNORE
-from reincli.data.sources import Sample, each_once, find_samples, label_table
+from reincli.data.sources import Sample, each_once, find_samples, label_table, prepare_command
 from reincli.engine.ranks import Rank
 from reincli.errors import ReinError
 from reincli.ops.calibration import Certainty
@@ -230,7 +230,7 @@ def require_label_size(item: dict[str, Any]) -> None:
     if label is not None and label.shape != (height, width):
         raise ReinError(
             f"The label '{sample.label}' is {label.shape[1]}x{label.shape[0]}, but its image is {width}x{height}.",
-            f"Find all such pairs: rein prepare-data {sample.dataset} --check",
+            f"Find all such pairs: {prepare_command(sample)} --check",
         )
 
 

@@ -136,7 +136,11 @@ def check_size(loaded: LoadedModel, request: Request) -> None:
         )
     fixed = getattr(loaded.model.backbone, "fixed", None)
     if fixed and (fixed[1], fixed[0]) != request.size:
-        raise ReinError(f"This backbone takes images of {fixed[1]}x{fixed[0]} alone.", usage=True)
+        raise ReinError(
+            f"This backbone takes images of {fixed[1]}x{fixed[0]} alone.",
+            f"Take that: --size {fixed[1]}x{fixed[0]}",
+            usage=True,
+        )
 
 
 def describe(loaded: LoadedModel, request: Request) -> dict[str, Any]:

@@ -21,9 +21,9 @@ from reincli.data.labels import Classes
 from reincli.data.sources import classes_of
 from reincli.data.transforms import resize_image
 from reincli.engine import checkpoint as checkpoints
-from reincli.engine.backbone_files import find_backbone
 from reincli.engine.device import DTYPES, autocast, full_fp32, kernel_notes, pick_device, pick_precision
 from reincli.engine.fusing import fused
+from reincli.engine.moved_backbone import load_backbone_of
 from reincli.errors import ReinError
 from reincli.media import paint
 from reincli.media.rgb import Picture, as_rgb
@@ -383,12 +383,12 @@ def load_model(
     classes = read.classes or classes_of(settings.data)
     model = checkpoints.build_model(settings, len(classes))
     if not holds_backbone(read.state):
-        path = find_backbone(settings, backbone)
-        if path is None:
+        loaded = load_backbone_of(model, read, settings, backbone, knowingly=any_backbone)
+        if loaded is None:
             raise ReinError(
                 f"'{checkpoint}' needs its backbone, and its settings name none.", "Give --backbone FILE."
             )
-        notes += checkpoints.load_frozen(model, path, read, knowingly=any_backbone)[1]
+        notes += loaded[1]
     notes += checkpoints.load_trained(model, read)
     temperature = 1.0 if read.calibration is None else read.calibration.temperature
     return LoadedModel(model, classes, settings, notes, temperature)

@@ -146,7 +146,7 @@ def _half_image(source: Path) -> bytes:
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
         raise ReinError(
             f"Cannot decode the image '{source}' ({source.stat().st_size} bytes).",
-            "The file is damaged, cut short or no image: fetch it again or remove it.",
+            "The file is damaged, cut short or no image: fetch it again.",
         ) from None
     data = io.BytesIO()
     small.save(data, "JPEG", quality=HALF_QUALITY)

@@ -63,7 +63,11 @@ def choose(
             raise ReinError(f"No corruption is named '{name}'.", nearest(name, CORRUPTIONS), usage=True)
     for severity in severities:
         if severity not in SEVERITIES:
-            raise ReinError(f"Severity {severity} does not exist; expected 1 to 5.", usage=True)
+            raise ReinError(
+                f"Severity {severity} does not exist; expected 1 to 5.",
+                "For example: --severity 3",
+                usage=True,
+            )
     chosen = [name for name in CORRUPTIONS if name in names or not names]
     return [Corruption(name, s, seed, channels) for s in sorted(set(severities or [5])) for name in chosen]
 
@@ -100,7 +104,10 @@ def corrupted(image: np.ndarray, corruption: Corruption, name: str) -> np.ndarra
     corrupt = require_library()
     if min(image.shape[:2]) < SMALLEST:
         height, width = image.shape[:2]
-        raise ReinError(f"'{name}' is {width}x{height}; corruptions need {SMALLEST} pixels a side.")
+        raise ReinError(
+            f"'{name}' is {width}x{height}; corruptions need {SMALLEST} pixels a side.",
+            "Use the images as they were released.",
+        )
     seed = image_seed(corruption, name)
     own = {"seed": seed} if corruption.name in OWN_SEED else {}
     swapped = corruption.channels == CHANNELS[1]

@@ -9,7 +9,7 @@ from pathlib import Path
 from reincli.data.downloads import names_for
 from reincli.data.index import list_files
 from reincli.data.layouts import CONDITIONS, HOMES, NO_CONVERSION
-from reincli.data.missing import missing_folder
+from reincli.data.missing import command_for, missing_folder
 from reincli.errors import ReinError
 from reincli.prepare import mapillary
 from reincli.prepare.corruption import HEADLINE, Corruption
@@ -110,7 +110,8 @@ def _plan_corruptions(root: Path, out: Path, corruptions: Sequence[Corruption]) 
     names = list_files(source, "_leftImg8bit.png") if source.is_dir() else []
     if not names:
         message = f"'cityscapes-c' is made from the images of 'cityscapes:val', which are not in '{source}'."
-        hint = f"Get {names_for('cityscapes', 'leftImg8bit')} from {HOMES['cityscapes']}: rein prepare-data cityscapes"
+        hint = f"Get {names_for('cityscapes', 'leftImg8bit')} from {HOMES['cityscapes']}, then: "
+        hint += command_for("cityscapes", root.parent / "cityscapes")
         raise ReinError(message, hint)
     _require_labels(out, names)
     return [
@@ -133,6 +134,6 @@ def _require_labels(out: Path, names: Sequence[str]) -> None:
         raise ReinError(
             f"{len(missing)} of {len(names)} images of 'cityscapes:val' have no prepared label in '{labels}': "
             f"{missing[0]}.",
-            f"'cityscapes-c' is scored with these: {names_for('cityscapes', 'gtFine')}, then rein prepare-data "
-            f"cityscapes {labels.parents[1]}",
+            f"'cityscapes-c' is scored with these: {names_for('cityscapes', 'gtFine')}, then: "
+            + command_for("cityscapes", labels.parents[1]),
         )

@@ -53,8 +53,9 @@ class Pretraining:
         patch = settings.backbone.patch_size
         if settings.side % (2 * patch) or patch % settings.cells:
             raise ReinError(
-                f"side {settings.side} must be a multiple of twice the patch ({patch}), and the patch of "
+                f"The side {settings.side} must be a multiple of twice the patch ({patch}), and the patch of "
                 f"cells ({settings.cells}).",
+                f"For example a side of {max(1, settings.side // (2 * patch)) * 2 * patch}.",
                 usage=True,
             )
         torch.manual_seed(settings.seed)
@@ -122,7 +123,8 @@ class Pretraining:
         state = read_file(path)
         if state.get("settings") != self.settings.model_dump_json():
             raise ReinError(
-                f"'{path}' belongs to a pretraining with other settings.", "Remove it, or ask for the same."
+                f"'{path}' belongs to a pretraining with other settings.",
+                "Ask for the same settings, or write to another file: it goes on from this one alone.",
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

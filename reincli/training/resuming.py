@@ -11,11 +11,43 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reincli.engine.checkpoint import Checkpoint, read_checkpoint
 from reincli.engine.validation import damaged
 from reincli.errors import ReinError
+from reincli.training.run_folder import LAST, numbered
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW keeps of each parameter, in its shape."""
+
+
+def newest_whole(folder: Path) -> tuple[Checkpoint, list[str]]:
+    """The checkpoint that a run goes on from: `last.pth`, or where that is damaged or gone the newest that is whole.
+
+    Returns:
+        It, and a remark where it is not `last.pth`.
+
+    Raises:
+        ReinError: the run has none yet, or none that can be read.
+    """
+    last, others = folder / LAST, numbered(folder)
+    anew = f"Begin anew in another folder: rein train --config {folder / 'settings.toml'} --work-dir DIR"
+    if not last.exists() and not others:
+        raise ReinError(f"'{folder}' has no checkpoint yet.", anew)
+    what = "is not there"
+    try:
+        if last.exists():
+            return read_checkpoint(last), []
+    except ReinError as error:
+        what = f"cannot be used ({error.message.rstrip('.')})"
+    for path in others:
+        try:
+            read = read_checkpoint(path)
+        except ReinError:
+            continue
+        if read.training is not None:
+            return read, [f"'{last}' {what}; going on from the newest whole checkpoint, '{path}'."]
+    tried = f", and none of the {len(others)} other checkpoints in '{folder}' is whole" if others else ""
+    raise ReinError(f"'{last}' {what}{tried}.", f"Bring back a copy of one, as '{last}'. {anew}")
 
 
 def iteration_in(training: Mapping[str, Any], path: Path | str) -> int:

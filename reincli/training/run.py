@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from reincli.engine.backbone_files import find_backbone
 from reincli.engine.device import DTYPES
 from reincli.engine.fingerprint import Fingerprint
 from reincli.engine.fusing import fused
+from reincli.engine.moved_backbone import load_backbone_of
 from reincli.engine.processes import share_gradients, share_statistics, slice_size, wait_for_all
 from reincli.engine.ranks import Rank
 from reincli.engine.weight_files import write_file
@@ -29,6 +30,7 @@ from reincli.training import resuming, run_folder
 from reincli.training.ema import Ema, even
 from reincli.training.optim import build_optimizer
 from reincli.training.recording import Recorded, can_record
+from reincli.training.run_folder import LAST
 
 
 @dataclass
@@ -92,33 +94,64 @@ def prepare_run(
     classes = classes_of(settings.data)
     torch.manual_seed(train.seed)
     model = checkpoints.build_model(settings, len(classes))
-    begun_from = folder / "last.pth" if resume else Path(train.start_from) if train.start_from else None
-    read = checkpoints.read_checkpoint(begun_from) if begun_from and begun_from.exists() else None
+    read: checkpoints.Checkpoint | None = None
+    if resume:
+        read, told = resuming.newest_whole(folder)
+        note_all(note, told)
+    elif train.start_from:
+        read = checkpoints.read_checkpoint(Path(train.start_from))
     brought = model.backbone_trains and read is not None and holds_backbone(read.state)
-    path = None if brought else find_backbone(settings, backbone)
-    fingerprint = None
-    if path is not None:
-        fingerprint, remarks = checkpoints.load_frozen(model, path, read, knowingly=any_backbone)
-        for remark in remarks:
-            note(remark)
-    elif not model.backbone_trains:
-        raise ReinError(
-            "The backbone is frozen and has random weights: nothing would keep them for later use.",
-            "Give --backbone FILE, or train it too: --set model.train_backbone=true",
-            usage=True,
-        )
-    if begun_from is not None:  # before the backbone takes its compute type: directions are taken out in fp32
-        for remark in checkpoints.load_trained(model, read or read_begun(begun_from)):
-            note(remark)
+    fingerprint = None if brought else _load_backbone(model, settings, backbone, read, any_backbone, note)
+    fresh = None if resume or settings.adapt.target else classes  # what adapts teaches itself by its classes
+    if read is not None:  # before the backbone takes its compute type: directions are taken out in fp32
+        note_all(note, checkpoints.load_trained(model, read, fresh_for=fresh))
     run = new_run(settings, folder, model, classes, device=device, precision=precision, rank=rank, note=note)
     run.backbone = fingerprint
     if resume:
         assert read is not None
         restore(run, read)
+        if read.path.name != LAST and run.rank.rank == 0:
+            run_folder.point_at(folder / LAST, read.path)
     run.network = share_gradients(run.network, rank, device)
     copies = 4 if run.ema else 3  # weights and the optimiser's two moments
     run_folder.check_space(folder, copies * run.trained_bytes, train.keep_checkpoints)
     return run
+
+
+def note_all(note: Callable[[str], None], remarks: Iterable[str]) -> None:
+    """Tell remarks one by one."""
+    for remark in remarks:
+        note(remark)
+
+
+def _load_backbone(
+    model: Segmentor,
+    settings: Settings,
+    given: Path | None,
+    read: checkpoints.Checkpoint | None,
+    any_backbone: bool,
+    note: Callable[[str], None],
+) -> Fingerprint | None:
+    """Load the backbone's file, that of the checkpoint where one is gone on or started from; its fingerprint.
+
+    Raises:
+        ReinError: there is none, it does not fit, or the backbone is frozen and random.
+    """
+    loaded: tuple[Fingerprint | None, list[str]] | None = None
+    if read is not None:
+        loaded = load_backbone_of(model, read, settings, given, knowingly=any_backbone)
+    elif (path := find_backbone(settings, given)) is not None:
+        loaded = checkpoints.load_frozen(model, path)
+    if loaded is None:
+        if model.backbone_trains:
+            return None
+        raise ReinError(
+            "The backbone is frozen and has random weights: nothing would keep them for later use.",
+            "Give --backbone FILE, or train it too: --set model.train_backbone=true",
+            usage=True,
+        )
+    note_all(note, loaded[1])
+    return loaded[0]
 
 
 def new_run(
@@ -205,17 +238,8 @@ def write_checkpoint(run: Run) -> None:
     run_folder.require_there(run.folder)
     path = run.folder / f"iter_{run.iteration}.pth"
     write_file(path, state_of_run(run))
-    run_folder.point_at(run.folder / "last.pth", path)
+    run_folder.point_at(run.folder / LAST, path)
     run_folder.drop_old_checkpoints(run.folder, run.settings.train.keep_checkpoints)
-
-
-def read_begun(path: Path) -> checkpoints.Checkpoint:
-    """The checkpoint that a run goes on or starts from. ReinError where a run has none yet."""
-    if path.name == "last.pth" and not path.exists() and (path.parent / "settings.toml").exists():
-        raise ReinError(
-            f"'{path.parent}' has no checkpoint yet.", "Start it anew: remove the folder, then train."
-        )
-    return checkpoints.read_checkpoint(path)
 
 
 def restore(run: Run, read: checkpoints.Checkpoint) -> None:

@@ -24,6 +24,8 @@ from reincli.errors import ReinError
 from reincli.media.images import temporary_beside, write_bytes
 from reincli.settings_files import build_settings, read_toml, to_toml
 
+LAST = "last.pth"
+"""The newest checkpoint of a run."""
 NUMBERED = re.compile(r"iter_([0-9]{1,12})\.pth")
 """Names of checkpoints; other files of the folder are nobody's business."""
 
@@ -104,10 +106,15 @@ def point_at(pointer: Path, target: Path) -> None:
         raise _unwritable(pointer, error) from None
 
 
+def numbered(folder: Path) -> list[Path]:
+    """All numbered checkpoints of a run, the newest first."""
+    found = [(int(m[1]), file) for file in folder.glob("iter_*.pth") if (m := NUMBERED.fullmatch(file.name))]
+    return [file for _, file in sorted(found, reverse=True)]
+
+
 def drop_old_checkpoints(folder: Path, keep: int) -> None:
     """Delete all numbered checkpoints but the newest few."""
-    found = [(int(m[1]), file) for file in folder.glob("iter_*.pth") if (m := NUMBERED.fullmatch(file.name))]
-    for _, old in sorted(found)[:-keep]:
+    for old in numbered(folder)[keep:]:
         with contextlib.suppress(OSError):
             old.unlink()
 

@@ -28,6 +28,10 @@ from reincli.model.plain_decoder import MaskDraws, draw_masks, mask_probabilitie
 from reincli.ops.parts import part
 from reincli.training.run import Run
 
+KINDS = ("cls", "mask", "dice")
+LOGGED = ("loss", *(f"loss_{kind}" for kind in KINDS), *(f"all_{kind}" for kind in KINDS))
+"""Losses in the log: the total, each kind of the last round, and each kind summed over all rounds."""
+
 
 def train_step(run: Run, slices: list[dict[str, Any]]) -> dict[str, Tensor]:
     """One step of the optimiser on this process's part of a batch.
@@ -37,8 +41,8 @@ def train_step(run: Run, slices: list[dict[str, Any]]) -> dict[str, Tensor]:
         slices: of the batch, computed one after another; their gradients add up.
 
     Returns:
-        Means over the slices of 'loss' and of the last round's parts, 'grad_norm', and 'skipped', 1 where the
-        gradient was not finite and the weights stayed as they were: 0-d tensors on the device.
+        Means over the slices of `LOGGED`, 'grad_norm', and 'skipped', 1 where the gradient was not finite and the
+        weights stayed as they were: 0-d tensors on the device.
     """
     targets = [targets_of(piece["label"], run.model.classes, run.device) for piece in slices]
     images = [partial(normalised, run, piece["image"], piece["size"]) for piece in slices]
@@ -67,7 +71,7 @@ def add_gradients(
         last: it has no further one, so processes exchange what has added up.
 
     Returns:
-        Means over the slices of 'loss' and of the last round's parts, 0-d tensors on the device.
+        Means over the slices of `LOGGED`, 0-d tensors on the device.
     """
     pairs = sum(wanted.divisor for wanted in targets) / len(targets)
     divisor = mean_over_processes([pairs])[0]
@@ -80,7 +84,7 @@ def add_gradients(
             losses = slice_losses(run, image(), wanted, points, divisor, draws)
             with part("losses"):
                 run.scaler.scale(losses["loss"] / len(targets)).backward()
-        for name in ("loss", "loss_cls", "loss_mask", "loss_dice"):
+        for name in LOGGED:
             value = losses[name].detach() / len(targets)
             total[name] = total[name] + value if name in total else value
     return total
@@ -103,13 +107,19 @@ def slice_losses(
     divisor: float,
     draws: MaskDraws | None = None,
 ) -> dict[str, Tensor]:
-    """The losses of some normalised images, three a round, and their sum, 'loss'."""
+    """The losses of some normalised images, three a round, their sum, 'loss', and that of each kind, 'all_cls', ...."""
     with autocast(run.precision, run.device):
         predictions = run.network(images) if draws is None else run.network(images, draws=draws)
     count = run.settings.train.points
     with part("losses"):
         losses, _ = mask2former_loss(predictions, targets, points, count=count, divisor=divisor)
-        return {**losses, "loss": torch.stack(list(losses.values())).sum()}
+        parts = {
+            f"all_{kind}": torch.stack(
+                [value.detach() for name, value in losses.items() if name.endswith(f"loss_{kind}")]
+            ).sum()
+            for kind in KINDS
+        }
+        return {**losses, **parts, "loss": torch.stack(list(losses.values())).sum()}
 
 
 def update(run: Run) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class Watch:
     Attributes:
         note: a remark. step: a log line. tick: the number of steps done, after each.
         predicted: (iteration, sample, (H, W) label map) of every validation image.
+        validating: opened for a validation of so many images, gives what is called after each.
         validated: (iteration, result) of a validation.
         looked: (iteration, number, image file, (H, W) label map) of every target image that was looked at.
     """
@@ -60,6 +61,9 @@ class Watch:
     step: Callable[[StepLog], None] = lambda log: None
     tick: Callable[[int], None] = lambda iteration: None
     predicted: Callable[[int, Sample, np.ndarray], None] = lambda iteration, sample, prediction: None
+    validating: Callable[[int], AbstractContextManager[Callable[[], object]]] = lambda total: nullcontext(
+        lambda: None
+    )
     validated: Callable[[int, dict[str, Any]], None] = lambda iteration, result: None
     looked: Callable[[int, int, Path, np.ndarray], None] = lambda iteration, number, image, prediction: None
 
@@ -246,13 +250,16 @@ def validate(run: Run, samples: list[Sample], watch: Watch, stop: StopRequest) -
         KeyboardInterrupt: a stop was asked for; a resumed run validates anew.
     """
 
-    def on_image(scored: Scored) -> None:
-        if stop.asked:
-            raise stopped(run)
-        watch.predicted(run.iteration, scored.sample, scored.prediction)
-
     run.model.eval()
-    with run.ema.applied() if run.ema is not None else nullcontext():
+    average = run.ema.applied() if run.ema is not None else nullcontext()
+    with watch.validating(len(run.rank.share(samples))) as advance, average:
+
+        def on_image(scored: Scored) -> None:
+            if stop.asked:
+                raise stopped(run)
+            watch.predicted(run.iteration, scored.sample, scored.prediction)
+            advance()
+
         predictor = Predictor(
             run.model, run.classes, run.settings, run.device, run.precision, in_training=True
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import io
+import re
+import sys
 
 import pytest
 from hypothesis import given
@@ -130,3 +132,33 @@ def test_pace_reads_well():
     assert console._pace(1, 9, 5) == "5.0 s each, 40 s left"
     assert console._pace(90, 100, 3) == "30/s, 0.3 s left"
     assert console._pace(100, 100, 65) == "1.5/s, took 1 min 05 s"
+
+
+def test_a_table_wider_than_the_terminal_is_divided(monkeypatch, capsys):
+    monkeypatch.setattr(console, "output", lambda: Console(width=40, file=sys.stdout))
+    headings = ["split", *(f"heading {n}" for n in range(7))]
+    rows = [[name, *(str(n) for n in range(7))] for name in ("train", "val")]
+    console.table(headings, rows, title="wide", footer=["both", *"7654321"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 40
+    text = "\n".join(lines)
+    for n in range(7):
+        assert text.count(f"heading {n}") == 1
+    assert text.count("split") == text.count("train") == text.count("both") > 2
+    assert text.count("wide") == 1
+
+
+def test_a_table_in_an_ascii_terminal_keeps_its_columns(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(console, "output", lambda: Console(width=60, file=stream))
+    console.table(("class", "IoU"), [("道路", "1.00"), ("road", "2.00")])
+    stream.seek(0)
+    lines = [line for line in stream.read().splitlines() if "00" in line]
+    assert "\\u9053\\u8def" in lines[0]
+    assert lines[0].index("1.00") == lines[1].index("2.00")
+
+
+def test_of_an_unknown_total_none_is_shown(capsys):
+    with progress("stream", 0) as advance:
+        advance(7)
+    assert re.fullmatch(r"stream: 7, .* so far\n", capsys.readouterr().err)

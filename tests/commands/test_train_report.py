@@ -14,7 +14,7 @@ from terminal import told
 from reincli.commands import launching, run_report
 from reincli.data.sources import find_samples
 from reincli.settings_files import to_toml
-from reincli.training.run_folder import append_log
+from reincli.training.run_folder import append_log, read_log
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +27,27 @@ def run(tmp_path_factory) -> Path:
     settings = tiny.settings("train.validate_every=2", "train.points=64", "train.log_every=1", data=data)
     tiny.write_backbone(tmp_path / "backbone.pth", settings)
     (tmp_path / "toy.toml").write_text(to_toml(settings))
-    told("train", "--config", tmp_path / "toy.toml", "--backbone", tmp_path / "backbone.pth", "--work-dir",
-         tmp_path / "run", "--device", "cpu")  # fmt: skip
+    text = told("train", "--config", tmp_path / "toy.toml", "--backbone", tmp_path / "backbone.pth", "--work-dir",
+                tmp_path / "run", "--device", "cpu")  # fmt: skip
+    (tmp_path / "run" / "terminal.txt").write_text(text)
     return tmp_path / "run"
+
+
+def test_a_validation_tells_how_far_it_is(run):
+    text = (run / "terminal.txt").read_text()
+    assert text.count("Validating: 6/6") == 3  # images of both domains, three times
+
+
+def test_the_log_has_each_kind_of_loss_over_all_rounds(run):
+    steps = [entry for entry in read_log(run) if entry["kind"] == "step"]
+    assert len(steps) == 6
+    for losses in (entry["losses"] for entry in steps):
+        parts = [losses[f"all_{kind}"] for kind in ("cls", "mask", "dice")]
+        assert sum(parts) == pytest.approx(losses["loss"], rel=1e-5)
+        assert losses["all_cls"] > losses["loss_cls"] > 0  # four rounds and the last of them
+    first = steps[0]["losses"]
+    line = f"loss {first['loss']:.2f} (class {first['all_cls']:.2f} mask {first['all_mask']:.2f}"
+    assert line in (run / "terminal.txt").read_text()
 
 
 def test_curves_and_page(run):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import struct
 import subprocess
 import sys
 import time
@@ -197,3 +199,70 @@ def test_a_camera_gives_the_newest_frame_once(monkeypatch):
 def test_a_camera_stops_in_time(monkeypatch):
     monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
     assert all(elapsed < 0.15 for elapsed, _ in Camera(0).read(0.15))
+
+
+# --- rates that vary ---------------------------------------------------------------------------------------
+
+
+def with_times(path: Path, steps: list[int]) -> Path:
+    """A video of `write` whose frames last so many tenths of a second: its table of times is written anew."""
+    plain = write(path, count=len(steps)).read_bytes()
+    place = plain.index(b"stts")
+    size = int.from_bytes(plain[place - 4 : place], "big")
+    scale_at = plain.index(b"mdhd") + 16
+    scale = int.from_bytes(plain[scale_at : scale_at + 4], "big")
+    entries = b"".join(struct.pack(">2I", 1, step * scale // 10) for step in steps)
+    table = struct.pack(">I4s2I", 16 + len(entries), b"stts", 0, len(steps)) + entries
+    grown = bytearray(plain[: place - 4] + table + plain[place - 4 + size :])
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
+        at = grown.index(name) - 4
+        grown[at : at + 4] = (int.from_bytes(grown[at : at + 4], "big") + len(table) - size).to_bytes(
+            4, "big"
+        )
+    assert plain.index(b"mdat") < place  # the frames lie before the table, so that no offset changes
+    path.write_bytes(bytes(grown))
+    return path
+
+
+def test_a_rate_that_varies_keeps_its_length(tmp_path):
+    steps = [1, 1, 1, 1, 3, 1, 1, 1]
+    video = Video(with_times(tmp_path / "a.mp4", steps))
+    at = [sum(steps[:n]) / 10 * video.rate for n in range(len(steps))]
+    assert video.estimated
+    assert abs(video.frames - at[-1]) <= 1.5
+    shown = numbers(video.path)
+    assert abs(len(shown) - video.frames) <= 1
+    for place, number in enumerate(shown):  # each frame is shown near its time
+        assert at[number] - place < 1
+        assert place < (at[number + 1] if number + 1 < len(at) else video.frames) + 1
+    assert shown == sorted(shown)
+    assert len(shown) > len(set(shown))  # the one that stood still is repeated
+
+
+def test_time_stamps_become_places():
+    clock = videos._Clock(10.0, 100)
+    assert [clock.place(t) for t in (5.0, 5.1, 5.24, 5.3, 5.34, 5.36, 5.9, 6.0)] == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        4,
+        9,
+        10,
+    ]
+    assert clock.place(2.0) == 11  # a stamp that goes back, and from there on again
+    assert clock.place(2.1) == 12
+    assert clock.place(500.0) == 13  # a jump of the clock
+    assert [clock.place(t) for t in (math.nan, 500.2)] == [14, 15]
+
+
+def test_a_steady_rate_is_left_as_it_is_whatever_the_file_rounds():
+    clock = videos._Clock(30000 / 1001, 0)
+    assert [clock.place(round(n * 1001 / 30000, 2)) for n in range(5000)] == list(range(5000))
+
+
+@pytest.mark.parametrize(("name", "codec", "estimated"), [("a.mp4", "mp4v", False), ("a.avi", "MJPG", False),
+                                                          ("a.mkv", "mp4v", True)])  # fmt: skip
+def test_which_counts_are_estimates(tmp_path, name, codec, estimated):
+    assert Video(write(tmp_path / name, codec=codec)).estimated == estimated

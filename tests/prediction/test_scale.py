@@ -41,3 +41,14 @@ def test_a_size_keeps_the_ratio_unless_it_is_marked_exact():
     assert parse_size("480x352!") == (480, 352)
     assert eval_size(480, 640, "480x352") == (352, 469)
     assert eval_size(480, 640, "480x352!") == (352, 480)
+
+
+def test_the_size_that_came_of_it_is_told_once():
+    drawn = artist("demo", "480x352")
+    assert drawn.remarks((480, 640, 3)) == [
+        "Images of 640x480 are predicted at 469x352: their ratio is kept within 480x352. To the pixel: "
+        "--size '480x352!'"
+    ]
+    assert drawn.remarks((480, 640, 3)) == []
+    assert artist("demo", "480x352!").remarks((480, 640, 3)) == []
+    assert artist("demo", "480x360").remarks((480, 640, 3)) == []

@@ -216,3 +216,85 @@ def test_a_log_that_is_no_file_is_named(tmp_path):
     (tmp_path / "log.jsonl").mkdir()
     with pytest.raises(ReinError, match=r"log\.jsonl' cannot be read: Is a directory"):
         read_log(tmp_path)
+
+
+# --- a damaged last checkpoint -----------------------------------------------------------------------------
+
+
+def cut(path: Path) -> None:
+    """Half a file; the checkpoint that it was a link to stays."""
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_last_checkpoint_is_passed_by_for_the_newest_whole_one(run, damage):
+    whole = (run / "last.pth").read_bytes()
+    cut(run / "last.pth") if damage == "cut" else (run / "last.pth").unlink()
+    cut(run / "iter_4.pth")
+    text = told("train", "--resume", run, "--device", "cpu")
+    assert f"going on from the newest whole checkpoint, '{run / 'iter_2.pth'}'" in text
+    assert ("cannot be used" if damage == "cut" else "is not there") in text
+    assert (run / "last.pth").stat().st_size == len(whole)
+    steps = [entry["iteration"] for entry in run_folder.read_log(run) if entry["kind"] == "step"]
+    assert steps == [2, 4]  # nothing twice
+
+
+def test_where_nothing_is_left_to_do_the_last_checkpoint_is_made_whole_again(run):
+    whole = (run / "iter_4.pth").read_bytes()
+    cut(run / "last.pth")
+    assert "Nothing left to do" in told("train", "--resume", run, "--device", "cpu")
+    assert (run / "last.pth").read_bytes() == whole
+
+
+def test_with_no_whole_checkpoint_the_next_step_is_told(run):
+    for path in run.glob("*.pth"):
+        cut(path)
+    text = told("train", "--resume", run, "--device", "cpu", code=1)
+    assert "none of the 2 other checkpoints" in text
+    assert f"rein train --config {run / 'settings.toml'} --work-dir DIR" in text
+
+
+# --- other classes -----------------------------------------------------------------------------------------
+
+
+def renamed(begun: Path, path: Path, names: list[str]) -> Path:
+    """The run's settings with other classes, of the same labels."""
+    data = tiny.own_data(begun / "toy")
+    data["own"]["toy"]["classes"] = [{"name": n, "color": [i, i, i]} for i, n in enumerate(names)]
+    path.write_text(to_toml(tiny.settings("train.iterations=1", data=data)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("names", "remark"),
+    [
+        (["road", "sky", "wall", "car"], "was trained for 3 classes, this run has 4"),
+        (["road", "sky", "hall"], "('wall' where this run has 'hall')"),
+        (["Road", "Sky", "Wall"], ""),
+    ],
+)
+def test_starting_from_other_classes_takes_all_but_the_class_layer(begun, tmp_path, names, remark):
+    config, start = renamed(begun, tmp_path / "new.toml", names), begun / "run" / "last.pth"
+    text = told("train", "--config", config, "--backbone", begun / "backbone.pth", "--work-dir", tmp_path / "new",
+                "--set", f"train.start_from={start}", "--set", "optim.lr=1e-12", "--device", "cpu")  # fmt: skip
+    assert remark in text
+    assert ("all of it is taken but the class layer" in text) == bool(remark)
+    old, new = (
+        torch.load(p, weights_only=True)["state_dict"] for p in (start, tmp_path / "new" / "last.pth")
+    )
+    assert set(old) == set(new)
+    same = {
+        name for name in old if old[name].shape == new[name].shape and torch.allclose(old[name], new[name])
+    }
+    layer = {"decode_head.cls_embed.weight", "decode_head.cls_embed.bias"} if remark else set()
+    assert set(old) - same == layer
+
+
+def test_scoring_with_other_classes_stays_an_error(begun, tmp_path):
+    config = renamed(begun, tmp_path / "new.toml", ["road", "sky", "wall", "car"])
+    text = told(
+        "eval", begun / "run" / "last.pth", "--config", config, "--backbone", begun / "backbone.pth", code=2
+    )
+    assert "The model has 3 classes" in text
