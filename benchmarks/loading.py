@@ -27,7 +27,8 @@ from reincli.data.compact import write_compact
 from reincli.data.loading import load_label, open_pair
 from reincli.data.sources import Sample, label_table
 from reincli.generated.streets import write_scenes
-from reincli.media.images import read_image, write_bytes, write_png
+from reincli.media.images import read_image, write_png
+from reincli.media.whole_files import write_bytes
 
 KINDS = {
     "1914x1052 png": (1914, 1052, ".png"),

@@ -19,7 +19,8 @@ import numpy as np
 from reincli.data.labels import LABEL_IDS, MAPILLARY, POLYGON_IDS, SYNTHIA_IDS
 from reincli.data.vistas import VISTAS_2
 from reincli.generated.streets import generate
-from reincli.media.images import write_bytes, write_png
+from reincli.media.images import write_png
+from reincli.media.whole_files import write_bytes
 
 Size = tuple[int, int]
 """Width and height."""

@@ -19,8 +19,8 @@ from reincli.engine.backbone_files import used_backbone
 from reincli.engine.checkpoint import read_checkpoint, settings_for
 from reincli.engine.device import DTYPES, pick_device, pick_precision
 from reincli.errors import ReinError, nearest
-from reincli.media.images import write_bytes
 from reincli.media.outputs import Outputs, at_work_on, mark
+from reincli.media.whole_files import write_bytes
 from reincli.model.attention import require_attention
 from reincli.prediction.exported import is_exported
 from reincli.settings_files import build_settings, load_settings

@@ -14,8 +14,8 @@ import numpy as np
 from reincli.commands import console
 from reincli.commands.score_table import WIDE, mean_of, percent, protocol_line
 from reincli.errors import ReinError
-from reincli.media.images import write_bytes
 from reincli.media.outputs import Outputs, at_work_on, mark
+from reincli.media.whole_files import write_bytes
 from reincli.ops.bootstrap import Difference, difference, iou, mean_iou, resampled
 from reincli.ops.image_counts import areas, unpack
 

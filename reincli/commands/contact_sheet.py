@@ -14,11 +14,12 @@ from reincli.commands.console import problem, progress
 from reincli.commands.visualize_request import MAKER
 from reincli.errors import ReinError
 from reincli.media.drawing import write_drawing
-from reincli.media.images import read_image, write_bytes
+from reincli.media.images import read_image
 from reincli.media.inputs import Input
 from reincli.media.outputs import Outputs, mark
 from reincli.media.sheet import contact, fit_width
 from reincli.media.video import Video
+from reincli.media.whole_files import write_bytes
 from reincli.prediction.stream import batched, mapped
 
 COLUMNS, ROWS, CELL = 5, 20, 384

@@ -17,7 +17,7 @@ from reincli.commands import console, demo, evaluate, run_report
 from reincli.config import Settings
 from reincli.data.sources import dataset_root, label_table
 from reincli.data.statistics import look_up, update_statistics
-from reincli.media.images import write_bytes
+from reincli.media.whole_files import write_bytes
 from reincli.prediction.evaluate import val_samples
 from reincli.settings_files import build_settings
 from reincli.training.batches import train_samples

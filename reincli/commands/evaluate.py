@@ -22,8 +22,8 @@ from reincli.engine.backbone_files import used_backbone
 from reincli.engine.checkpoint import read_checkpoint, settings_for
 from reincli.engine.ranks import Rank, this_rank
 from reincli.errors import ReinError
-from reincli.media.images import write_bytes
 from reincli.media.outputs import mark
+from reincli.media.whole_files import write_bytes
 from reincli.prediction.evaluate import Scored, evaluate
 from reincli.prediction.exported import is_exported, open_session
 from reincli.prediction.opening import open_segmentor

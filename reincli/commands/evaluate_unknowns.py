@@ -17,8 +17,8 @@ from reincli.config import DataSettings
 from reincli.data.unknowns import Unknowns, require_unknowns, sources_of
 from reincli.engine.ranks import Rank
 from reincli.errors import ReinError
-from reincli.media.images import write_bytes
 from reincli.media.outputs import Outputs, at_work_on, mark
+from reincli.media.whole_files import write_bytes
 from reincli.prediction.predict import Predictor
 from reincli.prediction.unknowns import (
     ScoredUnknown,

@@ -16,8 +16,9 @@ from reincli.config import Settings
 from reincli.data.labels import Classes
 from reincli.data.sources import Sample
 from reincli.data.transforms import resize_image
-from reincli.media.images import read_image, write_bytes
+from reincli.media.images import read_image
 from reincli.media.paint import overlay
+from reincli.media.whole_files import write_bytes
 from reincli.settings_files import to_toml
 from reincli.training.run_folder import read_log
 

@@ -19,7 +19,8 @@ from typing import Any, Protocol
 
 from reincli.config import Settings, TrackerName
 from reincli.errors import ReinError
-from reincli.media.images import read_image, write_bytes
+from reincli.media.images import read_image
+from reincli.media.whole_files import write_bytes
 from reincli.settings_files import to_toml
 
 PROJECT = "rein"

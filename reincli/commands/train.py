@@ -22,8 +22,8 @@ from reincli.engine.device import DTYPES, kernel_notes, pick_device, pick_precis
 from reincli.engine.processes import joined
 from reincli.engine.ranks import Rank
 from reincli.errors import ReinError
-from reincli.media.images import clear_dead
 from reincli.media.outputs import at_work
+from reincli.media.whole_files import clear_dead
 from reincli.model.attention import require_attention
 from reincli.prediction.evaluate import val_samples
 from reincli.settings_files import build_settings, load_settings

@@ -26,7 +26,8 @@ from reincli.data.sources import Sample
 from reincli.data.stored import read_values
 from reincli.data.transforms import Box
 from reincli.errors import ReinError
-from reincli.media.images import read_image, write_bytes
+from reincli.media.images import read_image
+from reincli.media.whole_files import write_bytes
 
 MAGIC = b"REINTIL2"
 TILE = 256

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from reincli.errors import ReinError
-from reincli.media.images import write_bytes
+from reincli.media.whole_files import write_bytes
 
 WORTH_KEEPING = 2000
 """Files from which on a listing is kept."""

@@ -24,7 +24,8 @@ import numpy as np
 
 from reincli.data.check import class_pixels
 from reincli.data.labels import CITYSCAPES, count_values
-from reincli.media.images import read_label, write_bytes
+from reincli.media.images import read_label
+from reincli.media.whole_files import write_bytes
 
 COUNTED = ("gta", "synthia", "cityscapes", "urbansyn")
 """Datasets whose training labels are counted (the original does not count UrbanSyn's)."""

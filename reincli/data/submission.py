@@ -20,8 +20,9 @@ from reincli.data.labels import CITYSCAPES, LABEL_IDS
 from reincli.data.missing import command_for
 from reincli.data.sources import Sample, prepare_command
 from reincli.errors import ReinError
-from reincli.media.images import read_label, replace_whole, write_png
+from reincli.media.images import read_label, write_png
 from reincli.media.outputs import mark
+from reincli.media.whole_files import replace_whole
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from reincli.data.layouts import DATASETS
 from reincli.data.missing import hint, no_image
 from reincli.data.sources import Sample, dataset_root, find_pairs, parse_source, splits_of
 from reincli.errors import ReinError
-from reincli.media.images import read_image, write_bytes
+from reincli.media.images import read_image
 from reincli.media.inputs import find_inputs
 from reincli.media.video import Video
+from reincli.media.whole_files import write_bytes
 
 LABEL_FOLDERS = {
     "label",

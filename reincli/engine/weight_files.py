@@ -16,7 +16,7 @@ from reincli.engine.file_kinds import INDEX, SAFETENSORS, ZIP, kind_of
 from reincli.engine.tensor_pickle import ForbiddenError, read_tensors
 from reincli.engine.validation import check_content, check_file
 from reincli.errors import ReinError
-from reincli.media.images import replace_whole
+from reincli.media.whole_files import replace_whole
 
 FOLDER = (
     "model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin",

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from reincli.media.images import write_bytes, write_png
+from reincli.media.images import write_png
+from reincli.media.whole_files import write_bytes
 from reincli.ops.anomaly import to_16_bit
 
 FORMS = {"png": ".png", "npy": ".npy"}

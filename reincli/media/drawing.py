@@ -7,7 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from reincli.media.images import with_comment, write_bytes
+from reincli.media.images import with_comment
+from reincli.media.whole_files import write_bytes
 
 
 def write_drawing(path: Path, drawing: np.ndarray, mark: str = "") -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from reincli.errors import ReinError
-from reincli.media.images import clear_dead
+from reincli.media.whole_files import clear_dead
 
 AT_WORK = ".at-work"
 """Lies in a folder while a process writes there, and says which."""

@@ -22,7 +22,8 @@ from typing import IO
 
 from reincli.data.downloads import NOTE, Download, plain_name, read_notes
 from reincli.errors import ReinError
-from reincli.media.images import is_whole_png, replace_whole, write_bytes
+from reincli.media.images import is_whole_png
+from reincli.media.whole_files import replace_whole, write_bytes
 from reincli.prepare import rar
 
 BROKEN = (

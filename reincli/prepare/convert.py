@@ -25,15 +25,9 @@ from reincli.data.labels import (
 from reincli.data.stored import mapillary_ids
 from reincli.data.vistas import VISTAS_2, vistas_2_table
 from reincli.errors import ReinError
-from reincli.media.images import (
-    jpeg_turn,
-    read_label,
-    read_stored,
-    with_turn,
-    write_bytes,
-    write_png,
-)
+from reincli.media.images import jpeg_turn, read_label, read_stored, with_turn, write_png
 from reincli.media.outputs import mark
+from reincli.media.whole_files import write_bytes
 
 MAKER = "prepare-data"
 """In the marks of labels; behind it stands the raw file's `raw_stamp`."""

@@ -18,7 +18,8 @@ import numpy as np
 
 from reincli.data.layouts import CORRUPTIONS
 from reincli.errors import ReinError, nearest
-from reincli.media.images import read_image, write_bytes, write_png
+from reincli.media.images import read_image, write_png
+from reincli.media.whole_files import write_bytes
 
 SEVERITIES = (1, 2, 3, 4, 5)
 CHANNELS = ("rgb", "bgr")

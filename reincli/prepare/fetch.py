@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from reincli.errors import ReinError
-from reincli.media.images import replace_whole, write_bytes
+from reincli.media.whole_files import replace_whole, write_bytes
 from reincli.prepare.servers import AgainError, Remote, length_of, open_remote, require_file
 
 BLOCK = 1 << 18

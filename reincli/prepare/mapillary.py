@@ -14,7 +14,7 @@ from reincli.data.index import list_files
 from reincli.data.missing import missing_folder
 from reincli.data.stored import LAST_ID_1_2, largest_mapillary_id
 from reincli.errors import ReinError
-from reincli.media.images import write_bytes
+from reincli.media.whole_files import write_bytes
 from reincli.prepare.jobs import Job
 
 VERSIONS = ("v1.2", "v2.0")

@@ -21,8 +21,8 @@ from reincli.data.loading import load_label
 from reincli.data.missing import hint, missing_folder, no_image
 from reincli.data.sources import Pairs, Sample, find_pairs, label_table, some, without_labels
 from reincli.errors import ReinError
-from reincli.media.images import clear_dead, write_bytes
 from reincli.media.outputs import keep_apart, mark_of
+from reincli.media.whole_files import clear_dead, write_bytes
 from reincli.media.workers import processes
 from reincli.prepare import mapillary
 from reincli.prepare.convert import MAKER, convert, raw_stamp

@@ -55,7 +55,8 @@ def unfinished_remarks(place: Place) -> list[str]:
     for path, what in unfinished(place.dataset, place.root, place.version):
         message = f"The download '{path}' is not finished"
         if not (what.extra or is_there(path, what, place) or is_covered(path, what, others)):
-            raise ReinError(f"{message}.", "Let it finish, or remove the file and fetch it again.")
+            hint = "Let it finish. Where nothing fetches it any more, fetch it again under its name."
+            raise ReinError(f"{message}.", hint)
         remarks.append(f"{message}; what is prepared now does without it.")
     return remarks
 

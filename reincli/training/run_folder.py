@@ -21,7 +21,7 @@ from typing import Any
 
 from reincli.config import Settings
 from reincli.errors import ReinError
-from reincli.media.images import temporary_beside, write_bytes
+from reincli.media.whole_files import temporary_beside, write_bytes
 from reincli.settings_files import build_settings, read_toml, to_toml
 
 LAST = "last.pth"

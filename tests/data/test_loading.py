@@ -20,8 +20,9 @@ from reincli.data.loading import load_label, open_pair
 from reincli.data.sources import Sample, label_table
 from reincli.data.transforms import Box
 from reincli.errors import ReinError
-from reincli.media.images import read_image, write_bytes, write_png
+from reincli.media.images import read_image, write_png
 from reincli.media.picture_kinds import jpeg_size
+from reincli.media.whole_files import write_bytes
 
 
 def smooth(height: int, width: int) -> np.ndarray:

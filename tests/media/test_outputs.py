@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from reincli.errors import ReinError
-from reincli.media.images import clear_dead, read_label, temporary_beside, write_bytes, write_png
+from reincli.media.images import read_label, write_png
 from reincli.media.outputs import Outputs, at_work, keep_apart, mark, mark_of
+from reincli.media.whole_files import clear_dead, temporary_beside, write_bytes
 
 
 @pytest.mark.parametrize("way", ["name", "symbolic", "hard", "folder", "dots"])
