@@ -128,7 +128,8 @@ def free_target(source: Path, target: Path, force: bool, *others: Path | None) -
         ReinError: it is the source, or is another file that is read, or is there for good, or is being written.
     """
     if target.suffix not in (".pth", ".safetensors"):
-        raise ReinError(f"'{target}' must end in .pth or .safetensors.", usage=True)
+        hint = f"Name it '{target.with_suffix('.pth')}', for example."
+        raise ReinError(f"'{target}' must end in .pth or .safetensors.", hint, usage=True)
     with at_work(target, "convert-weights", file=True):
         if target.resolve() == source.resolve():
             raise ReinError(

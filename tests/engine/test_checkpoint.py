@@ -118,7 +118,7 @@ def test_head_with_another_number_of_classes(files, tmp_path):
         load_trained(model, read)
 
 
-@pytest.mark.parametrize("side", [128, 32])
+@pytest.mark.parametrize("side", [128, 96])
 def test_backbone_for_another_input_size_is_resampled_and_says_so(files, side):
     tiny.write_backbone(files / "other.pth", tiny.settings(f"data.augment.crop={side}"))
     predictor = load_segmentor(files / "head.pth", backbone=files / "other.pth", device="cpu")

@@ -109,11 +109,31 @@ CONTENTS = [
 VISUALIZE = "visualize {}/toy/images/val/0.png --checkpoint {}/run/last.pth --out {}/o --device cpu"
 TRAIN = "train --config {}/toy.toml --work-dir {}/next --device cpu --backbone {}/backbone.pth"
 RESUME = "train --resume {}/run --device cpu --set train.iterations=6"
+
+
+def alone(harm: Callable[[Path], object]) -> Callable[[Path], object]:
+    """Leave the run its last checkpoint alone, so that no other one helps."""
+
+    def both(root: Path) -> None:
+        harm(root)
+        for path in (root / "run").glob("iter_*.pth"):
+            path.unlink()
+
+    return both
+
+
 ELSEWHERE = [
-    Bad(f"{command}: {bad.name}", bad.harm, words, bad.code, "error: ", keeps)
+    Bad(
+        f"{command}: {bad.name}",
+        alone(bad.harm) if command == "resume" else bad.harm,
+        words,
+        bad.code,
+        "error: ",
+        keeps,
+    )
     for command, words, keeps in (
         ("visualize", VISUALIZE, ()),
-        ("resume", RESUME, ("run/iter_4.pth", "run/settings.toml", "run/log.jsonl")),
+        ("resume", RESUME, ("run/settings.toml", "run/log.jsonl")),
         (
             "start",
             "train --config {}/toy.toml --work-dir {}/next --device cpu --set train.start_from={}/run/last.pth",
@@ -169,7 +189,7 @@ WORDS = [
         ("visualize {}/toy/images/val/0.png --checkpoint {}/run/last.pth --start nan", 2, "is no time"),
         ("visualize {}/toy/images/val/0.png --checkpoint {}/run/last.pth --end inf", 2, "is no time"),
         ("visualize camera:99999999999999999999 --checkpoint {}/run/last.pth", 2, "No image or video"),
-        (f"visualize {TOO_LONG}.png --checkpoint {{}}/run/last.pth", 2, "longer than the system allows"),
+        (f"visualize {TOO_LONG}.png --checkpoint {{}}/run/last.pth", 1, "longer than the system allows"),
         (VISUALIZE + " --start 2:1:1:1", 2, "is no time"),
         (VISUALIZE + " --size 0x5", 2, "size"),
         (VISUALIZE + " --size 5", 2, "size"),
@@ -202,7 +222,7 @@ WORDS = [
         ("train --resume {}/nowhere", 2, "nowhere"),
         ("train --config {}/toy.toml --device cpu --backbone {}/none.pth --work-dir {}/next", 1, "none.pth"),
         ("train --config {}/toy.toml --device tpu --work-dir {}/next", 2, "tpu"),
-        ("train --config {}/toy.toml --gpus 0 --work-dir {}/next", 2, "0"),
+        ("train --config {}/toy.toml --gpus 0 --work-dir {}/next", 2, "'--gpus'"),
         (
             "train --config {}/toy.toml --data-root /dev/null --work-dir /dev/null/x --device cpu",
             1,
