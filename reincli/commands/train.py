@@ -23,7 +23,7 @@ from reincli.engine.processes import joined
 from reincli.engine.ranks import Rank
 from reincli.errors import ReinError
 from reincli.media.outputs import at_work
-from reincli.media.whole_files import clear_dead
+from reincli.media.whole_files import clear_dead_below
 from reincli.model.attention import require_attention
 from reincli.prediction.evaluate import val_samples
 from reincli.settings_files import build_settings, load_settings
@@ -133,7 +133,7 @@ def carry_out(
             start_folder(folder, settings)
             stack.enter_context(at_work(folder, "train"))
         if rank.rank == 0:
-            clear_dead(folder)
+            clear_dead_below(folder)
             if changed:
                 change_settings(folder, settings, prepared.iteration, changed)
         for text in remarks(changed or {}):

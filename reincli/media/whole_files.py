@@ -100,6 +100,11 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{name}.{_host()}.{os.getpid()}.tmp")
 
 
+def clear_dead_below(folder: Path) -> int:
+    """`clear_dead` in a folder and all below it."""
+    return sum(clear_dead(Path(each)) for each, _, _ in os.walk(folder))
+
+
 def clear_dead(folder: Path) -> int:
     """Remove temporary files in a folder whose process on this machine is no more; how many there were."""
     removed = 0

@@ -100,6 +100,7 @@ def point_at(pointer: Path, target: Path) -> None:
         except OSError:  # a file system without hard links
             shutil.copyfile(target, temporary)
         os.replace(temporary, pointer)
+        temporary.unlink(missing_ok=True)  # two names of one file: renaming one to the other does nothing
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()

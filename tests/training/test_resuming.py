@@ -109,10 +109,14 @@ def test_other_files_of_the_folder_and_leftovers_of_the_dead_are_no_hindrance(ru
         str(run_folder.temporary_beside(run / "iter_4.pth")).replace(f".{os.getpid()}.", f".{dead.pid}.")
     )
     left.write_bytes(b"half")
+    below = run / "samples" / "2" / left.name
+    below.parent.mkdir(parents=True, exist_ok=True)
+    below.write_bytes(b"half")
     told("train", "--resume", run, "--set", "train.iterations=6", "--device", "cpu")
     assert (run / "iter_backup.pth").exists()
     assert (run / "iter_6.pth").exists()
     assert not left.exists()
+    assert not below.exists()
 
 
 def test_a_log_line_is_whole_or_not_there(run):

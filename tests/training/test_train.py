@@ -323,6 +323,13 @@ def test_the_newest_checkpoints_and_the_best_are_kept(files, tmp_path):
     assert (tmp_path / "a" / "last.pth").stat().st_size > 0  # a pointer never dangles
 
 
+def test_a_pointer_that_points_there_already_leaves_nothing_behind(tmp_path):
+    (tmp_path / "iter_2.pth").write_bytes(b"whole")
+    for _ in range(2):
+        run_folder.point_at(tmp_path / "best.pth", tmp_path / "iter_2.pth")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pth", "iter_2.pth"]
+
+
 def test_validation_before_the_first_iteration_and_after_a_cut(files, tmp_path):
     seen: list[int] = []
     watch = Watch(validated=lambda iteration, result: seen.append(iteration))
