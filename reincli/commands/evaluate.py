@@ -321,11 +321,14 @@ def _told_if_stopped(
             show(result)
             show_certainty(result)
             _write_json(result, evaluation, outputs.json_file)
+        here = " in this process" if rank.world > 1 else ""
+        told = f"{done} of {total} images were scored{here}."
         if outputs.submission is not None:
+            there, wanted = outputs.submission.collected(), len(outputs.submission.expected)
+            told = f"{there} of {wanted} label maps were there; a submission is whole or none, so they are not kept."
             outputs.submission.discard()
         if isinstance(reason, KeyboardInterrupt):
-            here = " in this process" if rank.world > 1 else ""
-            raise KeyboardInterrupt(f"{done} of {total} images were scored{here}.") from None
+            raise KeyboardInterrupt(told) from None
         raise
 
 

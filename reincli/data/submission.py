@@ -171,6 +171,10 @@ class Submission:
                 "Nothing was written. Evaluate again.",
             )
 
+    def collected(self) -> int:
+        """How many label maps there are already, of all processes."""
+        return len({path.name for path in self.parts.glob("*.png")} & set(self.expected))
+
     def discard(self) -> None:
         """Remove what was collected."""
         shutil.rmtree(self.parts, ignore_errors=True)

@@ -315,6 +315,23 @@ def test_a_submission_that_would_be_refused_is_not_written(acdc, streets):
     assert not list(Path().glob(".acdc*"))
 
 
+def test_a_submission_that_is_interrupted_tells_how_far_it_was(berlin, monkeypatch):
+    add = submission.Submission.add
+
+    def stops_after_two(self, sample, label):
+        add(self, sample, label)
+        if self.collected() == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(submission.Submission, "add", stops_after_two)
+    done = rein(
+        "eval", "head.pth", "--data", "cityscapes:test", "--size", "96x54", "--submit", "c.zip", code=130
+    )
+    # others may be written by threads that had begun
+    assert re.search("[23] of 3 label maps were there; a submission is whole or none", done.stderr)
+    assert not list(Path().glob("*c.zip*"))
+
+
 def test_a_city_that_is_missing_is_named(berlin, streets):
     shutil.rmtree(streets / "data/cityscapes/leftImg8bit/test/bonn")
     words = ("eval", "head.pth", "--data", "cityscapes:test", "--submit", "c.zip")
