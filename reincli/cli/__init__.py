@@ -73,7 +73,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # names of files are any bytes; saying one is no error
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    app(prog_name="rein")
+    try:
+        app(prog_name="rein")
+    except KeyboardInterrupt:  # before the command itself began
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
 
 
 @contextmanager

@@ -106,7 +106,7 @@ def clear_dead_below(folder: Path) -> int:
 
 
 def clear_dead(folder: Path) -> int:
-    """Remove temporary files in a folder whose process on this machine is no more; how many there were."""
+    """Remove temporary files and folders in a folder whose process on this machine is no more; how many."""
     removed = 0
     pattern = re.compile(rf"\..*\.{re.escape(_host())}\.(\d+)\.tmp")
     try:
@@ -117,7 +117,7 @@ def clear_dead(folder: Path) -> int:
     for path, match in found:
         if not _is_alive(int(match[1])):
             with contextlib.suppress(OSError):
-                os.unlink(path)
+                shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
                 removed += 1
     return removed
 

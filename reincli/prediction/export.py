@@ -29,6 +29,7 @@ from reincli.engine.device import DTYPES
 from reincli.errors import ReinError
 from reincli.generated.streets import DOMAINS, generate
 from reincli.media.images import read_image
+from reincli.media.whole_files import clear_dead, temporary_beside
 from reincli.model.exportable import Exportable
 from reincli.prediction.exported import KEY, Session, open_session, runtime_module
 from reincli.prediction.predict import LoadedModel
@@ -100,9 +101,10 @@ def export(loaded: LoadedModel, request: Request, tell: Callable[[str], None] = 
     model = Exportable(loaded.model, (height, width), request.answer, request.layout, low)
     pictures = trial_images(request)
     # in a folder of its own until it is proven: weights beyond 2 GB lie beside the graph, under names that it holds
-    folder = request.target.parent / f".{request.target.name}.{os.getpid()}.partial"
+    folder = temporary_beside(request.target)
     try:
         folder.mkdir(parents=True)
+        clear_dead(folder.parent)
         written = folder / request.target.name
         tell("tracing")
         about = describe(loaded, request)

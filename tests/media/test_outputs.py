@@ -110,7 +110,10 @@ def test_temporary_files_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
     elsewhere = tmp_path / ".last.pth.another-machine.1.tmp"
     for path in (mine, dead, elsewhere):
         path.write_bytes(b"half")
-    assert clear_dead(tmp_path) == 1
+    folder = tmp_path / dead.name.replace("last", "model")
+    folder.mkdir()
+    (folder / "graph").write_bytes(b"half")
+    assert clear_dead(tmp_path) == 2
     assert {path.name for path in tmp_path.iterdir()} == {mine.name, elsewhere.name}
     assert len(os.fsencode(temporary_beside(tmp_path / ("ä" * 127)).name)) < 255
 
