@@ -11,6 +11,7 @@ from reincli.engine.calibration import Calibration, write_calibrated
 from reincli.engine.checkpoint import read_checkpoint
 from reincli.errors import ReinError
 from reincli.media.outputs import Outputs, at_work
+from reincli.media.whole_files import version_of
 from reincli.ops.calibration import COLDEST, HOTTEST
 from reincli.prediction.calibrate import Fit, fit
 from reincli.prediction.exported import is_exported
@@ -43,8 +44,8 @@ def run(
     """
     if size is not None:
         check_size(size)
-    state = state_of(checkpoint)
     require_possible(checkpoint, out, replace)
+    version = version_of(checkpoint)
     settings = chosen_settings(
         checkpoint, preset, config, [], data_root, own, backbone=backbone, data=data or []
     )
@@ -65,22 +66,13 @@ def run(
                 predictor, samples, size=size, mode=mode, on_image=lambda domain: advance(1, note=domain)
             )
         show(found)
-        if state_of(checkpoint) != state:
+        if version_of(checkpoint) != version:
             raise ReinError(
                 f"'{checkpoint}' was written anew while the temperature was fitted: it would be that of other weights.",
                 "Give the command again when nothing writes the checkpoint any more.",
             )
         keep(checkpoint, out or checkpoint, found, sources, predictor)
     return found.temperature
-
-
-def state_of(checkpoint: Path) -> tuple[int, int, int] | None:
-    """What tells one version of a file from the next; None: it is not there."""
-    try:
-        found = checkpoint.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def require_possible(checkpoint: Path, out: Path | None, replace: bool) -> None:

@@ -75,14 +75,25 @@ def run(
             "Leave them out: of raw weights the file tells.",
             usage=True,
         )
+    height = height or 512
+    convert_raw(source, target, kind, (height, width or height), patch, force)
+
+
+def convert_raw(
+    source: Path | None, target: Path | None, kind: str | None, size: tuple[int, int], patch: int, force: bool
+) -> None:
+    """Raw weights for images of (height, width) `size` and patches of `patch`.
+
+    Raises:
+        ReinError: unknown kind, source missing or of another kind, a size that the patch does not divide, target there.
+    """
     if kind is not None and kind not in FAMILIES:
         raise ReinError(
             f"No kind of weights is named '{kind}'.", nearest(kind, [*FAMILIES, ORIGINAL]), usage=True
         )
     family = FAMILIES[kind or DEFAULT]
     source = source or (shipped_path(family) if family.shipped else CHECKPOINTS / family.file)
-    height = height or 512
-    width = width or height
+    height, width = size
 
     def nearest_multiple(side: int) -> int:
         return max(1, round(side / patch)) * patch

@@ -94,16 +94,9 @@ def run(
         hint = nearest(dataset, [*DATASETS, *data.own])
         own = "" if config is not None else " An own dataset is described in TOML: --config FILE."
         raise ReinError(f"No dataset is named '{dataset}'.", hint + own, usage=True)
-    if (severity or corruption or seed or channels != "rgb") and dataset != "cityscapes-c":
-        options = "--severity, --corruption, --seed and --channels"
-        raise ReinError(f"{options} are for cityscapes-c alone.", "Leave them out.", usage=True)
-    if version is not None and dataset != "mapillary":
-        raise ReinError("--version is for mapillary alone.", "Leave it out.", usage=True)
-    if version is not None and version not in mapillary.VERSIONS:
-        known = " or ".join(mapillary.VERSIONS)
-        raise ReinError(f"Mapillary has no version '{version}'.", f"Give {known}.", usage=True)
-    if lossless and not cache:
-        raise ReinError("--lossless is about the compact copies.", "Give --cache too.", usage=True)
+    _require_sense(
+        dataset, bool(severity or corruption or seed or channels != "rgb"), version, lossless, cache
+    )
     place = _folder(dataset, root, data)
     chosen = choose(corruption or [], severity or [], seed, channels)
     wishes = Wishes(
@@ -118,23 +111,42 @@ def run(
     if check:
         check_data.check(dataset, data, place, out, wishes.workers, as_json)
     elif dataset in data.own:
-        described, target = data.own[dataset], out or place
-        drawn = [name for name, split in described.splits.items() if split.format != "png"]
-        if drawn:
-            label_table(dataset, data)  # a map that cannot be is said before anything is drawn
-            with at_work(target, "prepare-data"):
-                for name in drawn:
-                    _draw(dataset, described, name, place, out, wishes)
-        else:
+        if all(split.format == "png" for split in data.own[dataset].splits.values()):
             note(f"'{dataset}' is described in {config}: its labels are read as they are. Checking them.")
-        check_data.check(dataset, data, place, out, wishes.workers, as_json)
-        if cache:
-            reports = prepare.report_pairs(dataset, own_folders(data.own[dataset]), place)
-            copied = _copy(dataset, [s for r in reports for s in r.pairs.samples], wishes)
-            note(f"{copied} compact copies written.")
+        _prepare_own(dataset, data, place, out, wishes)
     else:
         with at_work(out or place, "prepare-data"):
             _prepare(dataset, place, out, wishes)
+
+
+def _require_sense(dataset: str, corrupts: bool, version: str | None, lossless: bool, cache: bool) -> None:
+    """ReinError for options that do not belong to the dataset or to each other."""
+    if corrupts and dataset != "cityscapes-c":
+        options = "--severity, --corruption, --seed and --channels"
+        raise ReinError(f"{options} are for cityscapes-c alone.", "Leave them out.", usage=True)
+    if version is not None and dataset != "mapillary":
+        raise ReinError("--version is for mapillary alone.", "Leave it out.", usage=True)
+    if version is not None and version not in mapillary.VERSIONS:
+        known = " or ".join(mapillary.VERSIONS)
+        raise ReinError(f"Mapillary has no version '{version}'.", f"Give {known}.", usage=True)
+    if lossless and not cache:
+        raise ReinError("--lossless is about the compact copies.", "Give --cache too.", usage=True)
+
+
+def _prepare_own(dataset: str, data: DataSettings, root: Path, out: Path | None, wishes: Wishes) -> None:
+    """Draw what a described dataset tells in COCO or YOLO files, check it, and write compact copies if wished."""
+    own = data.own[dataset]
+    drawn = [name for name, split in own.splits.items() if split.format != "png"]
+    if drawn:
+        label_table(dataset, data)  # a map that cannot be is said before anything is drawn
+        with at_work(out or root, "prepare-data"):
+            for name in drawn:
+                _draw(dataset, own, name, root, out, wishes)
+    check_data.check(dataset, data, root, out, wishes.workers, wishes.as_json)
+    if wishes.cache:
+        reports = prepare.report_pairs(dataset, own_folders(own), root, out)
+        copied = _copy(dataset, [s for r in reports for s in r.pairs.samples], wishes)
+        note(f"{copied} compact copies written.")
 
 
 def _draw(dataset: str, own: OwnDataset, name: str, root: Path, out: Path | None, wishes: Wishes) -> None:

@@ -15,6 +15,7 @@ from reincli.config import parse_size
 from reincli.errors import ReinError
 from reincli.media.inputs import Input
 from reincli.media.outputs import Outputs, mark, mark_of
+from reincli.media.whole_files import version_of
 
 MAKER = "visualize"
 """How drawings are marked."""
@@ -72,10 +73,9 @@ class Request:
 def stamp(path: Path) -> list[object]:
     """What tells a file from its successor: name, size and time of the last change."""
     try:
-        state = path.stat()
+        return [os.path.realpath(path), *version_of(path)]
     except OSError:
         return [str(path)]
-    return [os.path.realpath(path), state.st_size, state.st_mtime_ns]
 
 
 def require_free(inputs: list[Input], request: Request, reads: Sequence[Path | None], sheet: bool) -> None:

@@ -68,9 +68,8 @@ def _decode(path: Path, flags: int, what: str, *, indices: bool = False) -> np.n
     bits, palette = _few_bits(data) if indices else (0, False)
     if data.size and picture_kind(path) == "HEIC":  # a decoder may give the first of its tiles alone
         raise why_not(path, data, what)
-    if data[:8].tobytes() == PNG_SIGNATURE and not _has_end(
-        data
-    ):  # what is there of it would be chattered about
+    # of a cut PNG its decoder would show what is there, and chatter about the rest
+    if data[:8].tobytes() == PNG_SIGNATURE and not _has_end(data):
         raise why_not(path, data, what)
     try:
         with opencv_silent():

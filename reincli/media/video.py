@@ -81,9 +81,7 @@ class Video:
                 "It is damaged, cut short, or of a kind that OpenCV does not read.",
             )
         count = count if math.isfinite(count) and count > 0 else 0.0
-        if (
-            stamped is not None and stamped < rate / 2
-        ):  # a unit of its clock, which some files give as their rate
+        if stamped is not None and stamped < rate / 2:  # its clock's unit, which some files give as rate
             count, rate = count * stamped / rate, stamped
         self.rate = rate if math.isfinite(rate) and 0 < rate <= 1000 else USUAL_RATE
         with open(path, "rb") as file:
@@ -122,9 +120,10 @@ class Video:
                     yield held
                     number = next(wanted, None)
                 held = None
-                if number is None or place < number - (
+                still = int(
                     span.step == 1
-                ):  # the one right before may stand still
+                )  # how far before the one wanted a frame may lie that stands until then
+                if number is None or place < number - still:
                     continue
                 ok, frame = capture.retrieve()
                 if not ok:

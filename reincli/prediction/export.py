@@ -10,14 +10,13 @@ import contextlib
 import io
 import json
 import logging
-import math
 import os
 import platform
 import shutil
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,8 @@ from reincli.generated.streets import DOMAINS, generate
 from reincli.media.images import read_image
 from reincli.media.whole_files import clear_dead, temporary_beside
 from reincli.model.exportable import Exportable
-from reincli.prediction.exported import KEY, Session, open_session, runtime_module
+from reincli.prediction.export_proof import Proof, compare, prove, refuse_what_is_far, said
+from reincli.prediction.exported import KEY, open_session, runtime_module
 from reincli.prediction.predict import LoadedModel
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
@@ -42,9 +42,6 @@ PRECISIONS = {
     "openvino": ("fp32", "fp16"),
     "torch": ("fp32", "bf16", "fp16"),
 }
-BOUNDS = {"fp32": (1e-3, 0.999), "fp16": (3e-2, 0.99), "bf16": (1e-1, 0.97), "int8": (math.inf, 0.95)}
-"""Largest relative error of scores, and least share of equal labels, by precision. fp32's is wide since a query's
-attention is a matter of a sign: a single one that rounding turns moves the scores by some 1e-4."""
 TRIALS = 3
 """Images that a file is proven on, where none are given."""
 
@@ -67,23 +64,6 @@ class Request:
     layout: str
     precision: str
     images: tuple[Path, ...] = ()
-
-
-@dataclass
-class Proof:
-    """What came out.
-
-    Attributes:
-        error: largest relative L2 error of an image's answer. alike: least share of pixels of one label.
-        nodes: of the graph. operators: how often each. bytes: of the file, weights beside it too.
-    """
-
-    error: float = 0.0
-    alike: float = 1.0
-    images: int = 0
-    nodes: int = 0
-    operators: dict[str, int] = field(default_factory=dict)
-    bytes: int = 0
 
 
 def export(loaded: LoadedModel, request: Request, tell: Callable[[str], None] = lambda text: None) -> Proof:
@@ -112,7 +92,7 @@ def export(loaded: LoadedModel, request: Request, tell: Callable[[str], None] = 
             proof = write_torch(model, request, written, about, pictures)
         else:
             proof = write_onnx(model, request, written, about, pictures, tell)
-        refuse_what_is_far(proof, request)
+        refuse_what_is_far(proof, request.precision)
         proof.bytes = sum(each.stat().st_size for each in folder.iterdir())
         for each in sorted(folder.iterdir(), key=lambda path: path == written):  # the graph last
             os.replace(each, request.target.parent / each.name)
@@ -352,52 +332,3 @@ def refused_as_one_sentence(trace: Callable[[], Any]) -> Any:
         ) from error
     finally:
         logging.disable(logging.NOTSET)
-
-
-# --- proof -------------------------------------------------------------------------------------------------
-
-
-def prove(proof: Proof, model: Exportable, session: Session, batches: list[Tensor], answer: str) -> None:
-    """Compare a file's answers with PyTorch's."""
-    with torch.no_grad():
-        for batch in batches:
-            found = [torch.from_numpy(np.asarray(each)) for each in session.run(batch.numpy())]
-            compare(proof, model(batch), tuple(found) if len(found) > 1 else found[0], answer)
-
-
-def compare(proof: Proof, ours: Any, other: Any, answer: str) -> None:
-    """Take in the answers to one batch."""
-    if answer == "labels":
-        alike = [(a == b).float().mean() for a, b in zip(ours, other, strict=True)]
-    elif answer == "scores":
-        alike = [(a.argmax(0) == b.argmax(0)).float().mean() for a, b in zip(ours, other, strict=True)]
-        proof.error = max(proof.error, relative(ours, other))
-    else:
-        alike = [((a > 0) == (b > 0)).float().mean() for a, b in zip(ours[1], other[1], strict=True)]
-        proof.error = max(proof.error, *(relative(a, b) for a, b in zip(ours, other, strict=True)))
-    proof.alike = min(proof.alike, *(float(each) for each in alike), 1.0)
-    proof.images += len(alike)
-
-
-def relative(ours: Tensor, other: Tensor) -> float:
-    """|ours - other| / |ours|; infinite where a number is none."""
-    error = float((ours.double() - other.double()).norm() / ours.double().norm())
-    return error if math.isfinite(error) else math.inf
-
-
-def refuse_what_is_far(proof: Proof, request: Request) -> None:
-    """ReinError beyond the bound."""
-    most, least = BOUNDS[request.precision]
-    if proof.error > most or proof.alike < least:
-        raise ReinError(
-            f"The file's answers are too far from PyTorch's: relative error {proof.error:.1e} (bound {most:.0e}), "
-            f"{proof.alike:.2%} of the labels alike (bound {least:.1%}). It was not kept.",
-            "Take another precision (--precision fp32)."
-            if request.precision != "fp32"
-            else "Take --format torch.",
-        )
-
-
-def said(proof: Proof) -> dict[str, Any]:
-    """For the file."""
-    return {"relative_error": proof.error, "labels_alike": proof.alike, "images": proof.images}

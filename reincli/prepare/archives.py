@@ -23,7 +23,7 @@ from typing import IO
 from reincli.data.downloads import NOTE, Download, plain_name, read_notes
 from reincli.errors import ReinError
 from reincli.media.images import is_whole_png
-from reincli.media.whole_files import replace_whole, write_bytes
+from reincli.media.whole_files import replace_whole, version_of, write_bytes
 from reincli.prepare import rar
 
 BROKEN = (
@@ -100,7 +100,7 @@ def unpack(archive: Path, download: Download, into: Path) -> Iterator[tuple[int,
             f"The archive '{archive}' holds nothing of {wanted}{found}.",
             "Is it the right file? Fetch it again.",
         )
-    _note(archive, into, state=state_of(archive), folders=dict(counts), brings=list(download.brings))
+    _note(archive, into, state=version_of(archive), folders=dict(counts), brings=list(download.brings))
     if damaged:
         whole = sum(counts.values())
         named = ", ".join(damaged[:SHOWN]) + (", …" if len(damaged) > SHOWN else "")
@@ -317,9 +317,3 @@ def _note(archive: Path, into: Path, **facts: object) -> None:
     notes = read_notes(into)
     notes[archive.name] = facts
     write_bytes(into / NOTE, json.dumps(notes, indent=1).encode())
-
-
-def state_of(archive: Path) -> list[int]:
-    """Size and time, by which an archive is known again."""
-    facts = archive.stat()
-    return [facts.st_size, facts.st_mtime_ns]

@@ -14,7 +14,8 @@ from pathlib import Path
 from reincli.data.completeness import GTA_PART, IMAGES, LABELS
 from reincli.data.downloads import Download, known_archives, plain_name, read_notes, unfinished, whole_name
 from reincli.errors import ReinError
-from reincli.prepare.archives import scratch_of, state_of
+from reincli.media.whole_files import version_of
+from reincli.prepare.archives import scratch_of
 
 Found = tuple[Path, Download]
 
@@ -117,7 +118,7 @@ def _by_hand(archive: Path, download: Download, into: Path) -> bool:
 
 
 def _is_done(archive: Path, download: Download, note: object, into: Path) -> bool:
-    if not isinstance(note, dict) or note.get("state") != state_of(archive):
+    if not isinstance(note, dict) or note.get("state") != version_of(archive):
         return False
     if not set(download.brings) <= set(note.get("brings", download.brings)):
         return False  # of another version

@@ -19,7 +19,7 @@ from reincli.engine.checkpoint import load_frozen
 from reincli.engine.weight_files import write_file
 from reincli.errors import ReinError
 from reincli.media.images import read_image, write_png
-from reincli.prediction import export as writing
+from reincli.prediction import export_proof
 from reincli.prediction.exported import ExportedPredictor, read_about
 from reincli.prediction.opening import open_segmentor
 
@@ -94,7 +94,7 @@ def test_a_torch_program_is_written_and_proven(files):
 
 @pytest.mark.slow
 def test_a_file_that_is_too_far_off_is_not_kept(files, monkeypatch):
-    monkeypatch.setitem(writing.BOUNDS, "fp32", (-1.0, 0.0))
+    monkeypatch.setitem(export_proof.BOUNDS, "fp32", (-1.0, 0.0))
     with pytest.raises(ReinError, match="too far from PyTorch"):
         export.run(files / "last.pth", format_="torch", what="scores")
     assert sorted(each.name for each in files.iterdir()) == ["frames", "last.pth"]
