@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,8 +22,8 @@ from reincli.errors import ReinError
 from reincli.media import paint
 from reincli.prediction.predict import Prediction, Predictor
 
-FAR = 2.5
-"""Times its test size from which on a model is told to be far from its scale: twice that size is usual."""
+FAR = 2.2
+"""Times its test size (root of the area) from which on a model is far from its scale: twice that size is usual."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Artist:
         if self.size != "native" or not known or "scale" in self.told:
             return ""
         width, height = max(known)
-        times = min(max(shape[:2]) / max(width, height), min(shape[:2]) / min(width, height))
+        times = math.sqrt(shape[0] * shape[1] / (width * height))  # by area: a ratio of 4:3 has fewer columns
         if times < FAR:
             return ""
         self.told.add("scale")

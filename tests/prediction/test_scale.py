@@ -19,9 +19,13 @@ def artist(preset: str, size: str = "native") -> Artist:
 def test_frames_far_larger_than_the_test_images_are_told_once():
     small = artist("demo")
     told = small.far_from_scale((720, 960, 3))
-    assert "960x720 are 3.8 times as large" in told
+    assert "960x720 are 4.6 times as large" in told
     assert "--size 256x128" in told
     assert small.far_from_scale((720, 960, 3)) == ""
+
+
+def test_small_photographs_are_far_from_the_demos_scale_too():
+    assert "480x360 are 2.3 times as large" in artist("demo").far_from_scale((360, 480, 3))
 
 
 @pytest.mark.parametrize(

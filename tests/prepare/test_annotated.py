@@ -167,6 +167,15 @@ def test_panoptic_segments_become_classes(tmp_path):
     assert np.array_equal(labels(config)["a.png"], area((0, 2, 3, 9, 8), (1, 10, 0, 16, 4), empty=2))
 
 
+def test_compact_copies_take_the_labels_that_were_drawn_elsewhere(tmp_path):
+    config = describe(tmp_path, split={"labels": "t.json", "format": "coco"})
+    coco(tmp_path / "t.json", [{"image_id": 0, "category_id": 7, "segmentation": [SQUARE]}], {7: "road"})
+    text = told("prepare-data", "toy", "--config", config, "--out", tmp_path / "made", "--cache")
+    assert "2 labels drawn" in text
+    assert "2 compact copies written" in text
+    assert not (tmp_path / "drawn_labels").exists()
+
+
 def test_what_is_drawn_stays_until_what_is_told_changes(tmp_path):
     config = describe(tmp_path, split={"labels": "t.json", "format": "coco"})
     one = {"image_id": 0, "category_id": 7, "segmentation": [SQUARE]}
