@@ -35,11 +35,13 @@ T = TypeVar("T")
 class _Plan:
     """What is left to do: files with their sizes (None: not known); those that are refused; how many are there.
 
-    `others`: files that lie there under the name of one that would be fetched, and are not that one.
+    `unreached`: why a file that is only listed could not be asked for its size. `others`: files that lie there under
+    the name of one that would be fetched, and are not that one.
     """
 
     files: list[tuple[Wanted, Remote, int | None]] = field(default_factory=list)
     refused: list[tuple[Wanted, Remote, ReinError]] = field(default_factory=list)
+    unreached: ReinError | None = None
     others: set[Path] = field(default_factory=set)
     kept: int = 0
 
@@ -88,6 +90,8 @@ def run(
         raise
     if show:
         _list(wanted, plan)
+        if plan.unreached is not None:
+            problem(f"Sizes that are not told could not be asked for: {plan.unreached.message}")
         _require_all([error for _, _, error in plan.refused], len(plan.files) + len(plan.refused))
         return
     _require_space(plan)
@@ -118,8 +122,10 @@ def _look_around(wanted: Sequence[Wanted], watch: Watch, parallel: int, *, ask_a
                 plan.files.append((each, remote, None))
             else:
                 asked.append((each, remote))
-    sizes = _in_threads([_sizer(remote, watch) for _, remote in asked], parallel, watch.stop)
+    sizes = _in_threads([_sizer(remote, watch, ask_all) for _, remote in asked], parallel, watch.stop)
     for (each, remote), size in zip(asked, sizes, strict=True):
+        if isinstance(size, ReinError) and not isinstance(size, RefusedError):
+            plan.unreached, size = size, None
         if isinstance(size, ReinError):
             plan.refused.append((each, remote, size))
             continue
@@ -149,15 +155,18 @@ def _is_renamed(wanted: Wanted, remote: Remote, size: int | None) -> bool:
     )
 
 
-def _sizer(remote: Remote, watch: Watch) -> Callable[[], int | ReinError | None]:
-    """What asks for a size: None where it is not told, an error where this file is refused: others may be had."""
+def _sizer(remote: Remote, watch: Watch, listing: bool) -> Callable[[], int | ReinError | None]:
+    """What asks for a size: None where it is not told, an error where this file is refused: others may be had.
+
+    Where files are only listed, also the error of a server that is not reached.
+    """
 
     def ask() -> int | ReinError | None:
         try:
             return size_of(remote, watch)
         except ReinError as error:
             if not remote.target.is_file():
-                if isinstance(error, RefusedError):
+                if listing or isinstance(error, RefusedError):
                     return error
                 raise
             watch.tell(f"'{remote.target}' is there and cannot be compared: {error.message}")
@@ -211,9 +220,12 @@ def _list(wanted: Sequence[Wanted], plan: _Plan) -> None:
             rows.append((each.name, str(remote.target), told, state, remote.digest[:12]))
     rows += [(each.name, str(remote.target), "not to be had", "", "") for each, remote, _ in plan.refused]
     table(("name", "file", "size", "there", "SHA-256 begins"), rows, numbers={"size"})
-    total = sum(size or each.average for each, _, size in plan.files)
-    about = "about " if any(size is None and each.average for each, _, size in plan.files) else ""
-    result(f"Together {about}{_size(total)}.")
+    sizes = [(size, each.average) for each, _, size in plan.files]
+    total = sum(size or average for size, average in sizes)
+    about = "about " if any(size is None and average for size, average in sizes) else ""
+    unknown = sum(size is None and not average for size, average in sizes)
+    others = f", and {unknown} files of unknown size" if unknown else ""
+    result(f"Together {about}{_size(total)}{others}.")
 
 
 def _size(count: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +66,19 @@ def test_sizes_are_shown_and_nothing_is_fetched(server):
     out = told("download", "--list", "urbansyn")
     assert "15,078 files below data/urbansyn about 21 GB" in out
     assert "Together about 21.11 GB." in out
+
+
+def test_files_are_listed_too_where_nobody_answers(server):
+    server.files = {"/dinov2_vits14_pretrain.pth": weights()}
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        out = told("download", "--list", "dinov2_s", "dinov2_b", "--mirror", nobody)
+    assert "checkpoints/dinov2_vits14_pretrain.pth not told" in out
+    assert "checkpoints/dinov2_vitb14_pretrain.pth not told" in out
+    assert "and 2 files of unknown size" in out
+    assert "could not be asked for" in out
+    assert not Path("checkpoints").exists()
 
 
 def test_weights_and_a_checkpoint_go_on_and_are_in_place(server):
