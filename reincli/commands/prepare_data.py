@@ -129,7 +129,7 @@ def run(
             note(f"'{dataset}' is described in {config}: its labels are read as they are. Checking them.")
         check_data.check(dataset, data, place, out, wishes.workers, as_json)
         if cache:
-            reports = prepare.report_pairs(dataset, own_folders(data.own[dataset]), place)
+            reports = prepare.report_pairs(dataset, own_folders(data.own[dataset]), place, out)
             copied = _copy(dataset, [s for r in reports for s in r.pairs.samples], wishes)
             note(f"{copied} compact copies written.")
     else:
@@ -145,6 +145,12 @@ def _draw(dataset: str, own: OwnDataset, name: str, root: Path, out: Path | None
         for _ in steps:
             advance(1)
     note(f"{name}: {told.written} labels drawn, {told.kept} were there.")
+    if told.others:
+        note(
+            f"{name}: {told.others} of them were not drawn by this command. They stay: --force draws them anew."
+        )
+    if told.removed:
+        note(f"{name}: {told.removed} labels are removed, of which nothing is told any more.")
     if told.left_out:
         kinds = ", ".join(f"{kind} {count}" for kind, count in told.left_out.most_common(6))
         more = f" and {len(told.left_out) - 6} more" if len(told.left_out) > 6 else ""

@@ -178,7 +178,7 @@ def jpeg_turn(path: Path) -> int:
     try:
         with Image.open(path) as opened:
             turn = opened.getexif().get(_ORIENTATION, 1)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError):
         return 1
     return turn if turn in range(1, 9) else 1
 

@@ -137,7 +137,7 @@ def _half_image(source: Path) -> bytes:
             small = opened.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
     except FileNotFoundError:
         raise ReinError(f"There is no image at '{source}'.", "Check the path.") from None
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise ReinError(
             f"Cannot decode the image '{source}' ({source.stat().st_size} bytes).",
             "The file is damaged, cut short or no image: fetch it again.",
