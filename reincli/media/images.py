@@ -192,9 +192,13 @@ def with_turn(jpeg: bytes, turn: int) -> bytes:
 def is_whole_png(path: Path) -> bool:
     """Whether a file is there and a PNG whose parts all have the checksum that stands behind them."""
     try:
-        data = path.read_bytes()
+        return is_whole_png_data(path.read_bytes())
     except OSError:
         return False
+
+
+def is_whole_png_data(data: bytes) -> bool:
+    """`is_whole_png` of the bytes of a file."""
     if not data.startswith(PNG_SIGNATURE):
         return False
     start = len(PNG_SIGNATURE)

@@ -352,7 +352,7 @@ def test_only_what_was_drawn_is_replaced_or_removed(tmp_path):
 def test_labels_are_never_drawn_over_or_among_images(tmp_path):
     config = describe(tmp_path, split={"labels": "labels", "format": "yolo"})
     yolo(tmp_path / "labels" / "a.txt", (1, SQUARE))
-    told("prepare-data", "toy", "--config", config, "--out", tmp_path / "images", code=1)
+    told("prepare-data", "toy", "--config", config, "--out", tmp_path / "images", code=2)
     assert len(list((tmp_path / "images").rglob("*"))) == 2
     (tmp_path / "drawn_labels").symlink_to(tmp_path)
     (tmp_path / "train").symlink_to(tmp_path / "images")
