@@ -28,13 +28,10 @@ from reincli.media.images import is_whole_png, jpeg_turn, read_bytes, read_image
 from reincli.media.outputs import keep_apart, mark, mark_of
 from reincli.media.whole_files import clear_dead_below
 from reincli.prepare.convert import MAKER, raw_stamp
-from reincli.prepare.shapes import Shape, draw, runs, unpacked
+from reincli.prepare.shapes import FARTHEST, LARGEST_SIDE, Shape, draw, runs, unpacked
 
 BACKGROUND = "background"
 """Name of the class of what no object covers, if there is one."""
-LARGEST_SIDE = 32_768
-FARTHEST = 1e6
-"""Pixels from the image's corner beyond which no corner of an object can be meant."""
 BEYOND = (-1.0, 2.0)
 """Shares of a side within which YOLO's corners lie, where objects may reach out of the image; pixels do not."""
 

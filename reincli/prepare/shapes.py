@@ -10,6 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+LARGEST_SIDE = 32_768
+"""Pixels of an image that objects are drawn on."""
+FARTHEST = 1e6
+"""Pixels from the image's corner beyond which no corner of an object can be meant."""
+
 
 @dataclass(frozen=True)
 class Shape:
