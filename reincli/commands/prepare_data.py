@@ -18,7 +18,7 @@ from reincli.data.downloads import Download
 from reincli.data.layouts import DATASETS, NO_CONVERSION, own_folders, split_folders
 from reincli.data.sources import Sample, dataset_root, label_table, some
 from reincli.data.statistics import COUNTED, look_up, update_statistics
-from reincli.errors import ReinError, nearest
+from reincli.errors import ReinError, nearest, typed
 from reincli.media.outputs import at_work
 from reincli.prepare import annotated, archives, mapillary, planning, prepare, waiting
 from reincli.prepare.corruption import HEADLINE, Corruption, choose, require_library, settle
@@ -167,7 +167,7 @@ def _folder(dataset: str, root: Path | None, data: DataSettings) -> Path:
     if not place.is_dir() and not place.parent.is_dir() and root is not None:
         raise ReinError(f"There is no folder '{place}'.", "Give the folder of the dataset.", usage=True)
     if place.is_file():
-        hint = f"Put it into a folder of its own and give that: rein prepare-data {dataset} {place.parent}"
+        hint = f"Put it into a folder of its own and give that: rein prepare-data {dataset} {typed(place.parent)}"
         raise ReinError(f"'{place}' is a file, not the folder of the dataset.", hint, usage=True)
     return place
 
