@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
+import shlex
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class ReinError(Exception):
@@ -24,6 +27,13 @@ class ReinError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
+
+
+def typed(path: Path | str) -> str:
+    """A path as it is typed in a command that a hint names: in quotes where a shell would take it apart."""
+    if os.name == "nt":
+        return f'"{path}"' if " " in str(path) else str(path)
+    return shlex.quote(str(path))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from reincli.commands.console import note, result, table
 from reincli.config import DataSettings
 from reincli.data.downloads import Download, not_unpacked, plain_name
-from reincli.errors import ReinError
+from reincli.errors import ReinError, typed
 
 PACKAGES = (
     "reincli",
@@ -177,7 +177,7 @@ def dataset_state(name: str, data: DataSettings) -> DatasetState:
     waiting = [path.name for path, what in not_unpacked(name, root) if remarks or not _all_there(what, root)]
     if waiting and trouble is None:
         what = f"'{waiting[0]}' and {len(waiting) - 1} more" if len(waiting) > 1 else f"'{waiting[0]}'"
-        remarks.append(f"Not unpacked: {what} in '{root}': rein prepare-data {name} {root}")
+        remarks.append(f"Not unpacked: {what} in '{root}': rein prepare-data {name} {typed(root)}")
     return DatasetState(name, trouble is None, complete, message, hint, tuple(remarks))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import shutil
 import threading
 import urllib.parse
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from reincli.commands.downloadable import DATASET, Wanted, find, listed
 from reincli.data.downloads import plain_name
 from reincli.errors import ReinError
 from reincli.media.images import is_whole_png
+from reincli.media.outputs import at_work
 from reincli.prepare.fetch import StoppedError, Watch, arrived, fetch, sha256, size_of
 from reincli.prepare.servers import RefusedError, Remote
 
@@ -69,8 +71,12 @@ def run(
             are in place then.
     """
     if mirror is not None:
-        parts = urllib.parse.urlsplit(mirror)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
+        try:
+            parts = urllib.parse.urlsplit(mirror)
+            is_address = parts.scheme in ("http", "https") and bool(parts.netloc)
+        except ValueError:  # brackets without an end
+            is_address = False
+        if not is_address:
             raise ReinError(f"--mirror '{mirror}' is no address.", "Give http://… or https://…", usage=True)
     if not names:
         if not show:
@@ -95,11 +101,25 @@ def run(
         _require_all([error for _, _, error in plan.refused], len(plan.files) + len(plan.refused))
         return
     _require_space(plan)
-    done = _fetch_all(plan, stop, parallel) if plan.files or plan.refused else 0
+    with _alone(plan):
+        done = _fetch_all(plan, stop, parallel) if plan.files or plan.refused else 0
     result(f"{done} files fetched, {plan.kept} were there.")
     for each in wanted:
         if each.then:
             note(f"{each.name}: {each.then}")
+
+
+@contextlib.contextmanager
+def _alone(plan: _Plan) -> Iterator[None]:
+    """Be the only process that fetches these files: two would write into one part. ReinError where one does."""
+    folders = {remote.target.parent for each, remote, _ in plan.files if len(each.files) >= MANY}
+    with contextlib.ExitStack() as stack:
+        for folder in sorted(folders):
+            stack.enter_context(at_work(folder, "download"))
+        for each, remote, _ in plan.files:
+            if len(each.files) < MANY:
+                stack.enter_context(at_work(remote.target, "download", file=True))
+        yield
 
 
 # --- before ------------------------------------------------------------------------------------------------
@@ -116,6 +136,10 @@ def _look_around(wanted: Sequence[Wanted], watch: Watch, parallel: int, *, ask_a
     for each in wanted:
         many = len(each.files) >= MANY
         for remote in each.files:
+            for place in () if many else (remote.target, remote.part, remote.note):
+                if place.is_dir():
+                    message = f"'{place}' is a folder, where a file would go."
+                    raise ReinError(message, "Move it away, and give the same command again.")
             if many and remote.target.is_file():  # it has its name since it was whole
                 plan.kept += 1
             elif many:

@@ -12,7 +12,7 @@ from reincli.data.downloads import is_open, names_for, needed
 from reincli.data.layouts import DATASETS, HOMES
 from reincli.data.missing import command_for
 from reincli.engine.released import ON_PAGES, RELEASED, page_of
-from reincli.errors import ReinError, nearest
+from reincli.errors import ReinError, nearest, typed
 from reincli.model.families import DINOV3_PAGE, FAMILIES
 from reincli.prepare.fetch import digest_in
 from reincli.prepare.servers import Remote
@@ -129,7 +129,7 @@ def _checkpoint(name: str, to: Path, mirror: str | None) -> Wanted:
             usage=True,
         )
     file = _checkpoint_file(name)
-    then = f"rein eval {to / file}"
+    then = f"rein eval {typed(to / file)}"
     backbone = load_settings(preset=name).model.backbone.name
     if not (CHECKPOINTS / FAMILIES[backbone].file).is_file():
         then += f", with the weights of its backbone: rein download {backbone}"

@@ -15,10 +15,10 @@ from reincli.commands.console import duration, note, problem, progress, result, 
 from reincli.config import DataSettings, OwnDataset
 from reincli.data.compact import copy_all
 from reincli.data.downloads import Download
-from reincli.data.layouts import DATASETS, NO_CONVERSION, own_folders
+from reincli.data.layouts import DATASETS, NO_CONVERSION, own_folders, split_folders
 from reincli.data.sources import Sample, dataset_root, label_table, some
 from reincli.data.statistics import COUNTED, look_up, update_statistics
-from reincli.errors import ReinError, nearest
+from reincli.errors import ReinError, nearest, typed
 from reincli.media.outputs import at_work
 from reincli.prepare import annotated, archives, mapillary, planning, prepare, waiting
 from reincli.prepare.corruption import HEADLINE, Corruption, choose, require_library, settle
@@ -108,6 +108,8 @@ def run(
         lossless,
         version or mapillary.VERSIONS[0],
     )
+    if out is not None and not check:
+        _require_apart(dataset, place, out, data)
     if check:
         check_data.check(dataset, data, place, out, wishes.workers, as_json)
     elif dataset in data.own:
@@ -157,6 +159,12 @@ def _draw(dataset: str, own: OwnDataset, name: str, root: Path, out: Path | None
         for _ in steps:
             advance(1)
     note(f"{name}: {told.written} labels drawn, {told.kept} were there.")
+    if told.others:
+        note(
+            f"{name}: {told.others} of them were not drawn by this command. They stay: --force draws them anew."
+        )
+    if told.removed:
+        note(f"{name}: {told.removed} labels are removed, of which nothing is told any more.")
     if told.left_out:
         kinds = ", ".join(f"{kind} {count}" for kind, count in told.left_out.most_common(6))
         more = f" and {len(told.left_out) - 6} more" if len(told.left_out) > 6 else ""
@@ -171,9 +179,24 @@ def _folder(dataset: str, root: Path | None, data: DataSettings) -> Path:
     if not place.is_dir() and not place.parent.is_dir() and root is not None:
         raise ReinError(f"There is no folder '{place}'.", "Give the folder of the dataset.", usage=True)
     if place.is_file():
-        hint = f"Put it into a folder of its own and give that: rein prepare-data {dataset} {place.parent}"
+        hint = f"Put it into a folder of its own and give that: rein prepare-data {dataset} {typed(place.parent)}"
         raise ReinError(f"'{place}' is a file, not the folder of the dataset.", hint, usage=True)
     return place
+
+
+def _require_apart(dataset: str, root: Path, out: Path, data: DataSettings) -> None:
+    """ReinError where what is written would lie among the files that are read, and be taken for some of them."""
+    own = data.own.get(dataset)
+    splits = split_folders(dataset, root) if own is None else own_folders(own)
+    read = {folder for each in splits.values() for pair in each for folder in (pair.images, pair.labels)}
+    for folder in sorted(folder for folder in read if folder):
+        if out.resolve().is_relative_to((root / folder).resolve()) and (root / folder).is_dir():
+            raise ReinError(
+                f"--out '{out}' lies in '{root / folder}', whose files are read: the next look would take what is "
+                "written for some of them.",
+                "Nothing was written. Name another place.",
+                usage=True,
+            )
 
 
 def _prepare(dataset: str, root: Path, out: Path | None, wishes: Wishes) -> None:

@@ -239,7 +239,9 @@ def read_notes(into: Path) -> dict[str, dict[str, object]]:
         notes = json.loads((into / NOTE).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
-    return notes if isinstance(notes, dict) else {}
+    if not isinstance(notes, dict):
+        return {}
+    return {name: facts for name, facts in notes.items() if isinstance(facts, dict)}
 
 
 def unfinished(dataset: str, root: Path, version: str = "") -> list[tuple[Path, Download]]:

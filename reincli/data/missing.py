@@ -19,7 +19,7 @@ from reincli.data.downloads import (
     whole_name,
 )
 from reincli.data.layouts import DATASETS, DRAWN, HOMES
-from reincli.errors import ReinError
+from reincli.errors import ReinError, typed
 
 DEPTH = 2
 """Levels below a folder that are searched for the dataset."""
@@ -71,7 +71,7 @@ def command_for(dataset: str, root: Path | None) -> str:
     if dataset not in DATASETS:
         return f"rein prepare-data {dataset} --config FILE"
     usual = root is None or root == Path("data") / dataset
-    return f"rein prepare-data {dataset}" + ("" if usual else f" {root}")
+    return f"rein prepare-data {dataset}" + ("" if usual or root is None else f" {typed(root)}")
 
 
 def no_image(folder: Path, suffix: str, dataset: str, otherwise: str) -> ReinError:

@@ -177,7 +177,7 @@ def jpeg_turn(path: Path) -> int:
     try:
         with Image.open(path) as opened:
             turn = opened.getexif().get(_ORIENTATION, 1)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError):
         return 1
     return turn if turn in range(1, 9) else 1
 
@@ -191,9 +191,13 @@ def with_turn(jpeg: bytes, turn: int) -> bytes:
 def is_whole_png(path: Path) -> bool:
     """Whether a file is there and a PNG whose parts all have the checksum that stands behind them."""
     try:
-        data = path.read_bytes()
+        return is_whole_png_data(path.read_bytes())
     except OSError:
         return False
+
+
+def is_whole_png_data(data: bytes) -> bool:
+    """`is_whole_png` of the bytes of a file."""
     if not data.startswith(PNG_SIGNATURE):
         return False
     start = len(PNG_SIGNATURE)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,21 +25,28 @@ from reincli.data.missing import missing_folder
 from reincli.data.stored import stored_values
 from reincli.errors import ReinError
 from reincli.media.images import is_whole_png, jpeg_turn, read_bytes, read_image, write_png
-from reincli.media.outputs import mark, mark_of
-from reincli.prepare.convert import MAKER
-from reincli.prepare.shapes import Shape, draw, runs, unpacked
+from reincli.media.outputs import keep_apart, mark, mark_of
+from reincli.media.whole_files import clear_dead_below
+from reincli.prepare.convert import MAKER, raw_stamp
+from reincli.prepare.shapes import FARTHEST, LARGEST_SIDE, Shape, draw, runs, unpacked
 
 BACKGROUND = "background"
 """Name of the class of what no object covers, if there is one."""
-LARGEST_SIDE = 32_768
+BEYOND = (-1.0, 2.0)
+"""Shares of a side within which YOLO's corners lie, where objects may reach out of the image; pixels do not."""
 
 
 @dataclass
 class Told:
-    """What became of a split: labels written and kept, objects left out by category, images that were not there."""
+    """What became of a split: labels written and kept, objects left out by category, images that were not there.
+
+    `others`: of those kept, how many somebody else painted. `removed`: labels of which nothing is told any more.
+    """
 
     written: int = 0
     kept: int = 0
+    others: int = 0
+    removed: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     not_there: list[str] = field(default_factory=list)
 
@@ -70,10 +77,25 @@ def coco_tasks(own: OwnDataset, split: SplitSettings, root: Path, target: Path, 
         categories = {int(each["id"]): str(each["name"]) for each in raw["categories"]}
         listed = {each["id"]: each for each in raw["images"]}
         by_image: dict[Any, list[Any]] = {}
+        kinds: dict[Any, Counter[Any]] = {}
+        panoptic = False
         for each in raw["annotations"]:
             by_image.setdefault(each["image_id"], []).append(each)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+            panoptic |= "segments_info" in each
+            inside = [part.get("category_id") for part in each.get("segments_info", [each])]
+            kinds.setdefault(each["image_id"], Counter()).update(inside)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise _not_coco(path, error) from None
+    if len(listed) < len(raw["images"]):
+        raise _twice(path, f"the id {_first_twice(each['id'] for each in raw['images'])!r}")
+    stray = [number for number in by_image if number not in listed]
+    if stray and len(stray) == len(by_image):
+        raise ReinError(
+            f"No object of '{path}' is on one of its images: the first is on image {stray[0]!r}, and there is "
+            + (f"{next(iter(listed))!r}, …." if listed else "none."),
+            "Export it again: image_id of the annotations has to be id of the images.",
+        )
+    told.not_there += [f"image {number!r}" for number in stray]
     values = category_values(own, categories)
     if not values:
         names = ", ".join(sorted(set(categories.values()))[:6])
@@ -81,7 +103,6 @@ def coco_tasks(own: OwnDataset, split: SplitSettings, root: Path, target: Path, 
             f"No category of '{path}' is a class of the description; its categories: {names}.",
             'Call the classes as the categories, or map their ids: map = { "ID" = CLASS }.',
         )
-    panoptic = any("segments_info" in each for each in raw["annotations"][:1])
     masks = root / (split.masks or str(Path(str(split.labels)).with_suffix("")))
     if panoptic and not masks.is_dir():
         raise ReinError(
@@ -89,27 +110,37 @@ def coco_tasks(own: OwnDataset, split: SplitSettings, root: Path, target: Path, 
             'Say where they are: masks = "FOLDER" in the description of this split.',
         )
     there = Names(root / split.images, split.image_suffix)
-    tasks = []
+    tasks: dict[str, Task] = {}
     for number, entry in listed.items():
         name = there.find(str(entry.get("file_name", "")))
         if name is None:
             told.not_there.append(str(entry.get("file_name", number)))
             continue
+        if name in tasks:
+            raise _twice(path, f"the image '{name}'")
         objects = by_image.get(number, [])
-        for each in objects:
-            inside = each.get("segments_info", [each]) if isinstance(each, dict) else []
-            told.left_out.update(
-                categories.get(part.get("category_id"), f"id {part.get('category_id')}")
-                for part in inside
-                if part.get("category_id") not in values
-            )
+        for kind, count in kinds.get(number, Counter()).items():
+            if kind not in values:
+                told.left_out[categories.get(kind, f"id {kind}")] += count
         size = (entry.get("height"), entry.get("width"))
-        stamp = _stamp([objects, size, sorted(values.items()), own.ignore, _empty(own)])
+        drawn = [masks / str(each.get("file_name")) for each in objects] if panoptic else []
+        of_masks = [raw_stamp(mask) for mask in drawn if mask.is_file()]
+        stamp = _stamp([objects, of_masks, size, sorted(values.items()), own.ignore, _empty(own)])
         detail = (objects, values, masks if panoptic else None, path)
-        tasks.append(
-            Task(root / split.images / name, target / _png(name, split), _size(size, path), detail, stamp)
-        )
-    return tasks
+        target_size = _size(size, path)
+        tasks[name] = Task(root / split.images / name, target / _png(name, split), target_size, detail, stamp)
+    return list(tasks.values())
+
+
+def _first_twice(numbers: Iterable[Any]) -> Any:
+    return Counter(numbers).most_common(1)[0][0]
+
+
+def _twice(path: Path, what: str) -> ReinError:
+    return ReinError(
+        f"'{path}' tells of {what} more than once.",
+        "Put all that is told of an image under one entry of its own, or export it again: files were joined.",
+    )
 
 
 def category_values(own: OwnDataset, categories: Mapping[int, str]) -> dict[int, int]:
@@ -129,17 +160,17 @@ def draw_coco(task: Task, empty: int) -> np.ndarray:
     try:
         if masks is not None:
             return _panoptic(objects, values, masks, task.size, empty)
-        shapes = [
+        shapes = (
             _coco_shape(each, values[each["category_id"]], task.size)
             for each in objects
             if each["category_id"] in values
-        ]
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        )
+        return draw(shapes, task.size, empty)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise ReinError(
             f"'{path}' has an object on '{task.image.name}' that is no polygon and no run lengths ({error}).",
             "Export it again, with segments: boxes alone are no labels.",
         ) from None
-    return draw(shapes, task.size, empty)
 
 
 def _coco_shape(entry: Mapping[str, Any], value: int, size: tuple[int, int]) -> Shape:
@@ -158,6 +189,8 @@ def _corners(numbers: Sequence[float] | np.ndarray) -> np.ndarray:
     corners = np.asarray(numbers, np.float64)
     if corners.ndim != 1 or len(corners) < 6 or len(corners) % 2 or not np.isfinite(corners).all():
         raise ValueError(f"a polygon of {corners.size} numbers")
+    if np.abs(corners).max() > FARTHEST:
+        raise ValueError(f"a corner at {corners[np.abs(corners).argmax()]:g}")
     return corners.reshape(-1, 2)
 
 
@@ -184,7 +217,7 @@ def _panoptic(
 
 def _not_coco(path: Path, error: Exception) -> ReinError:
     what = f"it has no {error}" if isinstance(error, KeyError) else "it cannot be read as JSON"
-    if isinstance(error, TypeError):
+    if isinstance(error, TypeError | AttributeError):
         what = "its images, annotations or categories are no lists of tables"
     return ReinError(
         f"'{path}' is no COCO file: {what}.",
@@ -210,13 +243,14 @@ def yolo_tasks(own: OwnDataset, split: SplitSettings, root: Path, target: Path, 
         if file not in files and _background(own) is None:
             continue
         text = (
-            read_bytes(folder / file, "YOLO file").tobytes().decode("utf-8", "replace")
+            read_bytes(folder / file, "YOLO file").tobytes().decode("utf-8-sig", "replace")
             if file in files
             else ""
         )
-        stamp = _stamp([text, yolo_values(own), own.ignore, _empty(own)])
+        size = image_size(root / split.images / name)
+        stamp = _stamp([text, size, yolo_values(own), own.ignore, _empty(own)])
         detail = (text, yolo_values(own), folder / file)
-        tasks.append(Task(root / split.images / name, target / _png(name, split), None, detail, stamp))
+        tasks.append(Task(root / split.images / name, target / _png(name, split), size, detail, stamp))
     return tasks
 
 
@@ -242,7 +276,8 @@ def draw_yolo(task: Task, empty: int) -> np.ndarray:
         ReinError: a line that is no polygon, or of a class that is not described.
     """
     text, values, path = task.told
-    height, width = size = image_size(task.image)
+    assert task.size is not None
+    height, width = task.size
     shapes = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
@@ -256,7 +291,11 @@ def draw_yolo(task: Task, empty: int) -> np.ndarray:
                     f"Line {number} of '{path}' is a box, not the outline of an object.",
                     "Boxes are no labels: export the segments.",
                 )
-            polygon = _corners(corners) * (width, height)
+            polygon = _corners(corners)
+            if not BEYOND[0] <= polygon.min() <= polygon.max() <= BEYOND[1]:
+                raise ValueError(
+                    f"from {polygon.min():g} to {polygon.max():g}, not shares of the image's sides"
+                )
         except ValueError as error:
             raise ReinError(
                 f"Line {number} of '{path}' is not CLASS X1 Y1 X2 Y2 X3 Y3 … ({error}).",
@@ -269,8 +308,8 @@ def draw_yolo(task: Task, empty: int) -> np.ndarray:
                 "Describe all classes in the order of their numbers, or say which is which: "
                 'map = { "NUMBER" = CLASS }.',
             )
-        shapes.append(Shape(value, (polygon,)))
-    return draw(shapes, size, empty)
+        shapes.append(Shape(value, (polygon * (width, height),)))
+    return draw(shapes, task.size, empty)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -280,7 +319,7 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as opened:
             width, height = opened.size
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise ReinError(f"Cannot decode the image '{path}'.", "Bring a whole copy of it.") from None
     return (width, height) if jpeg_turn(path) > 4 else (height, width)
 
@@ -289,7 +328,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 class Names:
-    """The images of a folder, found by a path or by a name that stands for one image alone."""
+    """The images of a folder, found by their path there, or where folders before it are told or left out."""
 
     def __init__(self, folder: Path, suffix: str) -> None:
         self.paths = set(list_files(folder, suffix)) if folder.is_dir() else set()
@@ -298,8 +337,10 @@ class Names:
 
     def find(self, told: str) -> str | None:
         """The path below the folder, or None."""
-        told = told.replace("\\", "/")
-        return told if told in self.paths else self.by_name.get(told.rpartition("/")[2])
+        told = told.replace("\\", "/").removeprefix("./")
+        path = told if told in self.paths else self.by_name.get(told.rpartition("/")[2])
+        one, other = f"/{told}", f"/{path}"
+        return path if one.endswith(other) or other.endswith(one) else None  # 'b/1.png' is not 'a/1.png'
 
 
 def prepare_split(
@@ -327,28 +368,82 @@ def prepare_split(
         ReinError: what is told cannot be read, or does not fit the description.
     """
     split, told = own.splits[name], Told()
+    if name in ("", ".", "..") or set(name) & set("/\\"):
+        raise ReinError(
+            f"The split '{name}' of '{dataset}' cannot have a folder of its own.", "Name it without '/'."
+        )
+    _require_values(own)
     folders = [split.images, *([str(split.labels)] if split.format == "yolo" else [])]
     for folder in folders:
         if not (root / folder).is_dir():
             raise missing_folder(folder, root, dataset)
     make, paint = (coco_tasks, draw_coco) if split.format == "coco" else (yolo_tasks, draw_yolo)
-    tasks = make(own, split, root, (out or root) / DRAWN / name, told)
+    place = (out or root) / DRAWN / name
+    if place.resolve().is_relative_to((root / split.images).resolve()) and ".png".endswith(
+        split.image_suffix
+    ):
+        raise ReinError(
+            f"The labels would be drawn into '{place}', among the images of '{root / split.images}'.",
+            "Put the images into a folder of their own, or choose another place: --out DIR",
+        )
+    tasks = make(own, split, root, place, told)
+    if not tasks:
+        told_of = f": {told.not_there[0]}" if told.not_there else ""
+        raise ReinError(
+            f"'{root / str(split.labels)}' tells of no image '*{split.image_suffix}' in '{root / split.images}'"
+            f"{told_of}.",
+            "Say in the description of this split where the images are that it tells of: images, image_suffix.",
+        )
+    reads = [str(task.image) for task in tasks]
+    keep_apart([*reads, str(root / str(split.labels))], (str(task.target) for task in tasks))
+    clear_dead_below(place)
+    told.removed = _remove_others(place, {task.target for task in tasks})
     yield len(tasks), told
 
-    def work(task: Task) -> bool:
-        if not force and mark_of(task.target) == f"{MAKER} {task.stamp}" and is_whole_png(task.target):
-            return False
+    def work(task: Task) -> bool | None:
+        """Whether a label was drawn; None where one stays that is not ours."""
+        if not force and is_whole_png(task.target):
+            made = mark_of(task.target) or ""
+            if made == f"{MAKER} {task.stamp}" or not made.startswith(f"{MAKER} "):
+                return False if made.startswith(f"{MAKER} ") else None
         write_png(task.target, paint(task, _empty(own)), mark=mark(MAKER, task.stamp))
         return True
 
     with ThreadPoolExecutor(workers) as pool:
         try:
             for wrote in pool.map(work, tasks):
-                told.written += wrote
+                told.written += wrote is True
                 told.kept += not wrote
+                told.others += wrote is None
                 yield len(tasks), told
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _remove_others(place: Path, targets: set[Path]) -> int:
+    """Remove labels that were drawn of what is not told any more; how many."""
+    there = [place / name for name in list_files(place, ".png")] if place.is_dir() else []
+    old = [path for path in there if path not in targets and (mark_of(path) or "").startswith(f"{MAKER} ")]
+    for path in old:
+        path.unlink(missing_ok=True)
+    return len(old)
+
+
+def _require_values(own: OwnDataset) -> None:
+    """ReinError where a class that is drawn, or what no object covers, would be read as something else."""
+    stored = stored_values(own)
+    for each, value in zip(own.classes, stored, strict=True):
+        if value is None and each.name.casefold() == BACKGROUND:
+            free = next(n for n in range(254, -1, -1) if str(n) not in own.map and n != own.ignore)
+            raise ReinError(
+                f"What no object covers is of the class '{each.name}', and `map` has no number for it.",
+                f'Give it one that no object has: map = {{ ..., "{free}" = {own.classes.index(each)} }}',
+            )
+        if not own.map and value == own.ignore:
+            raise ReinError(
+                f"The class '{each.name}' would be drawn as {value}, which is ignored.",
+                "Its objects could not be told from what is ignored: leave `ignore` out of the description.",
+            )
 
 
 def _background(own: OwnDataset) -> int | None:

@@ -6,6 +6,8 @@ as the archive is the same and every folder still holds at least as many files a
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import json
 import lzma
 import os
@@ -22,8 +24,8 @@ from typing import IO
 
 from reincli.data.downloads import NOTE, Download, plain_name, read_notes
 from reincli.errors import ReinError
-from reincli.media.images import is_whole_png
-from reincli.media.whole_files import replace_whole, version_of, write_bytes
+from reincli.media.images import is_whole_png, is_whole_png_data
+from reincli.media.whole_files import clear_dead, replace_whole, version_of, write_bytes
 from reincli.prepare import rar
 
 BROKEN = (
@@ -31,6 +33,7 @@ BROKEN = (
     tarfile.TarError,
     zlib.error,
     lzma.LZMAError,
+    gzip.BadGzipFile,
     EOFError,
     ValueError,
     NotImplementedError,
@@ -68,7 +71,7 @@ def unpack(archive: Path, download: Download, into: Path) -> Iterator[tuple[int,
 
     Raises:
         ArchiveError: the archive is damaged or cut short, or a member leads out of the folder or is a link. Files of a
-            RAR archive that fail their checksum are named after all others are in place, and count as done: the
+            RAR or tar archive that fail their checksum are named after all others are in place, and count as done: the
             next look goes on without them.
         ReinError: there is no space, no permission, or no program for RAR.
     """
@@ -87,12 +90,14 @@ def unpack(archive: Path, download: Download, into: Path) -> Iterator[tuple[int,
         elif plain_name(archive.name).lower().endswith(".zip"):
             raise zipfile.BadZipFile("it has no list of contents at its end")
         else:
-            yield from _unpack_tar(archive, download, into, counts)
+            damaged = yield from _unpack_tar(archive, download, into, counts)
     except BROKEN as error:
         size = archive.stat().st_size
         reason = str(error).strip(".") or type(error).__name__
         message = f"The archive '{archive}' ({size:,} bytes) is damaged or cut short: {reason}."
         raise ArchiveError(message, "Fetch it again; what was unpacked so far stays.") from None
+    for folder in {"", *counts}:  # of a run that was killed
+        clear_dead(into / folder)
     if not damaged and not any(counts.values()):
         wanted = ", ".join(f"{folder}/" for folder in download.brings)
         found = f"; it holds {_first_name(archive)}" if zipfile.is_zipfile(archive) else ""
@@ -139,13 +144,15 @@ def _unpack_zip(
                 _require_readable(info, archive)
                 members.append(Member(info.filename, target, info.file_size))
         total, done = sum(member.size for member in members), 0
-        _require_space(archive, into, sum(m.size for m in members if not _is_there(m, into)))
-        if not all(_is_there(member, into) for member in members):
+        asked = {member for member in members if not _is_there(member, into)}
+        _require_space(archive, into, sum(member.size for member in asked))
+        if asked:
             _note(archive, into)  # begun: what lies there from now on was not unpacked by hand
         for member in members:
-            if not _is_there(member, into):
-                with opened.open(member.name) as content:
-                    _write(content, member, into)
+            if member in asked:
+                with _reading(), opened.open(member.name) as content:
+                    data = _read(content, member)
+                _write(data, member, into)
             counts[str(PurePosixPath(member.target).parent)] += 1
             done += member.size
             yield done, total
@@ -163,7 +170,13 @@ def _require_readable(info: zipfile.ZipInfo, archive: Path) -> None:
 
 def _unpack_tar(
     archive: Path, download: Download, into: Path, counts: Counter[str]
-) -> Iterator[tuple[int, int]]:
+) -> Generator[tuple[int, int], None, list[str]]:
+    """One after another. Tar has no checksums, PNG has.
+
+    Returns:
+        the files that fail theirs; all others are in place.
+    """
+    damaged = []
     total = archive.stat().st_size
     with open(archive, "rb") as raw, tarfile.open(fileobj=raw) as opened:
         if opened.fileobj is raw:  # the headers can be read without what lies between them
@@ -180,10 +193,18 @@ def _unpack_tar(
                 if not begun:
                     _note(archive, into)
                     begun = True
-                with content:
-                    _write(content, member, into)
+                with _reading(), content:
+                    data = _read(content, member)
+                if _is_png(member) and not is_whole_png_data(data):
+                    damaged.append(member.target)
+                    continue
+                _write(data, member, into)
             counts[str(PurePosixPath(member.target).parent)] += 1
             yield raw.tell(), total
+        if opened.fileobj is not raw and opened.fileobj is not None:  # the checksum of all stands at its end
+            while opened.fileobj.read(2**20):
+                yield raw.tell(), total
+    return damaged
 
 
 def _tar_members(
@@ -279,10 +300,16 @@ def _link(name: str, archive: Path) -> ArchiveError:
 
 
 def _is_there(member: Member, into: Path) -> bool:
+    """Whether a file lies there with its full size, and whole where that can be seen: damage keeps a size."""
+    path = into / member.target
     try:
-        return os.stat(into / member.target).st_size == member.size
+        return os.stat(path).st_size == member.size and (not _is_png(member) or is_whole_png(path))
     except OSError:
         return False
+
+
+def _is_png(member: Member) -> bool:
+    return member.target.endswith(".png")
 
 
 def _place(target: str, into: Path) -> Path:
@@ -294,14 +321,26 @@ def _place(target: str, into: Path) -> Path:
     return path
 
 
-def _write(content: IO[bytes], member: Member, into: Path) -> None:
-    path = _place(member.target, into)
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """What the system says where a damaged archive points behind its end, or cannot be decompressed, is its damage."""
+    try:
+        yield
+    except OSError as error:
+        raise zipfile.BadZipFile(error.strerror or str(error)) from None
+
+
+def _read(content: IO[bytes], member: Member) -> bytes:
     if not 0 <= member.size <= LARGEST:
         raise zipfile.BadZipFile(f"'{member.name}' claims {member.size:,} bytes, more than any picture has")
     data = content.read(member.size + 1)
     if len(data) != member.size:
         raise zipfile.BadZipFile(f"'{member.name}' has {len(data)} of {member.size} bytes")
-    write_bytes(path, data)
+    return data
+
+
+def _write(data: bytes, member: Member, into: Path) -> None:
+    write_bytes(_place(member.target, into), data)
 
 
 def _require_space(archive: Path, into: Path, needed: int) -> None:

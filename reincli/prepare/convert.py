@@ -28,6 +28,7 @@ from reincli.errors import ReinError
 from reincli.media.images import jpeg_turn, read_label, read_stored, with_turn, write_png
 from reincli.media.outputs import mark
 from reincli.media.whole_files import write_bytes
+from reincli.prepare.shapes import FARTHEST, LARGEST_SIDE
 
 MAKER = "prepare-data"
 """In the marks of labels; behind it stands the raw file's `raw_stamp`."""
@@ -86,13 +87,17 @@ def from_polygons(path: Path) -> np.ndarray:
         scene = json.loads(path.read_text("utf-8"))
         size = (int(scene["imgWidth"]), int(scene["imgHeight"]))
         objects = [
-            (str(each["label"]), [(x, y) for x, y in each["polygon"]])
+            (str(each["label"]), [(float(x), float(y)) for x, y in each["polygon"]])
             for each in scene["objects"]
             if not each.get("deleted")
         ]
+        if not all(0 < side <= LARGEST_SIDE for side in size):
+            raise ValueError(size)
+        if not all(abs(at) <= FARTHEST for _, polygon in objects for corner in polygon for at in corner):
+            raise ValueError("a corner")
     except OSError as error:
         raise ReinError(f"Cannot read the polygons '{path}': {error.strerror}.", "Check the path.") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise ReinError(f"'{path}' is not a polygon file of Cityscapes.", "Fetch it again.") from None
     indices = table_to_indices(LABEL_IDS)
     label = Image.new("L", size, IGNORE)
@@ -137,7 +142,7 @@ def _half_image(source: Path) -> bytes:
             small = opened.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
     except FileNotFoundError:
         raise ReinError(f"There is no image at '{source}'.", "Check the path.") from None
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise ReinError(
             f"Cannot decode the image '{source}' ({source.stat().st_size} bytes).",
             "The file is damaged, cut short or no image: fetch it again.",

@@ -13,7 +13,7 @@ from pathlib import Path
 from reincli.data.index import list_files
 from reincli.data.missing import missing_folder
 from reincli.data.stored import LAST_ID_1_2, largest_mapillary_id
-from reincli.errors import ReinError
+from reincli.errors import ReinError, typed
 from reincli.media.whole_files import write_bytes
 from reincli.prepare.jobs import Job
 
@@ -69,7 +69,7 @@ def _raw_folders(root: Path, version: str) -> dict[str, Path]:
         raise ReinError(
             f"'{root}' holds labels of version {other[1:]} alone; {version[1:]} was asked for.",
             f"Get mapillary-vistas-dataset_public_{version}.zip, or take what is there: "
-            f"rein prepare-data mapillary {root} --version {other}",
+            f"rein prepare-data mapillary {typed(root)} --version {other}",
         )
     raise missing_folder(f"training/{version}/labels", root, "mapillary")
 

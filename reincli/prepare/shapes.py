@@ -5,10 +5,15 @@ Pixel (x, y) belongs to a polygon that its middle, (x + 0.5, y + 0.5), lies in, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+LARGEST_SIDE = 32_768
+"""Pixels of an image that objects are drawn on."""
+FARTHEST = 1e6
+"""Pixels from the image's corner beyond which no corner of an object can be meant."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ def _filled(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
     return (flips.cumsum(axis=1)[:, :width] % 2).astype(bool)
 
 
-def draw(shapes: Sequence[Shape], size: tuple[int, int], empty: int) -> np.ndarray:
+def draw(shapes: Iterable[Shape], size: tuple[int, int], empty: int) -> np.ndarray:
     """Objects as (H, W) uint8 stored values, small ones over large ones; `empty` where there is none."""
     height, width = size
     label = np.full(size, empty, np.uint8)
@@ -54,9 +59,12 @@ def draw(shapes: Sequence[Shape], size: tuple[int, int], empty: int) -> np.ndarr
         mask = shape.mask if shape.mask is not None else np.zeros(size, bool)
         for polygon in shape.polygons:
             mask = mask | filled(polygon, height, width)
-        masks.append((int(mask.sum()), shape.value, mask))
-    for _, value, mask in sorted(masks, key=lambda each: -each[0]):
-        label[mask] = value
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        if rows.size:  # only where it lies is kept: an image may be large and have thousands
+            box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+            masks.append((int(mask.sum()), shape.value, box, mask[box].copy()))
+    for _, value, box, mask in sorted(masks, key=lambda each: -each[0]):
+        label[box][mask] = value
     return label
 
 

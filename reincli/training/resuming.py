@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from reincli.engine.checkpoint import Checkpoint, read_checkpoint
 from reincli.engine.validation import damaged
-from reincli.errors import ReinError
+from reincli.errors import ReinError, typed
 from reincli.training.run_folder import LAST, numbered
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -30,7 +30,9 @@ def newest_whole(folder: Path) -> tuple[Checkpoint, list[str]]:
         ReinError: the run has none yet, or none that can be read.
     """
     last, others = folder / LAST, numbered(folder)
-    anew = f"Begin anew in another folder: rein train --config {folder / 'settings.toml'} --work-dir DIR"
+    anew = (
+        f"Begin anew in another folder: rein train --config {typed(folder / 'settings.toml')} --work-dir DIR"
+    )
     if not last.exists() and not others:
         raise ReinError(f"'{folder}' has no checkpoint yet.", anew)
     what = "is not there"

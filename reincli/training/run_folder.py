@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from reincli.config import Settings
-from reincli.errors import ReinError
+from reincli.errors import ReinError, typed
 from reincli.media.whole_files import temporary_beside, write_bytes
 from reincli.settings_files import build_settings, read_toml, to_toml
 
@@ -35,7 +35,7 @@ def refuse_existing(folder: Path) -> None:
     if (folder / "settings.toml").exists():
         raise ReinError(
             f"There is a run in '{folder}' already.",
-            f"Go on with it: rein train --resume {folder}   or choose another folder: --work-dir DIR",
+            f"Go on with it: rein train --resume {typed(folder)}   or choose another folder: --work-dir DIR",
             usage=True,
         )
     _refuse_other_files(folder)

@@ -22,7 +22,7 @@ from reincli.data.sources import Sample
 from reincli.engine.device import full_fp32
 from reincli.engine.processes import mean_over_processes
 from reincli.engine.weight_files import write_file
-from reincli.errors import ReinError
+from reincli.errors import ReinError, typed
 from reincli.prediction.evaluate import Scored, evaluate, val_samples
 from reincli.prediction.predict import Predictor
 from reincli.prediction.results import report
@@ -165,7 +165,7 @@ def note_surroundings(run: Run, samples: Sequence[Sample]) -> None:
 def stopped(run: Run) -> KeyboardInterrupt:
     """How far it came, and how to go on."""
     return KeyboardInterrupt(
-        f"Saved at iteration {run.iteration}; go on with: rein train --resume {run.folder}"
+        f"Saved at iteration {run.iteration}; go on with: rein train --resume {typed(run.folder)}"
     )
 
 
@@ -219,7 +219,8 @@ def saved_first(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
                 write_checkpoint(run)
             raise ReinError(
                 error.message,
-                f"{error.hint} Saved at iteration {run.iteration}; then: rein train --resume {run.folder}".strip(),
+                f"{error.hint} Saved at iteration {run.iteration}; "
+                f"then: rein train --resume {typed(run.folder)}".strip(),
             ) from None
         yield batch
 

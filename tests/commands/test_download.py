@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import socket
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -188,7 +190,34 @@ def test_weights_are_looked_at_before_they_get_their_name(server, body, told_of)
     done = rein("download", "dinov2_s", "--mirror", server.address, code=1)
     assert told_of in done.stderr
     assert "Get it by hand" in done.stderr
-    assert list(Path("checkpoints").iterdir()) == []
+    assert list(Path("checkpoints").glob("*")) == []
+
+
+@pytest.mark.parametrize("end", ["", ".part", ".part.json"])
+def test_a_folder_of_the_name_is_told_before_anything_is_fetched(server, end):
+    server.files = {"/dinov2_vits14_pretrain.pth": weights()}
+    Path(f"checkpoints/dinov2_vits14_pretrain.pth{end}").mkdir(parents=True)
+    done = rein("download", "dinov2_s", "--mirror", server.address, code=1)
+    assert f"dinov2_vits14_pretrain.pth{end}' is a folder" in done.stderr
+    assert server.got("/dinov2_vits14_pretrain.pth") == []
+
+
+def test_two_processes_do_not_fetch_the_same_file_at_once(server):
+    server.files = {"/dinov2_vits14_pretrain.pth": weights()}
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom reincli.media.outputs import at_work\n"
+        "with at_work(Path('checkpoints/dinov2_vits14_pretrain.pth'), 'download', file=True):\n"
+        "    print('ready', flush=True)\n    sys.stdin.read()\n"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", script], text=True, **pipes) as other:
+        assert other.stdout.readline() == "ready\n"
+        done = rein("download", "dinov2_s", "--mirror", server.address, code=1)
+        other.stdin.close()
+    assert "Somebody is at work in" in done.stderr
+    assert server.got("/dinov2_vits14_pretrain.pth") == []
+    rein("download", "dinov2_s", "--mirror", server.address)
+    assert [path.name for path in Path("checkpoints").iterdir()] == ["dinov2_vits14_pretrain.pth"]
 
 
 def test_a_wrong_hash_and_a_cut_archive_are_removed(server):
@@ -197,10 +226,10 @@ def test_a_wrong_hash_and_a_cut_archive_are_removed(server):
     done = rein("download", "sam_h", "--mirror", server.address, code=1)
     assert "SHA-256 begins with" in done.stderr
     assert "not 4b8939" in done.stderr
-    assert list(Path("checkpoints").iterdir()) == []
+    assert list(Path("checkpoints").glob("*")) == []
     done = rein("download", "acdc", "--mirror", server.address, code=1)
     assert "'data/acdc/gt_trainval.zip' is no zip archive" in done.stderr
-    assert list(Path("data/acdc").iterdir()) == []
+    assert list(Path("data/acdc").glob("*")) == []
 
 
 def test_another_file_of_the_name_is_not_replaced(server):
@@ -277,6 +306,7 @@ def test_stopped_by_the_user(server, monkeypatch):
         (("gta2citys-eva02_l",), 1, "releases/tag/GTAV%2BEVA-L"),
         (("gta2citys-dinov3_l",), 2, "No checkpoint was released"),
         (("gta", "--mirror", "fileserver"), 2, "is no address"),
+        (("gta", "--mirror", "http://[::1"), 2, "is no address"),
     ],
 )
 def test_what_is_not_fetched_is_said_with_what_to_do(server, words, code, expected):

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
+import subprocess
+import sys
+import tracemalloc
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +19,9 @@ from terminal import told
 from reincli.config import DataSettings
 from reincli.data.loading import load_label
 from reincli.data.sources import find_samples, label_table
-from reincli.media.images import write_png
+from reincli.media.images import read_label, write_png
+from reincli.media.whole_files import temporary_beside
+from reincli.prepare.annotated import Names
 from reincli.prepare.shapes import Shape, draw, filled, runs, unpacked
 
 SIZE = (12, 16)
@@ -196,6 +204,13 @@ def test_what_is_drawn_stays_until_what_is_told_changes(tmp_path):
         ({"segmentation": {"counts": "o", "size": list(SIZE)}}, "no run lengths"),
         ({"segmentation": {"counts": [1], "size": [1, 1]}}, "run lengths for [1, 1]"),
         ({"segmentation": None}, "no segmentation"),
+        ({"segmentation": [[10**400, 1, 2, 3, 4, 5]]}, "no run lengths"),
+        ({"segmentation": [[1e308, -1e308, -1e308, 1e308, 5, 5]]}, "a corner at 1e+308"),
+        ({"segmentation": [[0, 0, 10, 1e30, 0, 1.1e30]]}, "a corner at 1.1e+30"),
+        ({"category_id": [7]}, "no lists of tables"),
+        ({"segments_info": None}, "no lists of tables"),
+        ({"segments_info": [3]}, "no lists of tables"),
+        ({"image_id": "0"}, "is on image '0', and there is 0"),
     ],
 )
 def test_objects_without_a_shape_are_refused(tmp_path, change, sentence):
@@ -211,6 +226,8 @@ def test_objects_without_a_shape_are_refused(tmp_path, change, sentence):
         ("no json", "cannot be read as JSON"),
         ('{"categories": 1, "images": [], "annotations": []}', "no lists of tables"),
         ('{"categories": [{"id": 1, "name": "kite"}], "images": [], "annotations": []}', "No category of"),
+        ('{"categories": [{"id": Infinity, "name": "road"}], "images": [], "annotations": []}', "is no COCO"),
+        ('{"categories": [{"id": 1, "name": "road"}], "images": [], "annotations": {}}', "tells of no image"),
     ],
 )
 def test_other_files_are_refused(tmp_path, text, sentence):
@@ -228,6 +245,156 @@ def test_images_that_are_not_there_are_counted_and_sizes_are_looked_at(tmp_path)
     assert "1 without label" in text
     coco(tmp_path / "t.json", [one], {7: "road"}, height=None)
     assert "an image of height None" in told("prepare-data", "toy", "--config", config, code=1)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "sentence"),
+    [
+        (
+            {"id": 0, "file_name": "a.png"},
+            {"id": 0, "file_name": "b.png"},
+            "tells of the id 0 more than once",
+        ),
+        (
+            {"id": 0, "file_name": "a.png"},
+            {"id": 1, "file_name": "a.png"},
+            "the image 'a.png' more than once",
+        ),
+        ({"id": 0, "file_name": "x/a.png"}, {"id": 1, "file_name": "y/a.png"}, "'a.png' more than once"),
+    ],
+)
+def test_joined_files_that_tell_of_an_image_twice_are_refused(tmp_path, first, second, sentence):
+    config = describe(tmp_path, split={"labels": "t.json", "format": "coco"})
+    coco(tmp_path / "t.json", [{"image_id": 0, "category_id": 7, "segmentation": [SQUARE]}], {7: "road"})
+    raw = json.loads((tmp_path / "t.json").read_text())
+    raw["images"] = [each | {"height": SIZE[0], "width": SIZE[1]} for each in (first, second)]
+    (tmp_path / "t.json").write_text(json.dumps(raw))
+    assert sentence in told("prepare-data", "toy", "--config", config, code=1)
+
+
+def test_images_of_another_folder_with_the_same_name_are_others():
+    names = object.__new__(Names)
+    names.paths, names.by_name = {"cam1/1.png"}, {"1.png": "cam1/1.png"}
+    for name in ("cam1/1.png", "1.png", "./1.png", "/export/cam1/1.png", "C:\\export\\cam1\\1.png"):
+        assert names.find(name) == "cam1/1.png"
+    for name in ("cam2/1.png", "2.png", "1cam1/1.png", ""):
+        assert names.find(name) is None
+
+
+def test_objects_on_no_image_are_counted(tmp_path):
+    config = describe(tmp_path, split={"labels": "t.json", "format": "coco"})
+    one = {"image_id": 1, "category_id": 7, "segmentation": [SQUARE]}
+    coco(tmp_path / "t.json", [one, {**one, "image_id": 8}], {7: "road"})
+    assert "1 that are told of have no image: image 8" in told("prepare-data", "toy", "--config", config)
+
+
+def test_what_nothing_is_drawn_of_is_told_and_leads_in_no_circle(tmp_path):
+    config = describe(tmp_path, ["road", "car"], {"labels": "labels", "format": "yolo"})
+    (tmp_path / "labels").mkdir()
+    text = told("prepare-data", "toy", "--config", config, code=1)
+    assert "tells of no image '*.png'" in text
+    assert "rein prepare-data toy" not in text
+
+
+@pytest.mark.parametrize(
+    ("classes", "more", "sentence"),
+    [
+        (["background", "road"], {"map": '{ "7" = 1 }'}, 'map = { ..., "254" = 0 }'),
+        (["road", "car"], {"ignore": "0"}, "'road' would be drawn as 0, which is ignored"),
+    ],
+)
+def test_classes_that_cannot_be_told_apart_in_a_label_are_refused(tmp_path, classes, more, sentence):
+    config = describe(tmp_path, classes, {"labels": "t.json", "format": "coco"}, **more)
+    coco(tmp_path / "t.json", [{"image_id": 0, "category_id": 7, "segmentation": [SQUARE]}], {7: "road"})
+    assert sentence in told("prepare-data", "toy", "--config", config, code=1)
+
+
+def test_the_hint_for_an_unmapped_background_works(tmp_path):
+    config = describe(
+        tmp_path,
+        ["background", "road"],
+        {"labels": "t.json", "format": "coco"},
+        map='{ "7" = 1, "254" = 0 }',
+    )
+    coco(tmp_path / "t.json", [{"image_id": 0, "category_id": 7, "segmentation": [SQUARE]}], {7: "x"})
+    told("prepare-data", "toy", "--config", config)
+    assert np.array_equal(labels(config)["a.png"], area((1, 2, 3, 9, 8), empty=0))
+
+
+def test_a_mask_that_changed_is_read_anew(tmp_path):
+    config = describe(tmp_path, split={"labels": "pan.json", "format": "coco"})
+    segments = [{"id": 1, "category_id": 7}, {"id": 2, "category_id": 9}]
+    coco(tmp_path / "pan.json", [{"image_id": 0, "file_name": "a.png", "segments_info": segments}],
+         {7: "road", 9: "car"})  # fmt: skip
+    for number in (1, 2):
+        rgb = np.zeros((*SIZE, 3), np.uint8)
+        rgb[..., 0] = number
+        write_png(tmp_path / "pan" / "a.png", rgb)
+        told("prepare-data", "toy", "--config", config)
+        assert (labels(config)["a.png"] == number - 1).all()
+
+
+def test_only_what_was_drawn_is_replaced_or_removed(tmp_path):
+    config = describe(tmp_path, ["road", "car"], {"labels": "labels", "format": "yolo"})
+    for name in ("a", "b"):
+        yolo(tmp_path / "labels" / f"{name}.txt", (1, SQUARE))
+    told("prepare-data", "toy", "--config", config)
+    by_hand = tmp_path / "drawn_labels" / "train" / "a.png"
+    write_png(by_hand, np.zeros(SIZE, np.uint8))
+    dead = temporary_beside(by_hand.with_name("b.png"))
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    dead = dead.with_name(dead.name.replace(f".{os.getpid()}.", f".{ended.pid}."))
+    dead.write_bytes(b"a part")
+    text = told("prepare-data", "toy", "--config", config)
+    assert "1 of them were not drawn by this command. They stay" in text
+    assert (labels(config)["a.png"] == 0).all()
+    assert not dead.exists()
+    (tmp_path / "labels" / "b.txt").unlink()
+    text = told("prepare-data", "toy", "--config", config, code=1)
+    assert "1 labels are removed" in text
+    assert "1 without label (b.png)" in text
+    told("prepare-data", "toy", "--config", config, "--force", code=1)
+    assert not (read_label(by_hand) == 0).all()
+
+
+def test_labels_are_never_drawn_over_or_among_images(tmp_path):
+    config = describe(tmp_path, split={"labels": "labels", "format": "yolo"})
+    yolo(tmp_path / "labels" / "a.txt", (1, SQUARE))
+    told("prepare-data", "toy", "--config", config, "--out", tmp_path / "images", code=2)
+    assert len(list((tmp_path / "images").rglob("*"))) == 2
+    (tmp_path / "drawn_labels").symlink_to(tmp_path)
+    (tmp_path / "train").symlink_to(tmp_path / "images")
+    before = (tmp_path / "images" / "a.png").read_bytes()
+    told("prepare-data", "toy", "--config", config, "--force", code=1)
+    assert (tmp_path / "images" / "a.png").read_bytes() == before
+
+
+def test_a_split_is_drawn_into_a_folder_of_its_own_alone(tmp_path):
+    config = describe(tmp_path / "root", split={"labels": "labels", "format": "yolo"})
+    yolo(tmp_path / "root" / "labels" / "a.txt", (1, SQUARE))
+    config.write_text(
+        config.read_text().replace("splits.train]", 'splits."../../up"]').replace("toy:train", "toy:../../up")
+    )
+    assert "cannot have a folder of its own" in told("prepare-data", "toy", "--config", config, code=1)
+    assert not (tmp_path / "up").exists()
+
+
+def test_labels_drawn_elsewhere_are_copied_too(tmp_path):
+    config = describe(tmp_path, split={"labels": "labels", "format": "yolo"})
+    yolo(tmp_path / "labels" / "a.txt", (1, SQUARE))
+    text = told("prepare-data", "toy", "--config", config, "--out", tmp_path / "other", "--cache")
+    assert "2 compact copies written" in text
+
+
+def test_many_objects_on_a_large_image_need_little_memory():
+    tiny = [Shape(1, (np.array([[i, 0], [i + 2, 0], [i, 2]], float),)) for i in range(200)]
+    tracemalloc.start()
+    try:
+        draw(tiny, (1000, 1000), 0)
+        assert tracemalloc.get_traced_memory()[1] < 50 * 1000 * 1000
+    finally:
+        tracemalloc.stop()
 
 
 def test_before_they_are_drawn_the_next_step_is_told(tmp_path):
@@ -273,6 +440,7 @@ def test_without_a_background_an_image_needs_its_file(tmp_path):
         ("x 0 0 1 0 1 1", "is not CLASS X1"),
         ("7 0 0 1 0 1 1", "is of class 7; the description has 2"),
         ("0 0 0 nan 0 1 1", "is not CLASS X1"),
+        ("0 2 3 9 3 9 8 2 8", "from 2 to 9, not shares of the image's sides"),
     ],
 )
 def test_lines_that_are_no_outline_are_named(tmp_path, line, sentence):
@@ -281,6 +449,27 @@ def test_lines_that_are_no_outline_are_named(tmp_path, line, sentence):
     (tmp_path / "labels" / "a.txt").write_text(line)
     (tmp_path / "labels" / "b.txt").write_text("")
     assert sentence in told("prepare-data", "toy", "--config", config, code=1)
+
+
+def test_a_byte_order_mark_is_passed_over_and_an_image_of_another_size_drawn_anew(tmp_path):
+    config = describe(tmp_path, split={"labels": "labels", "format": "yolo"})
+    yolo(tmp_path / "labels" / "a.txt", (0, SQUARE))
+    (tmp_path / "labels" / "a.txt").write_text((tmp_path / "labels" / "a.txt").read_text(), "utf-8-sig")
+    told("prepare-data", "toy", "--config", config)
+    assert np.array_equal(labels(config)["a.png"], area((0, 2, 3, 9, 8), empty=2))
+    write_png(tmp_path / "images" / "a.png", np.zeros((24, 32, 3), np.uint8))
+    told("prepare-data", "toy", "--config", config)
+    assert labels(config)["a.png"].shape == (24, 32)
+
+
+def test_a_head_that_claims_billions_of_pixels_is_no_crash(tmp_path):
+    config = describe(tmp_path, split={"labels": "labels", "format": "yolo"})
+    (tmp_path / "labels").mkdir()
+    data = (tmp_path / "images" / "a.png").read_bytes()
+    head = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    whole = data[:12] + head + struct.pack(">I", zlib.crc32(head)) + data[33:]
+    (tmp_path / "images" / "a.png").write_bytes(whole)
+    assert "Cannot decode the image" in told("prepare-data", "toy", "--config", config, code=1)
 
 
 def test_a_split_of_objects_names_their_file(tmp_path):

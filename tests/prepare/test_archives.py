@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import shutil
 import stat
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -26,6 +28,8 @@ from reincli.data.layouts import DATASETS
 from reincli.data.loading import load_label
 from reincli.data.sources import find_samples, label_table
 from reincli.errors import ReinError
+from reincli.media.images import write_png
+from reincli.media.whole_files import temporary_beside
 from reincli.prepare import archives, waiting
 from reincli.prepare.prepare import prepare
 
@@ -411,6 +415,104 @@ def test_a_tar_that_claims_more_than_there_is_is_a_sentence(tmp_path: Path) -> N
         run("gta", tmp_path / "gta", workers=1)
 
 
+@pytest.mark.parametrize("name", ["01_labels.zip", "labels.tar", "labels.tar.gz"])
+def test_a_file_that_was_damaged_on_the_disk_comes_out_of_the_archive_again(
+    tmp_path: Path, name: str
+) -> None:
+    make(tmp_path / "from", "gta")
+    root = tmp_path / "gta"
+    pack(tmp_path / "from", "images", "", root / "01_images.zip")
+    pack(tmp_path / "from", "labels", "", root / name)
+    run("gta", root, workers=1)
+    label = next(file for file in sorted((root / "labels").glob("*.png")) if "Train" not in file.name)
+    whole = label.read_bytes()
+    label.write_bytes(whole[:-40] + bytes(40))
+    label.with_name(f"{label.stem}_labelTrainIds.png").unlink()
+    with pytest.raises(ReinError, match="could not be prepared"):
+        run("gta", root, workers=1)
+    later = (root / name).stat().st_mtime_ns + 10**9
+    os.utime(root / name, ns=(later, later))  # fetched again
+    run("gta", root, workers=1)
+    assert label.read_bytes() == whole
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize("name", ["images.tar", "images.tar.gz"])
+def test_a_flipped_bit_in_a_tar_is_told(tmp_path: Path, name: str, suffix: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (50, 50), dtype=np.uint8)
+    write_png(tmp_path / "from/images/a.png", noise)
+    write_png(tmp_path / "from/images/b.png", 255 - noise)
+    if suffix == ".jpg":
+        for file in (tmp_path / "from/images").iterdir():
+            file.rename(file.with_suffix(suffix))
+    path = tmp_path / "gta" / name
+    pack(tmp_path / "from", "images", "", path)
+    data = (tmp_path / "from/images" / f"b{suffix}").read_bytes()
+    packed = bytearray(path.read_bytes() if name.endswith(".tar") else gzip.decompress(path.read_bytes()))
+    packed[packed.index(data) + 100] ^= 1
+    if name.endswith(".tar"):
+        path.write_bytes(packed)
+        if suffix == ".jpg":
+            return  # neither has a checksum
+    else:
+        end = path.read_bytes()[-8:]  # the checksum of what was packed
+        path.write_bytes(gzip.compress(bytes(packed))[:-8] + end)
+    says = "1 files of .* fail their checksum: images/b.png" if suffix == ".png" else "CRC check failed"
+    with pytest.raises(ReinError, match=f"{says}|CRC check failed"):
+        list(archives.unpack(path, DOWNLOADS["gta"][0], tmp_path / "gta"))
+    assert (tmp_path / "gta/images" / f"a{suffix}").is_file()
+    assert not (tmp_path / "gta/images/b.png").exists()
+
+
+@pytest.mark.parametrize("fault", ["stream", "place"])
+def test_what_the_system_says_of_a_damaged_zip_is_its_damage(tmp_path: Path, fault: str) -> None:
+    path = tmp_path / "gta" / "01_images.zip"
+    path.parent.mkdir()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as opened:
+        opened.writestr("images/1.jpg", b"x" * 1000)
+    data = bytearray(path.read_bytes())
+    if fault == "stream":
+        data[data.index(b"1AY&SY")] ^= 1  # a block's sign
+    else:
+        at = data.rindex(b"PK\5\6") + 16  # where the list begins: now all places lie before the file
+        data[at : at + 4] = (int.from_bytes(data[at : at + 4], "little") + 500).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(ReinError, match=r"01_images\.zip' \(.* bytes\) is damaged or cut short"):
+        run("gta", path.parent, workers=1)
+
+
+def test_what_a_killed_run_has_left_is_removed_when_it_is_unpacked_again(tmp_path: Path) -> None:
+    make(tmp_path / "from", "gta")
+    for kind in ("images", "labels"):
+        pack(tmp_path / "from", kind, "", tmp_path / "gta" / f"01_{kind}.zip")
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for name in ("images/00001.png", ".unpacked.json"):
+        path = tmp_path / "gta" / name
+        path.parent.mkdir(exist_ok=True)
+        part = temporary_beside(path)
+        part.with_name(part.name.replace(f".{os.getpid()}.", f".{ended.pid}.")).write_bytes(b"a part")
+    run("gta", tmp_path / "gta", workers=1)
+    assert not list((tmp_path / "gta").rglob(".*.tmp"))
+
+
+def test_notes_that_are_none_of_ours_are_passed_over(tmp_path: Path) -> None:
+    make(tmp_path / "from", "gta")
+    for kind in ("images", "labels"):
+        pack(tmp_path / "from", kind, "", tmp_path / "gta" / f"01_{kind}.zip")
+    (tmp_path / "gta/.unpacked.json").write_text('{"01_labels.zip": 3, "x": null}')
+    run("gta", tmp_path / "gta", workers=1)
+
+
+def test_nothing_is_written_among_files_that_are_read(tmp_path: Path) -> None:
+    make(tmp_path / "gta", "gta")
+    for out in ("labels", "images/made"):
+        with pytest.raises(ReinError, match="whose files are read"):
+            run("gta", tmp_path / "gta", out=tmp_path / "gta" / out, workers=1)
+    run("gta", tmp_path / "gta", out=tmp_path / "gta", workers=1)
+    run("gta", tmp_path / "gta", out=tmp_path / "gta" / "made", workers=1)
+
+
 def test_a_wrong_archive_and_an_unfinished_one_are_named(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "01_images.zip", "w") as opened:
         opened.writestr("cats/x.png", b"x")
@@ -440,14 +542,13 @@ def test_no_space_is_said_before_anything_is_unpacked(
 
 
 def test_space_is_needed_for_what_is_missing_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "from/images").mkdir(parents=True)
-    (tmp_path / "from/images/x.png").write_bytes(b"x" * 100_000)
-    (tmp_path / "from/images/y.png").write_bytes(b"y" * 5)
-    (tmp_path / "gta/images").mkdir(parents=True)
-    (tmp_path / "gta/images/x.png").write_bytes(b"x" * 100_000)
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200), dtype=np.uint8)
+    write_png(tmp_path / "from/images/x.png", noise)
+    write_png(tmp_path / "from/images/y.png", np.zeros((1, 1), np.uint8))
+    write_png(tmp_path / "gta/images/x.png", noise)
     for name in ("images.tar", "images.tar.gz", "01_images.zip"):
         pack(tmp_path / "from", "images", "", tmp_path / "gta" / name)
-    full = type("Usage", (), {"free": 10})
+    full = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("reincli.prepare.archives.shutil.disk_usage", lambda path: full)
     for what in waiting.pending(waiting.Place("gta", tmp_path / "gta", tmp_path / "gta")):
         (tmp_path / "gta/images/y.png").unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from reincli.commands.prepare_data import run
 from reincli.config import DataSettings
 from reincli.data.check import class_pixels, inspect
 from reincli.data.labels import LABEL_IDS, MAPILLARY, SYNTHIA_IDS, count_values
+from reincli.data.missing import command_for, hint
 from reincli.data.sources import Sample, find_samples, label_table
 from reincli.errors import ReinError
 from reincli.generated.streets import write_scenes
@@ -101,6 +102,41 @@ def test_polygons_are_drawn_in_order_over_one_another(tmp_path: Path) -> None:
     label[2:4, 12:15] = 255
     label[7:11, 15:19] = 11
     np.testing.assert_array_equal(from_polygons(path), label)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"imgWidth": float("inf")},
+        {"imgWidth": -1},
+        {"imgWidth": 99_999_999, "imgHeight": 99_999_999},
+        {"objects": [3]},
+        {"objects": [{"label": "road", "polygon": [["a", "b"], ["c", "d"]]}]},
+        {"objects": [{"label": "road", "polygon": [[10**400, 0], [5, 5], [9, 1]]}]},
+        {"objects": [{"label": "road", "polygon": [[float("nan"), 0], [5, 5], [9, 1]]}]},
+        {"objects": [{"label": "road", "polygon": [[1e30, 0], [5, 5], [9, 1]]}]},
+    ],
+)
+def test_polygon_files_with_impossible_numbers_are_named(tmp_path: Path, change: dict[str, object]) -> None:
+    path = tmp_path / "a_gtFine_polygons.json"
+    path.write_text(json.dumps({"imgWidth": 8, "imgHeight": 8, "objects": [], **change}))
+    with pytest.raises(ReinError, match="not a polygon file"):
+        from_polygons(path)
+
+
+def test_a_polygon_file_that_nests_without_end_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a_gtFine_polygons.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(ReinError, match="not a polygon file"):
+        from_polygons(path)
+
+
+def test_folders_in_commands_are_quoted_where_a_shell_needs_it() -> None:
+    if os.name == "nt":
+        return
+    assert command_for("gta", Path("/disk/gta")) == "rein prepare-data gta /disk/gta"
+    assert command_for("gta", Path("/my disk/gta")) == "rein prepare-data gta '/my disk/gta'"
+    assert "rein download gta --to '/my disk/gta'" in hint("gta", Path("/my disk/gta"))
 
 
 def test_what_is_no_polygon_file_is_named(tmp_path: Path) -> None:
