@@ -21,7 +21,7 @@ from reincli.data.loading import load_label
 from reincli.data.sources import find_samples, label_table
 from reincli.media.images import read_label, write_png
 from reincli.media.whole_files import temporary_beside
-from reincli.prepare.annotated import Names
+from reincli.prepare.label_tasks import Names
 from reincli.prepare.shapes import Shape, draw, filled, runs, unpacked
 
 SIZE = (12, 16)
