@@ -1,0 +1,40 @@
+"""Being told to end (SIGTERM, as `kill`, `docker stop` and batch systems send it): clear up as after Ctrl-C, then end.
+
+Python's own answer ends a process at once, with half-made files left beside good ones. A training has an answer of its
+own while it runs: it saves first.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType
+
+_told = 0
+"""The number of the signal that ended the command, 0 before."""
+
+
+def clear_up_when_told() -> None:
+    """From now on the first SIGTERM interrupts this process as Ctrl-C does; a second one ends it at once."""
+    if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # somebody decided otherwise
+        return
+    signal.signal(signal.SIGTERM, _interrupt)
+    if hasattr(os, "register_at_fork"):  # loader processes have nothing to clear up
+        os.register_at_fork(after_in_child=_end_at_once)
+
+
+def exit_code() -> int:
+    """Of a command that was interrupted: 128 and the number of the signal, as shells have it."""
+    return 128 + (_told or signal.SIGINT)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    global _told
+    _told = number
+    _end_at_once()
+    raise KeyboardInterrupt
+
+
+def _end_at_once() -> None:
+    if signal.getsignal(signal.SIGTERM) is _interrupt:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
