@@ -77,9 +77,9 @@ def main() -> None:
     clear_up_when_told()
     try:
         app(prog_name="rein")
-    except KeyboardInterrupt:  # before the command itself began
+    except KeyboardInterrupt as interrupt:  # before the command itself began
         print("Interrupted.", file=sys.stderr)
-        sys.exit(exit_code())
+        sys.exit(exit_code(interrupt))
 
 
 @contextmanager
@@ -95,7 +95,7 @@ def _errors_told(quiet: bool) -> Iterator[None]:
         raise typer.Exit(2 if error.usage else 1) from None
     except KeyboardInterrupt as interrupt:  # a command may put how far it came into the exception
         console.problem(f"Interrupted. {interrupt}".strip())
-        raise typer.Exit(exit_code()) from None
+        raise typer.Exit(exit_code(interrupt)) from None
     except OSError as error:
         sentence = _disk_sentence(error)
         if sentence is None:

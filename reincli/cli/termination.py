@@ -10,8 +10,9 @@ import os
 import signal
 from types import FrameType
 
-_told = 0
-"""The number of the signal that ended the command, 0 before."""
+
+class Terminated(KeyboardInterrupt):
+    """Like Ctrl-C for whoever clears up."""
 
 
 def clear_up_when_told() -> None:
@@ -23,16 +24,22 @@ def clear_up_when_told() -> None:
         os.register_at_fork(after_in_child=_end_at_once)
 
 
-def exit_code() -> int:
-    """Of a command that was interrupted: 128 and the number of the signal, as shells have it."""
-    return 128 + (_told or signal.SIGINT)
+def exit_code(interrupt: BaseException) -> int:
+    """Of a command that was interrupted: 128 and the number of the signal, as shells have it.
+
+    A command puts how far it came into an exception of its own; what interrupted it is that one's context.
+    """
+    cause: BaseException | None = interrupt
+    while cause is not None:
+        if isinstance(cause, Terminated):
+            return 128 + signal.SIGTERM
+        cause = cause.__context__
+    return 128 + signal.SIGINT
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    global _told
-    _told = number
     _end_at_once()
-    raise KeyboardInterrupt
+    raise Terminated
 
 
 def _end_at_once() -> None:
