@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,7 +71,7 @@ def test_statistics_follow_the_labels(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_counting_clears_what_a_killed_process_left(tmp_path: Path) -> None:
     root = tmp_path / "gta"
     gta(root)
-    dead = subprocess.Popen(["true"])
+    dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     left = temporary_beside(root / "samples_with_class.json")
     left = left.with_name(left.name.replace(f".{os.getpid()}.", f".{dead.pid}."))
