@@ -156,7 +156,7 @@ def works(text: str) -> tuple[str, ...]:
 def numbers(text: str) -> tuple[int, ...]:
     """'1,4,16' -> (1, 4, 16)."""
     found = words(text, "--batch")
-    if not all(each.isdigit() and int(each) for each in found):
+    if not all(each.isdecimal() and int(each) for each in found):
         raise ReinError(
             f"--batch '{text}' is not a list of positive numbers.", "For example: --batch 1,4,16", usage=True
         )
