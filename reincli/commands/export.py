@@ -94,9 +94,6 @@ def checked_target(checkpoint: Path, out: Path | None, format_: str, force: bool
         )
     if target.is_symlink():  # written through
         target = Path(os.path.realpath(target))
-        if target.is_symlink():
-            message = f"'{target}' is a link that leads to itself."
-            raise ReinError(message, "Remove it, or give another name with --out.", usage=True)
     for each in written(target, format_):
         if each.exists() and not force:
             message = f"'{each}' is there already."

@@ -263,11 +263,12 @@ class ExportedPredictor(Predictor):
         height, width = windows.shape[2:]
         wide, high = self.about.size
         if height > high or width > wide:
+            slide = "--mode slide"
+            if self.settings.test.window > wide:  # those of another setting
+                slide += f" --set test.window={wide} --set test.stride={self.about.settings.test.stride}"
             raise ReinError(
                 f"'{self.path.name}' takes images of {wide}x{high}, and this one is {width}x{height}.",
-                f"Use --mode slide, or --size {wide}x{high}."
-                if wide == high
-                else f"Use --size {wide}x{high}.",
+                f"Use {slide}, or --size {wide}x{high}." if wide == high else f"Use --size {wide}x{high}.",
             )
         if (height, width) == (high, wide):
             return windows

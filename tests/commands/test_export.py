@@ -218,6 +218,21 @@ def test_an_answer_that_is_no_class_is_an_error(tmp_path):
         model.predict(image)
 
 
+def test_what_an_exported_file_does_not_take_is_said(tmp_path):
+    target = write_brightest(tmp_path / "m.onnx", ABOUT)
+    output = told("bench", "--checkpoint", target, "--what", "slide", "--batch", "4", code=2)
+    assert "--what, --batch cannot be had" in " ".join(output.split())
+    model = open_segmentor(target, backbone=tmp_path / "b.pth")
+    assert "m.onnx' holds its backbone" in model.notes[-1]
+
+
+def test_windows_of_another_setting_are_told_with_those_of_the_file(tmp_path):
+    model = open_segmentor(write_brightest(tmp_path / "m.onnx", ABOUT))
+    with pytest.raises(ReinError, match="takes images of 8x8") as caught:  # settings: windows of 512
+        model.predict(np.zeros((16, 16, 3), np.uint8), mode="slide")
+    assert "--mode slide --set test.window=8" in caught.value.hint
+
+
 def test_a_file_that_its_runtime_cannot_run_is_a_sentence(tmp_path):
     model = open_segmentor(write_brightest(tmp_path / "m.onnx", ABOUT))
     with pytest.raises(ReinError, match="onnxruntime cannot run the file"):
@@ -245,6 +260,7 @@ def test_devices_and_links_that_lead_nowhere_are_refused(files):
         export.run(files / "last.pth", out=files / "null.onnx", force=True)
     with pytest.raises(ReinError, match="leads to itself"):
         export.run(files / "last.pth", out=files / "loop.onnx", force=True)
+    assert (files / "loop.onnx").is_symlink()
 
 
 def test_a_missing_file_says_how_to_make_one(tmp_path):
