@@ -67,7 +67,7 @@ class OnnxSession:
             self.session = module.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime's errors have no class in common
             raise ReinError(
-                f"onnxruntime cannot open '{path}': {_said(error)}.",
+                f"onnxruntime cannot open '{path}': {message_of(error)}.",
                 "The file is damaged or no ONNX file, or its weights (.onnx.data) do not lie beside it: bring them, or "
                 "export it again.",
             ) from None
@@ -129,7 +129,7 @@ class OpenVinoSession:
             self.compiled = core.compile_model(model, kind, options)
         except RuntimeError as error:
             raise ReinError(
-                f"OpenVINO cannot open '{path}': {_said(error)}.",
+                f"OpenVINO cannot open '{path}': {message_of(error)}.",
                 "Both files are needed, .xml and .bin, from the same export.",
             ) from None
         self.text = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None
@@ -287,12 +287,12 @@ class ExportedPredictor(Predictor):
 def cannot_run(runtime: str, error: Exception) -> ReinError:
     """What a runtime says that opened a file and cannot use it."""
     return ReinError(
-        f"{runtime} cannot run the file: {_said(error)}.",
+        f"{runtime} cannot run the file: {message_of(error)}.",
         "Its weights are damaged, or memory is short. Export it again, or --size smaller.",
     )
 
 
-def _said(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     """The first line of a runtime's message that says something: OpenVINO begins with places in its source."""
     lines = [line for line in str(error).strip().splitlines() if not line.startswith("Exception from ")]
     return lines[0][:300].rstrip(".") if lines else type(error).__name__

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from reincli.engine.checkpoint import load_frozen
 from reincli.engine.weight_files import write_file
 from reincli.errors import ReinError
 from reincli.media.images import read_image, write_png
+from reincli.prediction import export as prediction_export
 from reincli.prediction import export_proof
 from reincli.prediction.exported import ExportedPredictor
 from reincli.prediction.exported_about import read_about
@@ -261,6 +263,22 @@ def test_devices_and_links_that_lead_nowhere_are_refused(files):
     with pytest.raises(ReinError, match="leads to itself"):
         export.run(files / "last.pth", out=files / "loop.onnx", force=True)
     assert (files / "loop.onnx").is_symlink()
+
+
+def test_a_full_disk_is_a_sentence_for_openvino_too(tmp_path, monkeypatch):
+    def save_model(*_: object, **__: object) -> None:
+        raise RuntimeError("Exception from src/x.cpp:1:\nbasic_ios::clear: iostream error")
+
+    fake = SimpleNamespace(
+        convert_model=lambda path: SimpleNamespace(set_rt_info=print), save_model=save_model
+    )
+    monkeypatch.setattr(prediction_export, "runtime_module", lambda name: fake)
+    request = prediction_export.Request(tmp_path / "m.xml", "openvino", (8, 8), 1, "labels", "nchw", "fp32")
+    with pytest.raises(
+        ReinError, match=r"OpenVINO cannot write .*: basic_ios::clear: iostream error"
+    ) as caught:
+        prediction_export.write_openvino(tmp_path / "m.onnx", tmp_path / "m.xml", request, {})
+    assert "free space" in caught.value.hint
 
 
 def test_a_missing_file_says_how_to_make_one(tmp_path):
