@@ -146,9 +146,7 @@ def pictures(images: Path | None) -> tuple[Path, ...]:
     if images is None:
         return ()
     found = [
-        each.source
-        for each in find_inputs([str(images)], Path(os.devnull), suffix="").files
-        if each.kind == "image"
+        each.source for each in find_inputs([str(images)], Path(os.devnull)).files if each.kind == "image"
     ]
     if not found:
         raise ReinError(f"There is no image in '{images}'.", "Give --images a folder of images.", usage=True)

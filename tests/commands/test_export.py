@@ -241,6 +241,11 @@ def test_a_file_that_its_runtime_cannot_run_is_a_sentence(tmp_path):
         model.session.run(np.zeros((1, 3, 9, 8), np.uint8))
 
 
+def test_only_images_of_a_folder_are_taken(files):
+    (files / "frames" / "0.txt").write_text("what is on the picture")
+    assert [each.name for each in export.pictures(files / "frames")] == ["0.png", "1.png"]
+
+
 def test_weights_beside_the_file_are_not_written_over(files):
     for name in ("last.bin", "last.onnx.data"):
         (files / name).write_bytes(b"mine")
