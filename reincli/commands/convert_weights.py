@@ -19,6 +19,7 @@ from reincli.engine.checkpoint import (
     settings_for,
 )
 from reincli.engine.moved_backbone import load_backbone_of
+from reincli.engine.validation import require_finite
 from reincli.engine.weight_files import read_file, write_file
 from reincli.errors import ReinError, nearest
 from reincli.media.outputs import Outputs, at_work
@@ -112,12 +113,13 @@ def convert_raw(
             if family.shipped
             else f"Download {family.address} to {CHECKPOINTS / family.file}{command}, or name your file.",
         )
-    given = foundation.plain_backbone(foundation.unwrap(read_file(source)))
+    given = foundation.plain_backbone(foundation.unwrap(read_file(source), source))
     state, facts = foundation.recognise_backbone(given, str(source))
     if kind not in (None, facts.name):
         raise ReinError(
             f"'{source}' is {facts.name}, not {kind}.", "Leave --kind out: the file tells.", usage=True
         )
+    require_finite(state, f"'{source}'")
     target = target or CHECKPOINTS / default_name(facts.name.replace(" ", "_"), height, width)
     grid = (height // patch, width // patch)
     with free_target(source, target, force):

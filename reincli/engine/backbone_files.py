@@ -82,7 +82,7 @@ def load_backbone(model: Segmentor, path: Path) -> list[str]:
         ReinError: another family or size, or tensors that do not fit.
     """
     backbone = model.backbone
-    state, notes = foundation.plain_backbone(foundation.unwrap(read_file(path))), list[str]()
+    state, notes = foundation.plain_backbone(foundation.unwrap(read_file(path), path)), list[str]()
     if backbone.layout.kind == "timm":
         state, hint = foundation.fit_timm(state, backbone, str(path), notes), foundation.timm_hint(backbone)
     else:

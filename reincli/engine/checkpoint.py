@@ -64,7 +64,7 @@ class Checkpoint:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read one of our checkpoints or of the original's. ReinError where it is neither."""
     content = read_file(path)
-    state, form, biases = foundation.unwrap(content), None, dict[str, Tensor]()
+    state, form, biases = foundation.unwrap(content, path), None, dict[str, Tensor]()
     if minor_files.is_somas(state):
         state, biases = minor_files.read_from_soma(state)
         form = WHOLE

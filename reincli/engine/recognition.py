@@ -139,7 +139,7 @@ def _backbones_beside(
     grids: list[tuple[int, int] | None] = []
     for path in usual:
         _, facts = foundation.recognise_backbone(
-            foundation.plain_backbone(foundation.unwrap(read_file(path, map_only=True))), str(path)
+            foundation.plain_backbone(foundation.unwrap(read_file(path, map_only=True), path)), str(path)
         )
         kinds.append(facts.name)
         grids.append(facts.grid)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pickle
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
@@ -17,13 +18,18 @@ from reincli.engine.archive import is_archive, read_archive
 from reincli.engine.file_kinds import INDEX, SAFETENSORS, ZIP, kind_of
 from reincli.engine.tensor_pickle import ForbiddenError, read_tensors
 from reincli.engine.validation import check_content, check_file
-from reincli.errors import ReinError
+from reincli.errors import ReinError, typed
 from reincli.media.whole_files import replace_whole
 
 FOLDER = (
     "model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin",
 )  # fmt: skip
 """Files in which a folder of Hugging Face keeps a model, the first that is there."""
+ELSEWHERE = ("tf_model.h5", "flax_model.msgpack", "model.onnx")
+"""What such a folder has for other libraries."""
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+SHOWN, DEEPEST = 3, 3
+"""Weights that are named of a folder without a usual one, and the levels below in which they are looked for."""
 
 
 def read_file(path: Path, *, map_only: bool = False) -> Any:
@@ -79,11 +85,39 @@ def _sentence(text: str, most: int = 120) -> str:
 def _in_folder(folder: Path) -> Path:
     found = next((folder / name for name in FOLDER if (folder / name).is_file()), None)
     if found is None:
+        message = f"'{folder}' is a folder without {FOLDER[1]} or {FOLDER[3]}"
+        below = _weights_below(folder)
+        if below:
+            shown = ", ".join(f"'{path}'" for path in below[:SHOWN])
+            more = f" and {len(below) - SHOWN} more" if len(below) > SHOWN else ""
+            raise ReinError(
+                f"{message}; weights in it: {shown}{more}.",
+                f"Give the file that you mean, '{below[0]}' for example.",
+            )
+        if (folder / ".metadata").is_file():
+            command = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
+            raise ReinError(
+                f"'{folder}' is a distributed checkpoint of PyTorch's, in parts.",
+                f"Join them into one file, and give that: {command} {typed(folder)} joined.pth",
+            )
+        others = [name for name in ELSEWHERE if (folder / name).is_file()]
         raise ReinError(
-            f"'{folder}' is a folder without {FOLDER[1]} or {FOLDER[3]}; a weights file was expected.",
+            f"{message}; it has {others[0]}, which is not PyTorch's."
+            if others
+            else f"{message}, or any other weights.",
             "Give a .pth or .safetensors file.",
         )
     return found
+
+
+def _weights_below(folder: Path) -> list[Path]:
+    """Files with a suffix of weights in a folder and a few levels below, in the order of their paths."""
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder):
+        if len(Path(place).relative_to(folder).parts) >= DEEPEST:
+            folders.clear()
+        found += [Path(place) / name for name in names if name.endswith(SUFFIXES)]
+    return sorted(found)
 
 
 def _read(path: Path, kind: str, map_only: bool) -> Any:
@@ -99,17 +133,25 @@ def _read(path: Path, kind: str, map_only: bool) -> Any:
         except pickle.UnpicklingError as error:
             raise ForbiddenError(str(error)) from None
     try:
-        if path.suffix == ".safetensors":  # torch goes by the suffix of a path
-            with open(path, "rb") as file:
-                return torch.load(file, map_location="cpu", weights_only=True)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=map_only and kind == ZIP)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on the pickle: what matters is said here
+            if path.suffix == ".safetensors":  # torch goes by the suffix of a path
+                with open(path, "rb") as file:
+                    return torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=map_only and kind == ZIP)
     except pickle.UnpicklingError:
         return read_tensors(path)  # it holds more than tensors
 
 
 def _read_parts(index: Path, map_only: bool) -> dict[str, Tensor]:
     """All tensors of a model in parts, by its list {"weight_map": {tensor: file}}."""
-    table = json.loads(index.read_text("utf-8")).get("weight_map")
+    try:
+        table = json.loads(index.read_text("utf-8-sig")).get("weight_map")
+    except ValueError:
+        raise ReinError(
+            f"'{index}' ({index.stat().st_size:,} bytes) is no whole JSON.",
+            "Fetch it again from the model's page.",
+        ) from None
     if not isinstance(table, dict) or not table:
         raise ReinError(f"'{index}' lists no parts (no weight_map).", "Fetch it again from the model's page.")
     parts = sorted({str(name) for name in table.values()})

@@ -9,6 +9,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from reincli.errors import ReinError
@@ -58,12 +59,23 @@ def recognise_backbone(
     for layout in LAYOUTS.values():
         renamed = layout.published(state) if layout.signs else None
         if renamed is not None:
+            _require_floats(renamed, layout, path)
             return renamed, _facts(renamed, layout, path, prefer)
     raise ReinError(
         f"'{path}' is no backbone that is known here ({looks_like(state)}).",
         f"Known: {', '.join(FAMILIES)}, raw or converted; for another model of timm give timm's own file and "
         "its name: --set model.backbone.name=NAME",
     )
+
+
+def _require_floats(state: State, layout: Layout, path: str) -> None:
+    """ReinError where the weights were quantised: what their numbers stand for is not in the tensors themselves."""
+    dtype = state[layout.width].dtype
+    if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        raise ReinError(
+            f"'{path}' holds its weights as {str(dtype).removeprefix('torch.')}: they were quantised.",
+            "Give the file of the same weights in 32 or 16 bits.",
+        )
 
 
 def _facts(state: State, layout: Layout, path: str, prefer: tuple[int, int] | None) -> BackboneFacts:

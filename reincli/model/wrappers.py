@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from torch import Tensor
 
@@ -31,22 +32,34 @@ TRAINED = ("reins.", "fpn")
 """Parts of the original's backbones that are trained; the rest is the foundation model."""
 
 
-def unwrap(content: object) -> dict[str, Tensor]:
-    """The state dict inside a loaded file: itself, or under one of the usual keys; shared prefixes are cut.
+def unwrap(content: object, path: Path | str = "") -> dict[str, Tensor]:
+    """The state dict inside a loaded file: itself, under one of the usual keys, or the one table of a network in it.
+
+    Shared prefixes are cut. `path` names the file in errors.
 
     Raises:
-        ReinError: no tensors there.
+        ReinError: no tensors there, or several tables of which none has a usual key.
     """
+    what, top = f"'{path}'" if path else "The file", content
     while isinstance(content, Mapping):
         inner = next((content[key] for key in TABLES if _has_tensors(content.get(key))), None)
         if inner is None:
             break
         content = inner
+    if not _is_network(content):
+        tables = dict(_networks(top))
+        if len(tables) > 1:
+            raise ReinError(
+                f"{what} holds {len(tables)} tables of tensors, under {', '.join(list(tables)[:5])}, and none "
+                "of a usual name.",
+                "Save the tensors of the one you mean alone, and give that file.",
+            )
+        content = next(iter(tables.values()), content)
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
         keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else ""
         raise ReinError(
-            f"The file holds no table of tensors{f' (its keys: {keys})' if keys else ''}.",
-            "Give a state dict, .pth or .safetensors.",
+            f"{what} holds no table of tensors{f' (its keys: {keys})' if keys else ''}.",
+            "Save those of the network alone, torch.save(network.state_dict(), FILE), and give that file.",
         )
     state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     for part in WITHIN:
@@ -54,6 +67,27 @@ def unwrap(content: object) -> dict[str, Tensor]:
     while shared := _shared_prefix(state):
         state = {name[len(shared) :]: value for name, value in state.items()}
     return state
+
+
+def _is_network(node: object) -> bool:
+    """Whether a table holds tensors under dotted names, as modules have; those of an optimiser have none."""
+    return isinstance(node, Mapping) and any(
+        isinstance(value, Tensor) and "." in str(name) for name, value in node.items()
+    )
+
+
+def _networks(node: object, name: str = "") -> Iterator[tuple[str, object]]:
+    """All tables within that are a network's, by their dotted names, those within them left out."""
+    if _is_network(node):
+        yield name or "its top", node
+        return
+    inner: Iterator[tuple[object, object]] = iter(())
+    if isinstance(node, Mapping):
+        inner = iter(node.items())
+    elif isinstance(node, list | tuple):
+        inner = iter(enumerate(node))
+    for key, value in inner:
+        yield from _networks(value, f"{name}.{key}".strip("."))
 
 
 def _has_tensors(node: object) -> bool:

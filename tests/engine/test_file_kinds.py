@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import pickle
 import tarfile
 import zipfile
 
@@ -108,3 +109,39 @@ def test_an_index_reads_nothing_outside_its_folder(tmp_path):
     index.write_text(json.dumps({"weight_map": {"a": "../secret.pth"}}))
     with pytest.raises(ReinError, match="parts that"):
         read_file(index)
+
+
+def test_an_index_with_a_byte_order_mark_is_read_and_half_of_one_is_told(tmp_path):
+    write_file(tmp_path / "part.safetensors", STATE)
+    index = tmp_path / "model.safetensors.index.json"
+    text = json.dumps({"weight_map": dict.fromkeys(STATE, "part.safetensors")})
+    index.write_text(text, "utf-8-sig")
+    assert same(read_file(index))
+    index.write_text(text[: len(text) // 2])
+    with pytest.raises(ReinError, match="is no whole JSON"):
+        read_file(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("there", "told", "hint"),
+    [
+        ("snapshots/abc/model.safetensors", "weights in it", "snapshots/abc/model.safetensors"),
+        ("model.fp16.safetensors", "weights in it", "model.fp16.safetensors"),
+        ("tf_model.h5", "it has tf_model.h5", ".pth or .safetensors"),
+        (".metadata", "distributed checkpoint", "dcp_to_torch"),
+        ("config.json", "or any other weights", ".pth or .safetensors"),
+    ],
+)
+def test_a_folder_without_a_usual_file_says_what_is_there(tmp_path, there, told, hint):
+    path = tmp_path / there
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x")
+    with pytest.raises(ReinError, match=told) as caught:
+        read_file(tmp_path)
+    assert hint in caught.value.hint
+
+
+def test_torchs_remarks_on_a_pickle_are_not_passed_on(tmp_path, recwarn):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"model": {"a.b": 1}}, protocol=4))
+    read_file(tmp_path / "x.pkl")
+    assert not recwarn.list

@@ -318,3 +318,30 @@ def test_positions_that_show_no_shape_are_an_error():
     torch.manual_seed(0)
     with pytest.raises(ReinError, match="do not show its shape"):
         foundation.grid_of(960, "x.pth", None, torch.randn(960, 16))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"ema": {"decay": 0.99, "shadow": state}, "step": 3},
+        lambda state: [state, {"lr": 1.0}],
+        lambda state: {"shadow": state, "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}}},
+    ],
+)
+def test_the_one_network_of_a_file_is_found_under_any_key(wrap):
+    state = {"blocks.0.weight": torch.ones(2), "blocks.1.weight": torch.ones(3), "cls_token": torch.zeros(1)}
+    assert set(foundation.unwrap(wrap(state))) == set(state)
+
+
+def test_of_several_networks_under_unusual_keys_none_is_guessed():
+    state = {"a.weight": torch.ones(2)}
+    with pytest.raises(ReinError, match=r"'x\.pth' holds 2 tables of tensors, under first, last"):
+        foundation.unwrap({"first": state, "last": state}, "x.pth")
+    with pytest.raises(ReinError, match=r"'x\.pth' holds no table of tensors"):
+        foundation.unwrap({"optimizer": {"lr": 1.0}}, "x.pth")
+
+
+def test_quantised_weights_are_refused():
+    state = foundation.plain_backbone(dinov2(torch.zeros, 192, 6))
+    with pytest.raises(ReinError, match="int8: they were quantised"):
+        foundation.recognise_backbone({name: value.to(torch.int8) for name, value in state.items()}, "x.pth")
