@@ -302,9 +302,11 @@ def lower(
 
     whole = graph.with_name(f"whole-{graph.name}")
     os.replace(graph, whole)
+    nodes = onnx.load(str(whole), load_external_data=False).graph.node
+    types = sorted({node.op_type for node in nodes if node.name in set(backbone)})  # else all are calibrated
     with without_remarks():
         quantize_static(str(whole), str(graph), Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-                        nodes_to_quantize=backbone)  # fmt: skip
+                        nodes_to_quantize=backbone, op_types_to_quantize=types)  # fmt: skip
     whole.unlink()
     write_proof(graph, about)
 
