@@ -7,12 +7,9 @@ every checkpoint.
 
 from __future__ import annotations
 
-import codecs
-import datetime
 import json
 import os
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -20,18 +17,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from reincli.config import Settings
-from reincli.errors import ReinError, nearest
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-
-LARGEST_FILE = 10**6
-"""Bytes of a file of settings."""
-DEEPEST = 1000
-"""Dots of a key."""
+from reincli.errors import ReinError, nearest, typed
+from reincli.toml_files import parse_toml, read_toml, tomllib
 
 
 def presets_folder() -> Path:
@@ -46,132 +33,39 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in presets_folder().glob("*.toml"))
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as a dict, in UTF-8 or with the mark of UTF-16. ReinError where it is missing or no TOML."""
-    try:
-        with open(path, "rb") as file:  # a device may never end
-            data = file.read(LARGEST_FILE + 1)
-        if len(data) > LARGEST_FILE:
-            raise ReinError(
-                f"'{path}' is larger than {LARGEST_FILE:,} bytes: no file of settings is.",
-                "Is it the right file?",
-                usage=True,
-            )
-        return parse_toml(_text(data), f"'{path}'")
-    except FileNotFoundError:
-        raise ReinError(
-            f"No settings file at '{path}'.", "Give the path of a TOML file.", usage=True
-        ) from None
-    except IsADirectoryError:
-        raise ReinError(f"'{path}' is a folder, not a TOML file.", "Give a file in it.", usage=True) from None
-    except PermissionError:
-        raise ReinError(f"No permission to read '{path}'.", "Check its owner and mode.", usage=True) from None
-    except UnicodeDecodeError as error:
-        raise ReinError(
-            f"'{path}' is no text in UTF-8 (byte {error.start} is none of it).",
-            "Save it in UTF-8, as editors offer when saving.",
-            usage=True,
-        ) from None
-    except tomllib.TOMLDecodeError as error:
-        raise _not_toml(path, str(error)) from None
-
-
-def parse_toml(text: str, what: str) -> dict[str, Any]:
-    """TOML whose values settings may have.
-
-    Args:
-        text: the TOML. what: stands for it in sentences.
-
-    Raises:
-        tomllib.TOMLDecodeError: it is none. ReinError: it is nested too deep, or has dates or NUL characters.
-    """
-    try:
-        if any(line.partition("=")[0].count(".") > DEEPEST for line in text.splitlines()):
-            raise RecursionError  # it would take minutes
-        raw = tomllib.loads(text)
-        _require_plain(raw, "", what)
-    except RecursionError:
-        raise ReinError(f"{what} is nested too deep.", "Settings are tables in tables.", usage=True) from None
-    except tomllib.TOMLDecodeError:
-        raise
-    except ValueError:
-        raise ReinError(
-            f"{what} has a number of thousands of digits.", "Write it with fewer.", usage=True
-        ) from None
-    return raw
-
-
-def _require_plain(value: Any, dotted: str, what: str) -> None:
-    """ReinError for what TOML has and settings have not."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            _require_plain(key, dotted, what)
-            _require_plain(inner, f"{dotted}.{key}".strip("."), what)
-    elif isinstance(value, list):
-        for inner in value:
-            _require_plain(inner, dotted, what)
-    elif isinstance(value, datetime.date | datetime.time):
-        raise ReinError(
-            f"'{dotted}' in {what} is the date or time {value}; no setting is one.",
-            "Text stands in quotes.",
-            usage=True,
-        )
-    elif isinstance(value, str) and "\0" in value:
-        raise ReinError(f"'{dotted}' in {what} has the character NUL.", "Take it out.", usage=True)
-
-
-def _text(data: bytes) -> str:
-    """What a text file says; Windows marks its encoding in the first bytes."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return data.decode("utf-16").replace("\r\n", "\n")
-    return data.decode("utf-8-sig").replace("\r\n", "\n")
-
-
-def _not_toml(path: Path, message: str) -> ReinError:
-    """Where a file is no TOML, the line itself, and what to write instead where that is known."""
-    place = re.search(r"line (\d+)", message)
-    lines = _text(path.read_bytes()).splitlines()
-    number = int(place[1]) if place else len(lines)
-    line = lines[number - 1].strip() if 0 < number <= len(lines) else ""
-    where = f"'{path}' is not valid TOML at line {number}: {line}"
-    value = line.partition("=")[2].strip()
-    if "\\" in line and '"' in line:
-        plain = value.strip('"').replace("\\", "/")
-        return ReinError(
-            where,
-            f'In double quotes \\ begins an escape: write "{plain}", or take single quotes.',
-            usage=True,
-        )
-    if "already" in message or "overwrite" in message or "twice" in message:
-        return ReinError(where, "This key or table is there twice: keep one of them.", usage=True)
-    if value in ("True", "False", "None"):
-        instead = {"True": "true", "False": "false"}.get(value)
-        hint = f"Write {instead}." if instead else "TOML has no None: leave the line out."
-        return ReinError(where, hint, usage=True)
-    if value and value[0].isalpha() and value not in ("true", "false", "inf", "nan"):
-        return ReinError(where, f'Text stands in quotes: "{value}".', usage=True)
-    return ReinError(
-        where, 'A line is KEY = VALUE (text in quotes) or [TABLE]; "#" begins a remark.', usage=True
-    )
-
-
 def read_preset(name: str) -> dict[str, Any]:
     """The raw TOML of a preset, its name filled in. ReinError for a name that does not exist."""
     path = presets_folder() / f"{name}.toml"
     if name not in preset_names():
         hint = f"{nearest(name, preset_names())} See: rein presets"
+        if name.endswith(".toml"):
+            hint = f"A file is given as: --config {typed(name)}"
         raise ReinError(f"No preset is named '{name}'.", hint, usage=True)
     return {"name": name, **read_toml(path)}
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """The raw TOML of an own configuration; dataset roots in it become absolute (they are relative to it)."""
+    if str(path) in preset_names() and not path.exists():
+        raise ReinError(
+            f"'{path}' is a preset, not a file of settings.", f"Give it as: --preset {path}", usage=True
+        )
     raw = {"name": path.stem, **read_toml(path)}
     own = raw.get("data", {}).get("own", {}) if isinstance(raw.get("data", {}), dict) else {}
     for dataset in own.values() if isinstance(own, dict) else ():
         if isinstance(dataset, dict) and isinstance(dataset.get("root"), str):
             dataset["root"] = str((path.parent / expanded(dataset["root"])).resolve())
+        for split in _tables_of(dataset, "splits"):
+            split |= {
+                key: expanded(split[key]) for key in ("images", "labels") if isinstance(split.get(key), str)
+            }
     return raw
+
+
+def _tables_of(table: Any, key: str) -> list[dict[str, Any]]:
+    """The tables within a table of tables; none where it is something else, which is said later."""
+    inner = table.get(key) if isinstance(table, dict) else None
+    return [each for each in inner.values() if isinstance(each, dict)] if isinstance(inner, dict) else []
 
 
 PATHS = ("data.root", "model.backbone.weights", "train.start_from")
@@ -287,6 +181,12 @@ def _readable(error: ValidationError) -> ReinError:
         if everywhere and "Known" in near:
             near = "Did you mean " + " or ".join(f"'{key}'" for key in everywhere[:2]) + "?"
         return ReinError(f"There is no setting '{dotted}'.", near, usage=True)
+    if first["type"] == "missing" and isinstance(first["loc"][-1], int):
+        return ReinError(
+            f"Setting '{'.'.join(path[:-1])}' is a list that ends too early: it has no entry {path[-1]} (from 0).",
+            "A colour is three numbers, [RED, GREEN, BLUE]." if path[-2] == "color" else "",
+            usage=True,
+        )
     if first["type"] == "missing":
         return ReinError(f"Setting '{dotted}' is missing.", "It has no default.", usage=True)
     detail = _detail(first["type"], first.get("ctx", {}), first["msg"])

@@ -3,7 +3,8 @@
     cli -> commands -> bench | training -> prediction -> engine -> model | data | generated -> media -> ops
            commands -> prepare -> data
 
-Config, settings_files and errors are leaves. `pytest -s tests/test_architecture.py` prints the rooms as a table.
+Config, settings_files, toml_files and errors are leaves. `pytest -s tests/test_architecture.py` prints
+the rooms as a table.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import pytest
 import reincli.errors
 
 PACKAGE = Path(reincli.errors.__file__).parent
-LEAVES = {"config", "settings_files", "errors"}
+LEAVES = {"config", "settings_files", "toml_files", "errors"}
 ROOMS: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": {"commands", "__init__"},
@@ -37,7 +38,8 @@ ROOMS: dict[str, set[str]] = {
 OWN_LEAVES: dict[str, set[str]] = {
     "errors": set(),
     "config": {"errors"},
-    "settings_files": {"config", "errors"},
+    "settings_files": {"config", "toml_files", "errors"},
+    "toml_files": {"errors"},
     "ops": set(),
 }
 """The leaves that a leaf or a bare room may import; every other room may import them all."""

@@ -17,7 +17,8 @@ import tiny
 import yaml
 from terminal import told
 
-from reincli.settings_files import to_toml, tomllib
+from reincli.settings_files import to_toml
+from reincli.toml_files import tomllib
 
 SOURCE = Path(__file__).parents[1]
 CLUSTER = SOURCE / "docs" / "cluster"

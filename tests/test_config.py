@@ -20,10 +20,9 @@ from reincli.settings_files import (
     parse_assignment,
     preset_names,
     read_preset,
-    read_toml,
     to_toml,
-    tomllib,
 )
+from reincli.toml_files import read_toml, tomllib
 
 OWN = {
     "classes": [{"name": "road", "color": [1, 2, 3]}, {"name": "sky", "color": [4, 5, 6]}],

@@ -15,7 +15,8 @@ from terminal import rein
 from reincli.commands.presets import published
 from reincli.data.layouts import DATASETS
 from reincli.model.families import family_of
-from reincli.settings_files import build_settings, load_settings, preset_names, tomllib
+from reincli.settings_files import build_settings, load_settings, preset_names
+from reincli.toml_files import tomllib
 
 SOURCE = Path(__file__).parents[1]
 PAGES = (

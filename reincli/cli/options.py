@@ -21,8 +21,18 @@ def plain(given: Mapping[str, Any]) -> dict[str, Any]:
     So an option is named where it is declared and where it is used, and nowhere on the way: a test holds both to the
     same names, types and defaults. A choice becomes its text; `quiet` stays at the door.
     """
-    options = {name: value for name, value in given.items() if name != "quiet"}
-    return {name: value.value if isinstance(value, Enum) else value for name, value in options.items()}
+    return {name: _as_meant(value) for name, value in given.items() if name != "quiet"}
+
+
+def _as_meant(value: Any) -> Any:
+    """The text of a choice; of paths those in the home folder, which a shell leaves as `~` in --option=~/x."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, list):
+        return [_as_meant(each) for each in value]
+    if isinstance(value, Path) and value.parts[:1] == ("~",):
+        return value.expanduser()
+    return value
 
 
 class Precision(str, Enum):

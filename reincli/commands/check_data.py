@@ -15,9 +15,9 @@ from reincli.config import DataSettings
 from reincli.data.check import FileReport, absent_classes, class_pixels, inspect_all, require_pixels
 from reincli.data.completeness import KNOWN_BAD, ONE_COLOUR, OTHER_SIZE, label_archives
 from reincli.data.labels import CITYSCAPES, Classes
-from reincli.data.layouts import DATASETS, NO_CONVERSION, own_folders
+from reincli.data.layouts import DATASETS, NO_CONVERSION, Folders, own_folders
 from reincli.data.loading import ranges, value_hint
-from reincli.data.missing import command_for
+from reincli.data.missing import bring_images, bring_labels, command_for
 from reincli.data.sources import label_table, some
 from reincli.errors import ReinError
 from reincli.media.images import sliver_remark
@@ -55,6 +55,7 @@ class Findings:
     lone: list[str] = field(default_factory=list)
     known: list[str] = field(default_factory=list)
     slivers: list[str] = field(default_factory=list)
+    bring: dict[str, str] = field(default_factory=dict)
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
 
     def add(self, report: FileReport) -> None:
@@ -143,6 +144,9 @@ def check(
         if found.slivers:
             others = f" So {len(found.slivers)} images of '{found.split}'." if len(found.slivers) > 1 else ""
             note(found.slivers[0] + others)
+    if own is not None:
+        for found in findings:
+            found.bring = _partners(found, splits[found.split][0], root, dataset)
     _fail_on_faults(dataset, root, findings, tolerate_sizes=own is None)
     for found in findings:
         require_pixels(found.pixels, values, f"the {found.pairs} labels of '{dataset}:{found.split}'")
@@ -191,6 +195,16 @@ def _as_json(
     return {"dataset": dataset, "root": str(root), "splits": splits}
 
 
+def _partners(found: Findings, folders: Folders, root: Path, dataset: str) -> dict[str, str]:
+    """Hints for files of an own dataset that lack their partner, by kind of fault."""
+    hints = {}
+    if found.without_label:
+        hints["without_label"] = bring_labels(folders, root, dataset, found.without_label)
+    if found.without_image:
+        hints["without_image"] = bring_images(folders, root, found.without_image)
+    return hints
+
+
 def _fail_on_faults(dataset: str, root: Path, findings: list[Findings], *, tolerate_sizes: bool) -> None:
     """Raise for what would stop or spoil a run, with the hint of the first kind of fault.
 
@@ -206,7 +220,8 @@ def _fail_on_faults(dataset: str, root: Path, findings: list[Findings], *, toler
             first = first or some(faults)
             own = next((each for f in findings for each in f.hints), "")
             lone = [name for f in findings for name in f.without_label]
-            hint = hint or _hint(kind, own, dataset, root, label_archives(dataset, lone))
+            bring = next((f.bring[kind] for f in findings if kind in f.bring), "")
+            hint = hint or bring or _hint(kind, own, dataset, root, label_archives(dataset, lone))
     if parts:
         message = f"'{dataset}' has faults: {', '.join(parts)} ({first})."
         raise ReinError(message, hint)

@@ -78,7 +78,9 @@ def draw_video(each: Input, artist: Artist, request: Request) -> None:
         read = parts.done + parts.count * (parts.writer is not None)
         if not read:
             parts.discard()
-            raise NoVideoError(f"'{each.source}' gives no frame: it is damaged.", "Fetch it again.")
+            raise NoVideoError(
+                f"'{each.source}' gives no frame: it is damaged, or no video.", "Bring a whole copy of it."
+            )
         parts.finish(made)
     except KeyboardInterrupt:
         parts.close()

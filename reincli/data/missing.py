@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import os
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
 
 from reincli.data.downloads import (
     brings,
@@ -18,13 +18,16 @@ from reincli.data.downloads import (
     unfinished,
     whole_name,
 )
-from reincli.data.layouts import DATASETS, DRAWN, HOMES
+from reincli.data.index import list_files
+from reincli.data.layouts import DATASETS, DRAWN, HOMES, Folders
 from reincli.errors import ReinError, typed
 
 DEPTH = 2
 """Levels below a folder that are searched for the dataset."""
 PICTURES = (".png", ".jpg", ".jpeg", ".jp2", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 """Suffixes of what may be meant as images."""
+EXACT = (".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif")
+"""Suffixes of pictures that may keep the values of labels as they were written."""
 HEIGHT = 4
 """Levels above it."""
 
@@ -95,6 +98,48 @@ def no_image(folder: Path, suffix: str, dataset: str, otherwise: str) -> ReinErr
             message, f"'{dataset}' is read with the names of its download: give the images as '*{suffix}'."
         )
     return ReinError(message, f'Write image_suffix = "{pictures[0]}" in the description of this split.')
+
+
+def bring_labels(folders: Folders, root: Path, dataset: str, names: Sequence[str]) -> str:
+    """What to do about images without label: `names`, of images, relative to their folder."""
+    if dataset in DATASETS or str(folders.labels).startswith(DRAWN):
+        return hint(dataset, root, prepare=True)
+    place = root / str(folders.labels)
+    ending = _ending_of(place, [name.removesuffix(folders.image_suffix) for name in names])
+    if ending.endswith(".txt"):
+        return f"Files of these names end with '{ending}' there: if they are YOLO's outlines, write format = \"yolo\"."
+    if ending and not ending.lower().endswith(EXACT):
+        return f"Files of these names end with '{ending}' there: give the labels as PNGs of class indices."
+    if ending:
+        return f"Labels of these names end with '{ending}' there: write label_suffix = \"{ending}\" in the description."
+    return "Bring their labels, or take these images out."
+
+
+def bring_images(folders: Folders, root: Path, names: Sequence[str]) -> str:
+    """What to do about labels without image: `names`, of labels, relative to their folder."""
+    stems = [name.removesuffix(folders.label_suffixes[-1]) for name in names]
+    ending = _ending_of(root / folders.images, stems)
+    if ending:
+        return (
+            f"Images of these names end with '{ending}' there, and a split has one image_suffix, here "
+            f"'{folders.image_suffix}': convert them."
+        )
+    return (
+        "Bring their images: a part of the download, or their folder, is missing. Else take the labels out."
+    )
+
+
+def _ending_of(folder: Path, stems: Sequence[str]) -> str:
+    """The ending ('.tif', '_mask.png') with which a folder has files for most of these names; '' for none."""
+    there = set(list_files(folder, "")) if folder.is_dir() else set()
+    found: Counter[str] = Counter()
+    first = set(stems)
+    for name in there:
+        for at, letter in enumerate(name):
+            if at and not letter.isalnum() and letter != "/" and name[:at] in first:
+                found[name[at:]] += 1
+    ending, count = found.most_common(1)[0] if found else ("", 0)
+    return ending if 2 * count >= len(first) and PurePosixPath(ending).name == ending else ""
 
 
 def missing_folder(folder: str, root: Path, dataset: str) -> ReinError:

@@ -16,7 +16,7 @@ from reincli.data.completeness import KNOWN_BAD
 from reincli.data.index import list_files
 from reincli.data.labels import CITYSCAPES, IGNORE, Classes
 from reincli.data.layouts import DATASETS, TRAINING_ONLY, Folders, own_folders, split_folders
-from reincli.data.missing import command_for, hint, missing_folder, no_image
+from reincli.data.missing import bring_images, bring_labels, command_for, hint, missing_folder, no_image
 from reincli.data.stored import Colors
 from reincli.errors import ReinError, nearest
 
@@ -288,14 +288,12 @@ def _require_partners(pairs: Pairs, folders: Folders, root: Path, dataset: str) 
         count, total = len(pairs.without_label), len(pairs.samples)
         message = f"{count} of {total} images of '{dataset}' have no label in '{where}'"
         names = f"{some(pairs.without_label)} (expected: *{folders.label_suffixes[-1]})"
-        raise ReinError(f"{message}: {names}.", hint(dataset, root, prepare=True))
+        raise ReinError(f"{message}: {names}.", bring_labels(folders, root, dataset, pairs.without_label))
     if pairs.without_image:
         count = len(pairs.without_image)
         message = f"{count} labels in '{where}' have no image in '{root / folders.images}'"
-        raise ReinError(
-            f"{message}: {some(pairs.without_image)}.",
-            "Bring the images: a part of the download, or their folder, is missing. Else take the labels out.",
-        )
+        bring = bring_images(folders, root, pairs.without_image)
+        raise ReinError(f"{message}: {some(pairs.without_image)}.", bring)
 
 
 def each_once(parts: Sequence[tuple[str, Sequence[Sample]]], data: DataSettings) -> list[Sample]:

@@ -69,6 +69,12 @@ def read_values(path: Path, colors: Colors | None) -> np.ndarray:
     place = order[np.searchsorted(known, codes, sorter=order).clip(max=len(known) - 1)]
     strange = known[place] != codes
     if strange.any():
+        if _is_index_map(stored, colors):
+            raise ReinError(
+                f"The label '{path}' is a picture in colours whose channels are equal, with values up to "
+                f"{stored[..., 0].max()}: class indices, by all appearance.",
+                "Save one of its channels alone, as a PNG.",
+            )
         raise _not_declared(path, codes[strange], codes.size)
     return np.array([value for _, value in colors], np.uint8)[place]
 
@@ -89,6 +95,14 @@ def _panoptic(path: Path) -> ReinError | None:
         "which are other classes than the 19.",
         "Get bdd100k_sem_seg_labels_trainval.zip and put its masks there.",
     )
+
+
+def _is_index_map(stored: np.ndarray, colors: Colors) -> bool:
+    """Whether a picture in colours is grey, and its values are those that stand for classes, or ignored."""
+    grey = stored[..., 0]
+    if (grey != stored[..., 1]).any() or (grey != stored[..., 2]).any():
+        return False
+    return set(np.unique(grey).tolist()) <= {IGNORE, *(value for _, value in colors)}
 
 
 def _code(red: int, green: int, blue: int) -> int:

@@ -28,6 +28,8 @@ FOLDER = (
 ELSEWHERE = ("tf_model.h5", "flax_model.msgpack", "model.onnx")
 """What such a folder has for other libraries."""
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+NEWEST = ("last.pth",)
+"""What is meant of a run's folder."""
 SHOWN, DEEPEST = 3, 3
 """Weights that are named of a folder without a usual one, and the levels below in which they are looked for."""
 
@@ -111,13 +113,13 @@ def _in_folder(folder: Path) -> Path:
 
 
 def _weights_below(folder: Path) -> list[Path]:
-    """Files with a suffix of weights in a folder and a few levels below, in the order of their paths."""
+    """Files with a suffix of weights in a folder and a few levels below, sorted, a run's newest first."""
     found: list[Path] = []
     for place, folders, names in os.walk(folder):
         if len(Path(place).relative_to(folder).parts) >= DEEPEST:
             folders.clear()
         found += [Path(place) / name for name in names if name.endswith(SUFFIXES)]
-    return sorted(found)
+    return sorted(found, key=lambda path: (path.name not in NEWEST, path))
 
 
 def _read(path: Path, kind: str, map_only: bool) -> Any:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from reincli.errors import ReinError
-from reincli.media.picture_kinds import PNG_SIGNATURE, TIFF, picture_kind, why_not
+from reincli.media.picture_kinds import PNG_SIGNATURE, TIFF, lossy_kind, picture_kind, why_not
 from reincli.media.whole_files import write_bytes
 
 OBJECTS = 1000
@@ -21,7 +21,6 @@ SLIVER = 8191
 """An eighth of what 16 bits hold."""
 _PNG_HEAD = 33  # bytes of signature and header
 _GREY, _PALETTE = 0, 3  # colour types of a PNG
-_JPEG_START = b"\xff\xd8\xff"
 _ORIENTATION = 0x0112  # number of the EXIF note
 _SHRUNK = {
     1: cv2.IMREAD_COLOR,
@@ -217,15 +216,16 @@ def read_stored(path: Path) -> np.ndarray:
     Palette PNGs give their indices, not their colours; grey ones of 1, 2 or 4 bits the values as stored.
 
     Raises:
-        ReinError: no such file, no permission, not decodable, or a JPEG, whose values are not those written.
+        ReinError: no such file, no permission, not decodable, or of a lossy kind, whose values are not those written.
     """
     stored = _decode(path, cv2.IMREAD_UNCHANGED, "label", indices=True)
-    with open(path, "rb") as file:
-        if file.read(3) == _JPEG_START:
-            raise ReinError(
-                f"The label '{path}' is a JPEG: its compression changes values at every edge.",
-                "Get the labels as PNG, from where they were painted; converting the JPEG does not bring them back.",
-            )
+    lossy = lossy_kind(path)
+    if lossy:
+        raise ReinError(
+            f"The label '{path}' is a {lossy}: its compression changes values at every edge.",
+            f"Get the labels as PNG, from where they were painted; converting the {lossy.split()[-1]} does not bring "
+            "them back.",
+        )
     return stored
 
 

@@ -44,8 +44,39 @@ def picture_kind(path: Path) -> str:
     return ""
 
 
+def lossy_kind(path: Path) -> str:
+    """'JPEG' or 'lossy WebP' by the content of a file, whose pixels are not those that were written; '' for others."""
+    with open(path, "rb") as file:
+        start = file.read(12)
+        if start.startswith(b"\xff\xd8\xff"):
+            return "JPEG"
+        if start[:4] != b"RIFF" or start[8:] != b"WEBP":
+            return ""
+        while len(head := file.read(8)) == 8:  # parts, each with its length
+            if head[:4] in (b"VP8 ", b"VP8L"):
+                return "lossy WebP" if head[3:4] == b" " else ""
+            length = int.from_bytes(head[4:], "little")
+            file.seek(length + length % 2, 1)
+    return ""
+
+
 def why_not(path: Path, data: np.ndarray, what: str) -> ReinError:
     """Why a file cannot be decoded: what it is instead of a damaged image, where that can be told."""
+    start = data[:200].tobytes().lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        return ReinError(
+            f"The {what} '{path}' is a Git LFS pointer, the few lines that stand for the file.",
+            "Fetch what it stands for: git lfs pull, in its repository.",
+        )
+    if start.startswith((b"<!doctype html", b"<html")):
+        return ReinError(
+            f"The {what} '{path}' is a web page: its address showed a page instead of the file.",
+            "Fetch the file itself.",
+        )
+    if not data.size:
+        return ReinError(
+            f"The {what} '{path}' is empty (0 bytes).", "A copy was cut off: bring a whole one of it."
+        )
     kind, size = picture_kind(path), size_told(path, data)
     if kind == "HEIC":
         return ReinError(

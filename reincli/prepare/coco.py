@@ -26,6 +26,10 @@ def coco_tasks(own: OwnDataset, split: SplitSettings, root: Path, target: Path, 
         ReinError: no such file, no JSON of COCO's, no category that is a class, or panoptic masks that are not there.
     """
     path = root / str(split.labels)
+    if path.is_dir():
+        raise ReinError(
+            f"'{path}' is a folder; a COCO file is expected.", 'Name the JSON: labels = "FILE.json".'
+        )
     categories, listed, by_image, panoptic = _read(path)
     stray = [number for number in by_image if number not in listed]
     if stray and len(stray) == len(by_image):
@@ -84,7 +88,10 @@ def _read(path: Path) -> tuple[dict[int, str], dict[Any, Any], dict[Any, list[An
             by_image.setdefault(each["image_id"], []).append(each)
             panoptic |= "segments_info" in each
             for part in each.get("segments_info", [each]):
-                hash(part.get("category_id"))  # TypeError where it is a list or table
+                kind = part.get("category_id")
+                hash(kind)  # TypeError where it is a list or table
+                if isinstance(kind, str) and kind.isdecimal():  # as the ids of categories may be
+                    part["category_id"] = int(kind)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise _not_coco(path, error) from None
     if len(listed) < len(raw["images"]):

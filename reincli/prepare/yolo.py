@@ -84,6 +84,8 @@ def draw_yolo(task: Task, empty: int) -> np.ndarray:
         try:
             first, *rest = line.split()
             corners = np.asarray([float(each) for each in rest])
+            if not first.isdecimal():
+                raise ValueError(f"its class is '{first}', not a whole number")
             index = int(first)
             if len(rest) == 4:
                 raise ReinError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -84,6 +84,20 @@ def train_samples(settings: Settings, note: Callable[[str], None] = lambda text:
             if absent:
                 note(f"In the training labels of '{dataset}' {absent}")
     return samples
+
+
+def require_scorable(samples: Sequence[Sample], settings: Settings) -> None:
+    """Read through the labels of own datasets that will be scored: hours of training end in no table of nothing.
+
+    Raises:
+        ReinError: a label is at fault, or of a domain no pixel is of any class.
+    """
+    domains: dict[tuple[str, str], list[Sample]] = {}
+    for sample in samples:
+        if sample.dataset in settings.data.own and sample.label is not None:
+            domains.setdefault((sample.dataset, sample.domain), []).append(sample)
+    for own in domains.values():
+        check_labels(own, label_tables(settings.data.val, settings.data))
 
 
 def load_batches(samples: list[Sample], run: Run) -> Iterator[list[dict[str, Any]]]:

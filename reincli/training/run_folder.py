@@ -22,7 +22,8 @@ from typing import Any
 from reincli.config import Settings
 from reincli.errors import ReinError, typed
 from reincli.media.whole_files import temporary_beside, write_bytes
-from reincli.settings_files import build_settings, read_toml, to_toml
+from reincli.settings_files import build_settings, to_toml
+from reincli.toml_files import read_toml
 
 LAST = "last.pth"
 """The newest checkpoint of a run."""

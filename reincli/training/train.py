@@ -27,7 +27,7 @@ from reincli.prediction.evaluate import Scored, evaluate, val_samples
 from reincli.prediction.predict import Predictor
 from reincli.prediction.results import report
 from reincli.training import run_folder
-from reincli.training.batches import load_batches, train_samples
+from reincli.training.batches import load_batches, require_scorable, train_samples
 from reincli.training.changes import changed_surroundings, remarks, surroundings
 from reincli.training.meter import Guard, MemoryWatch, Meter, StepLog
 from reincli.training.optim import set_schedules
@@ -113,6 +113,7 @@ def train(run: Run, watch: Watch | None = None, task: Task | None = None) -> Non
     for text in remarks(changed_surroundings(run.before, run.surroundings)):
         watch.note(text)
     validation = val_samples(settings) if train.validate_every or train.validate_first else []
+    require_scorable(validation, settings)
     begun, due = run.iteration, Due(run)
     memory = MemoryWatch(run.device, run.trained_bytes, run.slice_size)
     meter, guard = Meter(run.device, train.batch_size), Guard(train.stop_after_skipped)

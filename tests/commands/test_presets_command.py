@@ -6,7 +6,8 @@ import pytest
 
 from reincli.commands import presets
 from reincli.errors import ReinError
-from reincli.settings_files import build_settings, load_settings, preset_names, read_toml
+from reincli.settings_files import build_settings, load_settings, preset_names
+from reincli.toml_files import read_toml
 
 
 def test_lists_every_preset_with_its_score(capsys):

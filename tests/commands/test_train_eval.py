@@ -15,7 +15,8 @@ import torch
 from terminal import told
 
 from reincli.config import Settings
-from reincli.settings_files import build_settings, read_toml, to_toml
+from reincli.settings_files import build_settings, to_toml
+from reincli.toml_files import read_toml
 from reincli.training import train as engine
 from reincli.training.run import prepare_run
 from reincli.training.run_folder import settings_of_run

@@ -162,3 +162,72 @@ def test_two_classes_of_one_name_are_refused(tmp_path):
     with pytest.raises(ReinError, match="two classes called 'sky'") as caught:
         build_settings({"data": raw})
     assert caught.value.usage
+
+
+def test_a_lossy_webp_is_no_label_and_a_lossless_one_is(tmp_path):
+    label = np.random.default_rng(0).integers(0, 3, (8, 8))
+    data = described(tmp_path)
+    painted(tmp_path, label)
+    picture = np.array(COLORS, np.uint8)[label][..., ::-1]
+    sample, table = sample_of(data)
+    for quality, refused in ((50, True), (101, False)):  # over 100: lossless
+        content = cv2.imencode(".webp", picture, [cv2.IMWRITE_WEBP_QUALITY, quality])[1]
+        (tmp_path / "l/0.png").write_bytes(content.tobytes())
+        if refused:
+            with pytest.raises(ReinError, match="is a lossy WebP"):
+                load_label(sample, table)
+        else:
+            assert np.array_equal(load_label(sample, table), label)
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_class_indices_in_the_form_of_colours_are_told_and_never_to_be_declared_as_colours(
+    tmp_path, channels
+):
+    from PIL import Image
+
+    label = np.random.default_rng(0).integers(0, 3, (8, 8)).astype(np.uint8)
+    data = described(tmp_path)
+    painted(tmp_path, label)
+    alpha = np.full_like(label, 255)
+    planes = (label, alpha) if channels == 2 else (label, label, label)
+    Image.fromarray(np.dstack(planes), "LA" if channels == 2 else "RGB").save(tmp_path / "l/0.png")
+    sample, table = sample_of(data)
+    with pytest.raises(ReinError, match="values up to 2: class indices") as caught:
+        load_label(sample, table)
+    assert caught.value.hint == "Save one of its channels alone, as a PNG."
+    Image.fromarray(np.dstack([label * 50] * 3), "RGB").save(tmp_path / "l/0.png")  # greys that mean no index
+    with pytest.raises(ReinError, match="no class declares") as caught:
+        load_label(sample, table)
+    assert "ignore_colors" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "hint"),
+    [
+        ("{}.png", "{}.tif", 'label_suffix = ".tif"'),
+        ("{}.png", "{}_mask.png", 'label_suffix = "_mask.png"'),
+        ("{}.png", "{}.npy", "as PNGs of class indices"),
+        ("{}.png", "{}.jpg", "as PNGs of class indices"),
+        ("{}.png", "{}.txt", 'format = "yolo"'),
+        ("{}.png", "other{}.png", "Bring their labels"),
+    ],
+)
+def test_labels_under_other_names_are_seen(tmp_path, images, labels, hint):
+    for folder, name in (("i", images), ("l", labels)):
+        (tmp_path / folder).mkdir()
+        for number in range(12):
+            (tmp_path / folder / name.format(number)).touch()
+    with pytest.raises(ReinError, match="12 of 12 images") as caught:
+        find_samples("own:train", described(tmp_path))
+    assert hint in caught.value.hint
+
+
+def test_images_of_another_suffix_are_seen_beside_the_right_ones(tmp_path):
+    for name in ("i/0.png", "i/1.jpg", "i/2.jpg", "l/0.png", "l/1.png", "l/2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(ReinError, match="2 labels in") as caught:
+        find_samples("own:train", described(tmp_path))
+    assert "end with '.jpg'" in caught.value.hint
+    assert "convert them" in caught.value.hint

@@ -126,6 +126,7 @@ def test_an_index_with_a_byte_order_mark_is_read_and_half_of_one_is_told(tmp_pat
     ("there", "told", "hint"),
     [
         ("snapshots/abc/model.safetensors", "weights in it", "snapshots/abc/model.safetensors"),
+        ("run/last.pth", "weights in it", "run/last.pth"),
         ("model.fp16.safetensors", "weights in it", "model.fp16.safetensors"),
         ("tf_model.h5", "it has tf_model.h5", ".pth or .safetensors"),
         (".metadata", "distributed checkpoint", "dcp_to_torch"),
@@ -145,3 +146,11 @@ def test_torchs_remarks_on_a_pickle_are_not_passed_on(tmp_path, recwarn):
     (tmp_path / "x.pkl").write_bytes(pickle.dumps({"model": {"a.b": 1}}, protocol=4))
     read_file(tmp_path / "x.pkl")
     assert not recwarn.list
+
+
+def test_of_a_runs_folder_the_newest_checkpoint_is_named(tmp_path):
+    for name in ("best.pth", "iter_150.pth", "last.pth"):
+        (tmp_path / name).touch()
+    with pytest.raises(ReinError, match="weights in it") as caught:
+        read_file(tmp_path)
+    assert "last.pth" in caught.value.hint

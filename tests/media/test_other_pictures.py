@@ -122,3 +122,22 @@ def test_a_png_that_was_cut_is_told_without_chatter(tmp_path, capfd):
     assert capfd.readouterr().err == ""
     (tmp_path / "x.png").write_bytes(data + b"what a camera wrote behind it")
     assert read_image(tmp_path / "x.png").shape == (40, 40, 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "told", "hint"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n",
+            "Git LFS pointer",
+            "git lfs pull",
+        ),
+        (b"\n<!DOCTYPE html><html>404</html>", "web page", "the file itself"),
+        (b"", r"empty \(0 bytes\)", "whole one"),
+    ],
+)
+def test_what_was_fetched_instead_of_an_image_is_named(tmp_path, content, told, hint):
+    (tmp_path / "x.jpg").write_bytes(content)
+    with pytest.raises(ReinError, match=told) as caught:
+        read_image(tmp_path / "x.jpg")
+    assert hint in caught.value.hint

@@ -236,6 +236,19 @@ def test_other_files_are_refused(tmp_path, text, sentence):
     assert sentence in told("prepare-data", "toy", "--config", config, code=1)
 
 
+def test_a_folder_for_a_coco_file_is_told(tmp_path):
+    config = describe(tmp_path, split={"labels": "t", "format": "coco"})
+    (tmp_path / "t").mkdir()
+    assert 'labels = "FILE.json"' in told("prepare-data", "toy", "--config", config, code=1)
+
+
+def test_ids_of_categories_may_be_text(tmp_path):
+    config = describe(tmp_path, split={"labels": "t.json", "format": "coco"})
+    square = [[0, 0, 2, 0, 2, 2, 0, 2]]
+    coco(tmp_path / "t.json", [{"image_id": 0, "category_id": "7", "segmentation": square}], {7: "road"})
+    assert "of no class" not in told("prepare-data", "toy", "--config", config)
+
+
 def test_images_that_are_not_there_are_counted_and_sizes_are_looked_at(tmp_path):
     config = describe(tmp_path, split={"labels": "t.json", "format": "coco"})
     one = {"image_id": 1, "category_id": 7, "segmentation": [SQUARE]}
@@ -438,6 +451,7 @@ def test_without_a_background_an_image_needs_its_file(tmp_path):
         ("0 0.5 0.5 0.2 0.2", "is a box"),
         ("0 0.5 0.5 0.2", "is not CLASS X1"),
         ("x 0 0 1 0 1 1", "is not CLASS X1"),
+        ("0.0 0 0 1 0 1 1", "its class is '0.0', not a whole number"),
         ("7 0 0 1 0 1 1", "is of class 7; the description has 2"),
         ("0 0 0 nan 0 1 1", "is not CLASS X1"),
         ("0 2 3 9 3 9 8 2 8", "from 2 to 9, not shares of the image's sides"),

@@ -21,8 +21,11 @@ from reincli.engine.device import DTYPES
 from reincli.engine.processes import slice_size
 from reincli.engine.ranks import Rank
 from reincli.errors import ReinError
+from reincli.media.images import write_png
+from reincli.prediction.evaluate import val_samples
+from reincli.settings_files import build_settings
 from reincli.training import run_folder
-from reincli.training.batches import Draws, load_batches, train_samples
+from reincli.training.batches import Draws, load_batches, require_scorable, train_samples
 from reincli.training.meter import Guard, Meter
 from reincli.training.run import Run, prepare_run
 from reincli.training.step import train_step
@@ -403,3 +406,15 @@ def test_a_compiled_model_trains_alike(files, tmp_path, monkeypatch):
         for run in runs
     ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_labels_that_are_to_be_scored_are_read_before_training(tmp_path):
+    for name, value in (("i/0.png", 0), ("l/0.png", 0), ("v/0.png", 255)):
+        write_png(tmp_path / name, np.full((8, 8, 3) if name[0] == "i" else (8, 8), value, np.uint8))
+    splits = {name: {"images": "i", "labels": labels} for name, labels in (("train", "l"), ("val", "v"))}
+    classes = [{"name": name, "color": [0, 0, value]} for value, name in enumerate("ab")]
+    own = {"own": {"root": str(tmp_path), "classes": classes, "splits": splits}}
+    settings = build_settings({"name": "x", "data": {"own": own, "train": ["own:train"], "val": ["own:val"]}})
+    require_scorable(train_samples(settings), settings)
+    with pytest.raises(ReinError, match=r"No pixel of the 1 labels.* 255 \(100%\)"):
+        require_scorable(val_samples(settings), settings)
