@@ -21,7 +21,7 @@ from typing import Any
 TARGETS = ("night", "fog", "rain", "snow")
 PLAIN = ("model.head.kind=plain", "model.head.plain.heads=4")
 HEADS = {
-    "Mask2Former, 64 wide": (),
+    "Mask2Former, 64 wide": ("model.head.kind=mask2former",),
     "plain, 64 wide": (*PLAIN, "model.head.plain.channels=64"),
     "plain, 192 wide (the backbone's)": PLAIN,
 }

@@ -13,7 +13,8 @@ from reincli.bench.speed import timings
 from reincli.engine.checkpoint import build_model
 from reincli.engine.device import DTYPES, fast_bf16
 from reincli.model.exportable import Exportable
-from reincli.prediction.exported import About, open_session
+from reincli.prediction.exported import open_session
+from reincli.prediction.exported_about import About
 
 CPU = torch.device("cpu")
 

@@ -35,6 +35,7 @@ from reincli.cli import (
     visualize,
 )
 from reincli.cli.options import examples
+from reincli.cli.termination import clear_up_when_told, exit_code
 from reincli.errors import ReinError
 
 COMMANDS: dict[str, ModuleType] = {
@@ -73,11 +74,12 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # names of files are any bytes; saying one is no error
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    clear_up_when_told()
     try:
         app(prog_name="rein")
-    except KeyboardInterrupt:  # before the command itself began
+    except KeyboardInterrupt as interrupt:  # before the command itself began
         print("Interrupted.", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(exit_code(interrupt))
 
 
 @contextmanager
@@ -93,7 +95,7 @@ def _errors_told(quiet: bool) -> Iterator[None]:
         raise typer.Exit(2 if error.usage else 1) from None
     except KeyboardInterrupt as interrupt:  # a command may put how far it came into the exception
         console.problem(f"Interrupted. {interrupt}".strip())
-        raise typer.Exit(130) from None
+        raise typer.Exit(exit_code(interrupt)) from None
     except OSError as error:
         sentence = _disk_sentence(error)
         if sentence is None:

@@ -10,6 +10,7 @@ import typer
 from reincli.cli.options import (
     AnyBackbone,
     Backbone,
+    Checkpoint,
     Config,
     DataRoot,
     Device,
@@ -31,9 +32,7 @@ EXAMPLES = (
 
 
 def command(
-    checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint of ours or of the original.")
-    ],
+    checkpoint: Checkpoint,
     target: Annotated[
         list[str] | None,
         typer.Option(

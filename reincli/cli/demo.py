@@ -41,7 +41,7 @@ def command(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Walk the whole path on generated streets: train, evaluate, draw. CPU, about three minutes."""
+    """Walk the whole path on generated streets: train, evaluate, draw. CPU, three to four minutes."""
     if ladder:
         from reincli.commands import demo_ladder
 

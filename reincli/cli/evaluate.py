@@ -10,6 +10,7 @@ import typer
 from reincli.cli.options import (
     AnyBackbone,
     Backbone,
+    Checkpoint,
     Config,
     DataRoot,
     Device,
@@ -35,9 +36,7 @@ EXAMPLES = (
 
 
 def command(
-    checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint of ours or of the original.")
-    ],
+    checkpoint: Checkpoint,
     preset: Preset = None,
     config: Config = None,
     backbone: Backbone = None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from reincli.cli.options import AnyBackbone, Backbone, Config, Preset, Quiet, plain
+from reincli.cli.options import AnyBackbone, Backbone, Checkpoint, Config, Preset, Quiet, plain
 
 EXAMPLES = (
     "rein export work_dirs/gta2citys/last.pth",
@@ -18,9 +18,7 @@ EXAMPLES = (
 
 
 def command(
-    checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint of ours or of the original.")
-    ],
+    checkpoint: Checkpoint,
     out: Annotated[
         Path | None, typer.Option("--out", help="File to write; else beside the checkpoint.")
     ] = None,

@@ -73,6 +73,9 @@ class MapForm(str, Enum):
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress, no remarks: only results and errors.")
 ]
+Checkpoint = Annotated[
+    Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint of ours or of the original.")
+]
 Preset = Annotated[
     str | None, typer.Option("--preset", metavar="NAME", help="A setting by name: rein presets.")
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from reincli.commands.launching import run_options, started
 from reincli.commands.train import carry_out
 from reincli.config import DataSettings, Settings
 from reincli.data.sources import classes_of, find_samples
+from reincli.data.targets import find_targets
 from reincli.engine.checkpoint import Checkpoint, read_checkpoint, settings_for
 from reincli.errors import ReinError
 from reincli.settings_files import build_settings, load_settings
@@ -129,9 +131,17 @@ def require_same_classes(read: Checkpoint, settings: Settings) -> None:
 
 
 def tell_overlap(settings: Settings) -> None:
-    """Say so where images that are adapted to are scored as well."""
-    both = sorted({*settings.adapt.target} & {*settings.data.val})
-    if both:
-        console.note(
-            f"{', '.join(both)} is adapted to and scored: the score is not one of images that were held out."
-        )
+    """Say so where images that are adapted to are scored as well, or learnt with their labels; files are compared."""
+    found = find_targets(settings.adapt.target, settings.data)
+    targets = {os.path.realpath(sample.image) for sample in found.samples}
+    told = {
+        "adapted to and scored ({}): the score is not one of images that were held out.": settings.data.val,
+        "adapted to and learnt with labels ({}): a target that the labels are of teaches little.":
+            settings.data.train if settings.adapt.source else (),
+    }  # fmt: skip
+    for text, sources in told.items():
+        for source in sources:
+            samples = find_samples(source, settings.data)
+            shared = sum(os.path.realpath(sample.image) in targets for sample in samples)
+            if shared:
+                console.note(f"{source} is {text.format(f'{shared} of {len(samples)} images')}")

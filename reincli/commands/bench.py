@@ -55,6 +55,10 @@ def run(
 ) -> None:
     """Measure, and print tables; what is done when Ctrl-C comes is printed and written too."""
     if checkpoint is not None and is_exported(checkpoint):
+        others = {"--preset": preset, "--config": config, "--backbone": backbone, "--what": what, "--batch": batch,
+                  "--precision": precision, "--attention": attention, "--size": size, "--compile": compile_,
+                  "--cuda-graphs": cuda_graphs, "--set": sets, "--device": device not in ("auto", "cpu")}  # fmt: skip
+        refuse_for_exported(checkpoint, [name for name, value in others.items() if value])
         if json_file is not None:
             Outputs("bench", [checkpoint, checkpoint.with_suffix(".bin")]).claim(json_file, "--json")
         with at_work_on("bench", json_file):
@@ -92,6 +96,17 @@ def run(
             require_attention(each, place, DTYPES[arithmetic])
     with at_work_on("bench", json_file):
         bench_plan(plan, json_file)
+
+
+def refuse_for_exported(path: Path, given: Sequence[str]) -> None:
+    """ReinError for options that would change nothing of what an exported file is measured at."""
+    if given:
+        raise ReinError(
+            f"'{path}' is measured as it is, at its own size, batch and precision, on the CPU: {', '.join(given)} "
+            "cannot be had.",
+            f"Leave {', '.join(given)} out, or export another file.",
+            usage=True,
+        )
 
 
 def bench_plan(plan: Plan, json_file: Path | None) -> None:
@@ -156,7 +171,7 @@ def works(text: str) -> tuple[str, ...]:
 def numbers(text: str) -> tuple[int, ...]:
     """'1,4,16' -> (1, 4, 16)."""
     found = words(text, "--batch")
-    if not all(each.isdigit() and int(each) for each in found):
+    if not all(each.isdecimal() and int(each) for each in found):
         raise ReinError(
             f"--batch '{text}' is not a list of positive numbers.", "For example: --batch 1,4,16", usage=True
         )

@@ -54,7 +54,10 @@ def run(
     if out is not None:
         files = [file for each in samples for file in (each.image, each.label)]
         read = [checkpoint, used_backbone(settings, backbone), config, own, *files]
-        Outputs("calibrate", read).claim(out, "--out", replace=replace)
+        Outputs("calibrate", read).claim(out, "--out", replace=True)
+        if out.is_file() and out.stat().st_size and not replace:
+            message = f"--out '{out}' is there already."
+            raise ReinError(message, "Write over it with --replace, or name another place.", usage=True)
     with at_work(out or checkpoint, "calibrate", file=True):
         predictor = open_segmentor(checkpoint, backbone=backbone, settings=settings, device=device,
                                    precision=precision, any_backbone=any_backbone)  # fmt: skip

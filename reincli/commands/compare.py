@@ -125,9 +125,10 @@ def read_scores(path: Path) -> Scores:
     try:
         classes = tuple(next(iter(raw["domains"].values()))["IoU"])
         protocol_line(raw)
-        list(raw["mean"]["domains"])
+        require_names(raw["mean"]["domains"], "mean.domains")
         for name in raw["domains"]:
             kept = raw["per_image"][name]
+            require_names(kept["names"], f"per_image.{name}.names")
             images[name] = (
                 kept["names"],
                 areas(unpack(kept["matrices"]), len(kept["names"]), len(classes)),
@@ -135,6 +136,14 @@ def read_scores(path: Path) -> Scores:
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ReinError(f"'{path}' is damaged: {error}.", "Evaluate again.") from None
     return Scores(path, raw, classes, images)
+
+
+def require_names(found: Any, what: str) -> None:
+    """ValueError where something is no list of names, each once: images are put together by them."""
+    if not (isinstance(found, list) and all(isinstance(name, str) for name in found)):
+        raise ValueError(f"{what} is no list of names")
+    if len(set(found)) != len(found):
+        raise ValueError(f"{what} has a name twice")
 
 
 def _differences_of_protocol(a: Scores, b: Scores, shared: Sequence[str]) -> list[str]:
@@ -179,6 +188,11 @@ def _compare(
         )
     left, right = areas_a[[i for i, _ in pairs]], areas_b[[j for _, j in pairs]]
     drawn_a, drawn_b = resampled(left, right, draws, seed)
+    if len(pairs) == 1:  # every draw is that image: an interval of no width, and a star on any difference
+        console.note(
+            f"{domain}: one image has no interval; whether chance explains a difference cannot be told."
+        )
+        drawn_a = np.full_like(drawn_a, np.nan)
     iou_a, iou_b = iou(left.sum(0)), iou(right.sum(0))
     drawn = mean_iou(drawn_b) - mean_iou(drawn_a)
     by_class = {
@@ -240,7 +254,7 @@ def _cells(found: Difference) -> list[str]:
         percent(found.a),
         percent(found.b),
         f"{found.value:+.2f}",
-        f"{found.low:+.2f} to {found.high:+.2f}",
+        "-" if math.isnan(found.low) else f"{found.low:+.2f} to {found.high:+.2f}",
     ]
 
 
@@ -253,6 +267,8 @@ def _short(found: Difference) -> str:
         return "-"
     if found.low == found.value == found.high == 0:
         return "= "
+    if math.isnan(found.low):
+        return f"{found.value:+.2f} "
     return f"{found.value:+.2f} ({found.low:+.1f} to {found.high:+.1f}){_verdict(found) or ' '}"
 
 

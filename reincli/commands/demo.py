@@ -1,4 +1,4 @@
-"""`rein demo`: the whole path on generated streets, in about three minutes on a CPU."""
+"""`rein demo`: the whole path on generated streets, in three to four minutes on a CPU."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import textwrap
+import zipfile
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,6 +28,9 @@ PACKAGES = (
     "safetensors",
     "triton",
     "xformers",
+    "onnx",
+    "onnxruntime",
+    "openvino",
 )
 WIDTH = 80
 """Columns of a terminal that texts fit."""
@@ -48,12 +52,13 @@ class DatasetState:
 
 @dataclass(frozen=True)
 class WeightState:
-    """One weights file: how large it is, None where it is not there, and what brings it."""
+    """One weights file: how large it is, None where it is not there, what brings it, and why it is no weights file."""
 
     what: str
     file: str
     size: int | None
     remedy: str
+    problem: str = ""
 
 
 def run(*, as_json: bool = False) -> None:
@@ -195,17 +200,15 @@ def weight_files(folder: Path) -> list[WeightState]:
     for name, family in FAMILIES.items():
         if family.shipped:
             path = shipped_path(family)
-            found.append(
-                WeightState(f"{name}, comes along", str(path), _size(path), "Install this package anew.")
-            )
+            found.append(weight_state(f"{name}, comes along", path, "Install this package anew."))
             continue
         path = folder / family.file
-        found.append(WeightState(f"{name}, raw", str(path), _size(path), _remedy(name, path)))
+        found.append(weight_state(f"{name}, raw", path, _remedy(name, path)))
     for path in sorted(folder.glob("*_converted*.pth")):
-        found.append(WeightState("converted", str(path), _size(path), ""))
+        found.append(weight_state("converted", path, "Make it anew: rein convert-weights --help"))
     path = folder / "dinov2_rein_and_head.pth"
     remedy = "Train one: rein train --preset gta2citys. Released ones: rein download --list"
-    found.append(WeightState("adapters and head", str(path), _size(path), remedy))
+    found.append(weight_state("adapters and head", path, remedy))
     return found
 
 
@@ -226,8 +229,22 @@ def _remedy(name: str, path: Path) -> str:
     )
 
 
-def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None
+def weight_state(what: str, path: Path, remedy: str) -> WeightState:
+    """What is there; of a file its first bytes say whether it can hold weights."""
+    from reincli.engine.file_kinds import kind_of
+
+    problem, size = "", None
+    try:
+        if path.is_file():
+            size = path.stat().st_size
+            kind_of(path)
+        elif os.path.lexists(path):
+            problem = f"'{path}' is no file."
+    except ReinError as error:
+        problem = error.message
+    except (OSError, zipfile.BadZipFile) as error:
+        problem = f"'{path}' cannot be read: {error}."
+    return WeightState(what, str(path), size, remedy, problem)
 
 
 def _dataset_lines(state: DatasetState) -> list[str]:
@@ -242,6 +259,8 @@ def _dataset_lines(state: DatasetState) -> list[str]:
 
 
 def _weights_lines(state: WeightState) -> list[str]:
+    if state.problem:
+        return [state.problem, state.remedy]
     if state.size is None:
         return [f"not there: {state.file}", state.remedy]
     return [f"{state.file}, {state.size / 1e6:,.0f} MB"]

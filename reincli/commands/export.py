@@ -7,6 +7,7 @@ from pathlib import Path
 
 from reincli.commands import console
 from reincli.config import parse_size
+from reincli.engine.backbone_files import used_backbone
 from reincli.errors import ReinError, nearest
 from reincli.media.inputs import find_inputs
 from reincli.media.outputs import Outputs, at_work
@@ -45,9 +46,11 @@ def run(
     require_known(format_, what, layout, precision)
     target = checked_target(checkpoint, out, format_, force)
     with at_work(target, "export", file=True):
-        Outputs("export", [checkpoint, backbone, config]).claim(target, "--out", replace=force)
         settings = load_settings(preset, config) if preset or config else None
         loaded = load_model(checkpoint, backbone, settings, any_backbone)
+        outputs = Outputs("export", [checkpoint, used_backbone(loaded.settings, backbone), config])
+        for each in written(target, format_):
+            outputs.claim(each, "--out", replace=force)
         for text in loaded.notes:
             console.note(text)
         request = Request(
@@ -89,10 +92,22 @@ def checked_target(checkpoint: Path, out: Path | None, format_: str, force: bool
             f"For example: --out {target.stem}{FORMATS[format_]}",
             usage=True,
         )
-    if target.exists() and not force:
-        message = f"'{target}' is there already."
-        raise ReinError(message, "Give another name with --out, or --force.", usage=True)
+    if target.is_symlink():  # written through
+        target = Path(os.path.realpath(target))
+    for each in written(target, format_):
+        if each.exists() and not force:
+            message = f"'{each}' is there already."
+            raise ReinError(message, "Give another name with --out, or --force.", usage=True)
+        if each.exists() and not (each.is_file() or each.is_dir()):
+            message = f"'{each}' is a device or a pipe; a file was expected."
+            raise ReinError(message, "Give another name with --out.", usage=True)
     return target
+
+
+def written(target: Path, format_: str) -> list[Path]:
+    """All files that a format may write for a target: its weights lie beside it, or do so beyond 2 GB."""
+    beside = {"openvino": [target.with_suffix(".bin")], "onnx": [target.with_name(f"{target.name}.data")]}
+    return [target, *beside.get(format_, [])]
 
 
 def usual_size(loaded: LoadedModel, size: str | None) -> tuple[int, int]:
@@ -117,7 +132,7 @@ def count(batch: str) -> int | None:
     """'8' -> 8, 'dynamic' -> None."""
     if batch == "dynamic":
         return None
-    if not batch.isdigit() or not 0 < int(batch) <= 1024:
+    if not batch.isdecimal() or not 0 < int(batch) <= 1024:
         raise ReinError(
             f"--batch '{batch}' is neither a number from 1 to 1024 nor 'dynamic'.",
             "For example: --batch 1",
@@ -131,9 +146,7 @@ def pictures(images: Path | None) -> tuple[Path, ...]:
     if images is None:
         return ()
     found = [
-        each.source
-        for each in find_inputs([str(images)], Path(os.devnull), suffix="").files
-        if each.kind == "image"
+        each.source for each in find_inputs([str(images)], Path(os.devnull)).files if each.kind == "image"
     ]
     if not found:
         raise ReinError(f"There is no image in '{images}'.", "Give --images a folder of images.", usage=True)

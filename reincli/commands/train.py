@@ -17,7 +17,7 @@ from reincli.commands.trackers import Subject, check_installed
 from reincli.commands.tracking import tracking
 from reincli.config import Settings, unused
 from reincli.data.sources import Sample, find_samples
-from reincli.data.targets import require_targets
+from reincli.data.targets import require_apart, require_targets
 from reincli.engine.device import DTYPES, kernel_notes, pick_device, pick_precision
 from reincli.engine.processes import joined
 from reincli.engine.ranks import Rank
@@ -37,6 +37,7 @@ from reincli.training.run_folder import (
     read_log,
     refuse_existing,
     settings_of_run,
+    settings_text,
     start_folder,
 )
 from reincli.training.train import Due, Watch
@@ -117,10 +118,12 @@ def carry_out(
     if settings.adapt.target:
         for text in require_targets(settings.adapt.target, settings.data, settings.train.batch_size):
             console.note(text)
+    settings_text(settings)  # what cannot be kept is said before anything is built
     for text in unused(settings):
         console.note(text)
     if not resume:
         refuse_existing(folder)
+        require_apart(settings.adapt.target, folder)
     with joined(rank, place), ExitStack() as stack:
         if resume and rank.rank == 0 and is_there(folder):
             stack.enter_context(at_work(folder, "train"))

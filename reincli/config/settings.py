@@ -144,7 +144,7 @@ def parse_size(text: str) -> tuple[int, int] | None:
     if text == "native":
         return None
     width, cross, height = text.lower().removesuffix("!").partition("x")
-    if not (cross and width.isdigit() and height.isdigit() and int(width) and int(height)):
+    if not (cross and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise ValueError(f"size '{text}' is neither 'native' nor WIDTHxHEIGHT, for example 1024x512")
     if len(width) > 5 or len(height) > 5 or max(int(width), int(height)) > LARGEST:
         raise ValueError(f"size '{text[:40]}' is larger than {LARGEST} pixels")

@@ -74,7 +74,7 @@ def label_archives(dataset: str, names: Sequence[str]) -> str:
     if dataset != "gta":
         return names_for(dataset, LABELS[dataset]) if dataset in LABELS else ""
     series = DOWNLOADS["gta"][1].series
-    numbers = [int(stem) for stem in (PurePosixPath(name).stem for name in names) if stem.isdigit()]
+    numbers = [int(stem) for stem in (PurePosixPath(name).stem for name in names) if stem.isdecimal()]
     parts = sorted({min(max(number - 1, 0) // GTA_PART, len(series) - 1) for number in numbers})
     if len(parts) == len(series):
         return DOWNLOADS["gta"][1].shown()

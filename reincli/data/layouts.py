@@ -203,7 +203,7 @@ def corrupted_domain(corruption: str, severity: int) -> str:
 def corruption_of(domain: str) -> tuple[str, int] | None:
     """Corruption and severity of a domain of Cityscapes-C; None for every other domain."""
     corruption, _, severity = domain.partition("/")
-    return (corruption, int(severity)) if corruption in CORRUPTIONS and severity.isdigit() else None
+    return (corruption, int(severity)) if corruption in CORRUPTIONS and severity.isdecimal() else None
 
 
 def own_folders(own: OwnDataset) -> dict[str, tuple[Folders, ...]]:

@@ -383,7 +383,7 @@ def label_table(dataset: str, data: DataSettings) -> np.ndarray:
         indices = [i for i in range(len(own.classes)) if i != own.ignore]
         table[indices] = indices
     for stored, index in own.map.items():  # after `ignore`: masks of 0 and 255 may map 255 to a class
-        if not (stored.isdigit() and int(stored) <= 255):
+        if not (stored.isdecimal() and int(stored) <= 255):
             message = f"data.own.{dataset}.map has the stored value '{stored}'; expected 0 to 255."
             raise ReinError(message, 'For example: map = { "7" = 0 }', usage=True)
         table[int(stored)] = index

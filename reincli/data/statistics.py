@@ -25,7 +25,7 @@ import numpy as np
 from reincli.data.check import class_pixels
 from reincli.data.labels import CITYSCAPES, count_values
 from reincli.media.images import read_label
-from reincli.media.whole_files import write_bytes
+from reincli.media.whole_files import clear_dead, write_bytes
 
 COUNTED = ("gta", "synthia", "cityscapes", "urbansyn")
 """Datasets whose training labels are counted (the original does not count UrbanSyn's)."""
@@ -136,6 +136,7 @@ def update_statistics(
 
 def write_statistics(folder: Path, pixels: Mapping[str, Mapping[int, int]]) -> None:
     """Write the three files from pixels by class index, by path of the label."""
+    clear_dead(folder)
     files = sorted(pixels)
     by_class: dict[str, list[tuple[str, int]]] = {}
     for file in files:

@@ -25,7 +25,7 @@ SMOOTHED = 256
 
 def stored_values(own: OwnDataset) -> list[int | None]:
     """A stored value that stands for each class; None for a class that the description's map leaves out."""
-    back = {index: int(stored) for stored, index in own.map.items() if stored.isdigit()}
+    back = {index: int(stored) for stored, index in own.map.items() if stored.isdecimal()}
     return [back.get(index) if own.map else index for index in range(len(own.classes))]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -111,7 +113,8 @@ def _add_files(text: str, found: Found) -> None:
             usage=True,
         )
     images = [each for each in inputs.files if each.kind == "image"]
-    labels = {each.source for each in images if looks_like_label(each.name)}
+    above = Path(os.path.abspath(text)).name if Path(text).is_dir() else ""
+    labels = {each.source for each in images if looks_like_label(above / each.name)}
     if labels:
         shown = sorted(each.name.as_posix() for each in images if each.source in labels)
         found.notes.append(
@@ -134,6 +137,27 @@ def looks_like_label(name: Path) -> bool:
     """Whether a file, by its path below what the user named, is a label."""
     in_folder = any(part.lower() in LABEL_FOLDERS for part in name.parts[:-1])
     return in_folder or LABEL_NAME.search(name.stem) is not None
+
+
+def require_apart(named: Sequence[str], folder: Path) -> None:
+    """A run writes pictures, which a target that holds its folder would bring as images when it goes on.
+
+    Raises:
+        ReinError: the run's folder is, or lies in, a folder that was named.
+    """
+    run = Path(os.path.realpath(folder))
+    for text in named:
+        walked = (
+            Path(text) if Path(text).is_dir() else Path(text.partition("**")[0]) if "**" in text else None
+        )
+        within = walked is not None and Path(os.path.realpath(walked)) in (run, *run.parents)
+        own = glob.has_magic(text) and Path(os.path.realpath(Path(text).parent)) == run
+        if within or own:
+            raise ReinError(
+                f"The run's folder '{folder}' lies in the target '{text}': its own pictures would be adapted to.",
+                "Choose a folder elsewhere: --work-dir DIR",
+                usage=True,
+            )
 
 
 def require_targets(named: Sequence[str], data: DataSettings, least: int) -> list[str]:

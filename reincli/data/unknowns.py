@@ -204,7 +204,7 @@ def _fishyscapes(name: str, root: Path, bring: str) -> tuple[Sample, ...]:
     samples, alone = [], []
     for label in list_files(labels, ending):
         number, _, stem = label.rpartition("/")[2].removesuffix(ending).partition("_")
-        image = images.get(stem + folders.image_suffix) if number.isdigit() else None
+        image = images.get(stem + folders.image_suffix) if number.isdecimal() else None
         if image is None:
             alone.append(label)
         else:

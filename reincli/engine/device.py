@@ -29,7 +29,7 @@ def pick_device(name: str) -> torch.device:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
+    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdecimal()):
         raise ReinError(f"No device is called '{name}'.", "Use auto, cpu, cuda, cuda:1 or mps.", usage=True)
     if kind == "mps":
         return _apple(name, index)

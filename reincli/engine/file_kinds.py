@@ -12,6 +12,7 @@ SAFETENSORS, ZIP, PICKLE, INDEX = "safetensors", "zip", "pickle", "index"
 
 FETCH_WHOLE = "Fetch the file itself and compare its size."
 PYTORCH = "Give the PyTorch file of these weights, .pth or .safetensors."
+EXPORTED = "Give the checkpoint that it was made from."
 UNPACK = "Unpack it, and give the weights file inside."
 
 STARTS: tuple[tuple[bytes, str, str], ...] = (
@@ -50,6 +51,8 @@ def kind_of(path: Path) -> str:
             raise ReinError(f"'{path}' is {name}.", hint)
     if start[257:262] == b"ustar":
         raise ReinError(f"'{path}' is a tar archive.", UNPACK)
+    if start[:1] == b"\x08" and start[2:3] == b"\x12":  # its version and the name of what made it
+        raise ReinError(f"'{path}' is an ONNX file, not a checkpoint.", EXPORTED)
     if start.startswith(b"PK"):
         return _zip_kind(path)
     if start[:1] == b"\x80":
@@ -58,6 +61,8 @@ def kind_of(path: Path) -> str:
     if start[8:9] == b"{" and header < 1 << 30:
         return SAFETENSORS
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if b"<net " in text:
+        raise ReinError(f"'{path}' is an OpenVINO file, not a checkpoint.", EXPORTED)
     if text[:1] == b"<":
         raise ReinError(
             f"'{path}' is a web page ({size:,} bytes), not the weights: the address showed a page about them.",
@@ -87,6 +92,11 @@ def _zip_kind(path: Path) -> str:
         names = archive.namelist()
     if any(name.endswith("data.pkl") for name in names):
         return ZIP
+    if any(name.endswith("/archive_format") for name in names):
+        raise ReinError(
+            f"'{path}' is a program of torch.export, which is for other programs, not a checkpoint.",
+            f"{EXPORTED} An exported file that is read here is one in ONNX or OpenVINO: rein export CHECKPOINT",
+        )
     within = [name for name in names if name.endswith((".pth", ".pt", ".safetensors", ".bin"))]
     told = within[0] if within else names[0] if names else "nothing"
     raise ReinError(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -185,17 +187,24 @@ def write_file(path: Path, content: Any) -> None:
 
             file.write(save({name: tensor.contiguous() for name, tensor in content.items()}))
         else:
-            patient = _Patient(file)
-            torch.save(content, cast(BinaryIO, patient))
-            patient.close()
+            with patient(file) as taken:
+                torch.save(content, taken)
         file.flush()
         os.fsync(file.fileno())
 
 
-class _Patient:
-    """A file that `torch.save` writes to: after a first failure it takes everything and keeps the failure for `close`.
+@contextlib.contextmanager
+def patient(file: BinaryIO) -> Iterator[IO[bytes]]:
+    """What PyTorch may write to in the place of a file: a full disk is an OSError at the end of the body, else none."""
+    taken = _Patient(file)
+    yield cast(IO[bytes], taken)
+    taken.close()
 
-    PyTorch answers a full disk in other ways at other places, and some of them hide what was wrong.
+
+class _Patient:
+    """A file that PyTorch writes to: after a first failure it takes everything and keeps the failure for `close`.
+
+    PyTorch answers a full disk in other ways at other places: some of them hide what was wrong, some end the process.
     """
 
     def __init__(self, file: BinaryIO) -> None:

@@ -83,6 +83,12 @@ class Outputs:
             )
         if found is not None and not stat.S_ISREG(found.st_mode):
             return path  # a device or a pipe: several outputs may go there
+        if os.path.islink(real):
+            raise ReinError(
+                f"{named} is a link that leads to itself.",
+                "Nothing was written. Remove the link, or name another place.",
+                usage=True,
+            )
         if real in self._claimed:
             raise ReinError(
                 f"Two outputs would be one file: {self._claimed[real]} and {named}.",

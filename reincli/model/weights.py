@@ -312,7 +312,7 @@ def _tune_of(state: State, refined: bool) -> str:
 def _bank_names(state: State) -> list[str]:
     """Names of the token banks, one an adapter, in the order of the stages."""
     found = [n for n in state if n.startswith("rein.") and n.rsplit(".", 1)[1] in ("tokens", "tokens_a")]
-    return sorted(found, key=lambda name: [int(part) for part in name.split(".") if part.isdigit()])
+    return sorted(found, key=lambda name: [int(part) for part in name.split(".") if part.isdecimal()])
 
 
 def _count(state: State, prefix: str) -> int:

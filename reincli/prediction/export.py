@@ -15,7 +15,7 @@ import platform
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,14 @@ import torch
 from torch import Tensor
 
 from reincli.engine.device import DTYPES
+from reincli.engine.weight_files import patient
 from reincli.errors import ReinError
 from reincli.generated.streets import DOMAINS, generate
 from reincli.media.images import read_image
 from reincli.media.whole_files import clear_dead, temporary_beside
 from reincli.model.exportable import Exportable
 from reincli.prediction.export_proof import Proof, compare, prove, refuse_what_is_far, said
-from reincli.prediction.exported import KEY, open_session, runtime_module
+from reincli.prediction.exported import KEY, message_of, open_session, runtime_module
 from reincli.prediction.predict import LoadedModel
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
@@ -186,7 +187,8 @@ def write_torch(
         program = refused_as_one_sentence(
             lambda: torch.export.export(model, (example,), dynamic_shapes=free_batch(request), strict=False)
         )
-        torch.export.save(program, path, extra_files={f"{KEY}.json": json.dumps(about)})
+        with open(path, "wb") as file, patient(file) as taken, without_remarks():
+            torch.export.save(program, taken, extra_files={f"{KEY}.json": json.dumps(about)})
         again = torch.export.load(path).module()
         proof = Proof(nodes=len(program.graph.nodes))
         proof.operators = dict(Counter(str(n.target) for n in program.graph.nodes if n.op == "call_function"))
@@ -240,7 +242,13 @@ def write_openvino(graph: Path, path: Path, request: Request, about: dict[str, A
     openvino = runtime_module("openvino")
     converted = openvino.convert_model(str(graph))
     converted.set_rt_info(json.dumps(about), KEY)
-    openvino.save_model(converted, str(path), compress_to_fp16=request.precision == "fp16")
+    try:
+        openvino.save_model(converted, str(path), compress_to_fp16=request.precision == "fp16")
+    except RuntimeError as error:  # it does not say which: "iostream error"
+        raise ReinError(
+            f"OpenVINO cannot write '{request.target}': {message_of(error)}.",
+            "Check free space: the file is needed twice while it is made.",
+        ) from None
     for each in graph.parent.iterdir():
         if each.name.startswith(graph.name):
             each.unlink()
@@ -294,8 +302,9 @@ def lower(
 
     whole = graph.with_name(f"whole-{graph.name}")
     os.replace(graph, whole)
-    quantize_static(str(whole), str(graph), Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-                    nodes_to_quantize=backbone)  # fmt: skip
+    with without_remarks():
+        quantize_static(str(whole), str(graph), Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
+                        nodes_to_quantize=backbone)  # fmt: skip
     whole.unlink()
     write_proof(graph, about)
 
@@ -318,9 +327,7 @@ def free_batch(request: Request) -> Any:
 def refused_as_one_sentence(trace: Callable[[], Any]) -> Any:
     """What the exporter says, in a sentence."""
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")  # of the exporter's own parts: nothing that a user could mend
-            logging.disable(logging.WARNING)
+        with without_remarks(), contextlib.redirect_stdout(io.StringIO()):
             return trace()
     except ReinError:
         raise
@@ -330,5 +337,15 @@ def refused_as_one_sentence(trace: Callable[[], Any]) -> Any:
             f"PyTorch's exporter cannot write this model: {lines[0][:200]}",
             "A batch of 1 (--batch 1) is easier to write; of the backbones, plain transformers are.",
         ) from error
-    finally:
-        logging.disable(logging.NOTSET)
+
+
+@contextlib.contextmanager
+def without_remarks() -> Iterator[None]:
+    """Exporters and quantisers are quiet about their own parts: there is nothing in it that a user could mend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reincli.errors import ReinError
 from reincli.model.exportable import Exportable
-from reincli.prediction.exported import Session
+from reincli.prediction.exported_about import Session
 
 BOUNDS = {"fp32": (1e-3, 0.999), "fp16": (3e-2, 0.99), "bf16": (1e-1, 0.97), "int8": (math.inf, 0.95)}
 """Largest relative error of scores, and least share of equal labels, by precision. fp32's is wide since a query's

@@ -6,12 +6,10 @@ Shapes: B windows, K classes, (H, W) the file's size.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reincli.config import Settings
-from reincli.data.labels import Classes
+from reincli.engine.device import is_out_of_memory
 from reincli.errors import ReinError
 from reincli.model.segmentor import MEAN
+from reincli.prediction.exported_about import About, Port, read_about, require_agreement
 from reincli.prediction.predict import Predictor
 from reincli.prediction.windows import Budget
-from reincli.settings_files import build_settings
 
 SUFFIXES = (".onnx", ".xml")
 """Of files that can be predicted with; OpenVINO's `.xml` has its weights in a `.bin` beside it."""
@@ -36,62 +34,6 @@ INSTALL = "pip install 'reincli[export]'"
 def is_exported(path: Path) -> bool:
     """Whether a file is for another runtime, by its name."""
     return path.suffix.lower() in SUFFIXES
-
-
-@dataclass(frozen=True)
-class About:
-    """What a file says of itself.
-
-    Attributes:
-        size: (width, height) of its images. batch: images at a time; None: any number.
-        answer, layout, precision: as exported. settings: of the model. classes: names and colours.
-        temperature: of its probabilities, see `ops.confidence`.
-        raw: all of it, as JSON holds it.
-    """
-
-    size: tuple[int, int]
-    batch: int | None
-    answer: str
-    layout: str
-    precision: str
-    settings: Settings
-    classes: Classes
-    temperature: float
-    raw: dict[str, Any]
-
-
-class Session(Protocol):
-    """A file that was opened by a runtime."""
-
-    runtime: str
-
-    def run(self, images: np.ndarray) -> list[np.ndarray]:
-        """All answers to (B, 3, H, W) or (B, H, W, 3) uint8."""
-
-
-def read_about(path: Path, text: str | None) -> About:
-    """What a file says of itself.
-
-    Raises:
-        ReinError: it says nothing, or nothing that this version reads.
-    """
-    if text is None:
-        raise ReinError(
-            f"'{path}' was not written by `rein export`: it does not say what its classes and sizes are.",
-            "Export a checkpoint: rein export CHECKPOINT",
-        )
-    try:
-        raw = json.loads(text)
-        width, height = raw["size"]
-        names, colours = raw["classes"], [tuple(each) for each in raw["colors"]]
-        return About((int(width), int(height)), raw["batch"], raw["answer"], raw["layout"], raw["precision"],
-                     build_settings(raw["settings"], (), {}), Classes(tuple(names), tuple(colours)),
-                     float(raw.get("temperature", 1)), raw)  # fmt: skip
-    except (ValueError, KeyError, TypeError) as error:
-        raise ReinError(
-            f"What '{path}' says of itself cannot be read ({type(error).__name__}: {error}).",
-            "It is of another version of rein, or damaged: export it again.",
-        ) from None
 
 
 def runtime_module(name: str) -> Any:
@@ -119,14 +61,15 @@ class OnnxSession:
         module = runtime_module("onnxruntime")
         providers = self._providers(module, device)
         options = module.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what goes wrong is raised, and told once
         options.intra_op_num_threads = threads or torch.get_num_threads()
         try:
             self.session = module.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime's errors have no class in common
             raise ReinError(
-                f"onnxruntime cannot open '{path}': {_first_line(error)}.",
-                "The file is damaged or no ONNX file: export it again.",
+                f"onnxruntime cannot open '{path}': {message_of(error)}.",
+                "The file is damaged or no ONNX file, or its weights (.onnx.data) do not lie beside it: bring them, or "
+                "export it again.",
             ) from None
         self.provider = self.session.get_providers()[0]
         self.name = self.session.get_inputs()[0].name
@@ -151,9 +94,21 @@ class OnnxSession:
         text: str | None = self.session.get_modelmeta().custom_metadata_map.get(KEY)
         return text
 
+    def ports(self) -> tuple[Port, list[Port]]:
+        """As `Session.ports`."""
+
+        def port(each: Any) -> Port:
+            sides = tuple(side if isinstance(side, int) else None for side in each.shape)
+            return Port(each.type == "tensor(uint8)", sides)
+
+        return port(self.session.get_inputs()[0]), [port(each) for each in self.session.get_outputs()]
+
     def run(self, images: np.ndarray) -> list[np.ndarray]:
         """As `Session.run`."""
-        return list(self.session.run(None, {self.name: images}))
+        try:
+            return list(self.session.run(None, {self.name: images}))
+        except Exception as error:  # as above
+            raise cannot_run(self.runtime, error) from None
 
 
 class OpenVinoSession:
@@ -174,7 +129,7 @@ class OpenVinoSession:
             self.compiled = core.compile_model(model, kind, options)
         except RuntimeError as error:
             raise ReinError(
-                f"OpenVINO cannot open '{path}': {_first_line(error)}.",
+                f"OpenVINO cannot open '{path}': {message_of(error)}.",
                 "Both files are needed, .xml and .bin, from the same export.",
             ) from None
         self.text = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None
@@ -184,9 +139,23 @@ class OpenVinoSession:
         """What the file says of itself."""
         return self.text
 
+    def ports(self) -> tuple[Port, list[Port]]:
+        """As `Session.ports`."""
+
+        def port(each: Any) -> Port:
+            sides = tuple(None if side.is_dynamic else side.get_length() for side in each.partial_shape)
+            return Port(each.element_type.to_string() == "u8", sides)
+
+        return port(self.compiled.inputs[0]), [port(each) for each in self.compiled.outputs]
+
     def run(self, images: np.ndarray) -> list[np.ndarray]:
         """As `Session.run`."""
-        found = self.compiled([images])
+        try:
+            found = self.compiled([images])
+        except RuntimeError as error:
+            if is_out_of_memory(error):  # fewer windows at a time are tried
+                raise
+            raise cannot_run(self.runtime, error) from None
         return [found[each] for each in self.compiled.outputs]
 
 
@@ -198,11 +167,13 @@ def open_session(
     Raises:
         ReinError: it is missing or damaged, not ours, or the runtime is not there.
     """
-    if not path.exists():
+    if not path.is_file():
         raise ReinError(f"There is no file '{path}'.", "Export one: rein export CHECKPOINT")
     kind = OpenVinoSession if path.suffix.lower() == ".xml" else OnnxSession
     session = kind(path, device, threads)
-    return session, read_about(path, session.about())
+    about = read_about(path, session.about())
+    require_agreement(path, session, about)
+    return session, about
 
 
 class ExportedPredictor(Predictor):
@@ -271,18 +242,33 @@ class ExportedPredictor(Predictor):
                 some = torch.cat([some, some[-1:].expand(spare, *some.shape[1:])])
             given = self.session.run(np.ascontiguousarray(some.numpy()))[0]
             parts.append(torch.from_numpy(given)[: step - spare])
-        return torch.cat(parts)[..., :height, :width]
+        found = torch.cat(parts)
+        self._require_sense(found)
+        return found[..., :height, :width]
+
+    def _require_sense(self, found: Tensor) -> None:
+        """ReinError where an answer is no number, or no class: that of other weights than were exported."""
+        if self.about.answer == "labels":
+            good = int(found.max()) < len(self.classes)
+        else:
+            good = bool(torch.isfinite(found.sum()))
+        if not good:
+            raise ReinError(
+                f"'{self.path}' answers with what is no number or no class: its weights are damaged.",
+                "Export it again.",
+            )
 
     def _filled(self, windows: Tensor) -> Tensor:
         """Windows at the file's size: what is smaller is filled up with the mean colour, right and below."""
         height, width = windows.shape[2:]
         wide, high = self.about.size
         if height > high or width > wide:
+            slide = "--mode slide"
+            if self.settings.test.window > wide:  # those of another setting
+                slide += f" --set test.window={wide} --set test.stride={self.about.settings.test.stride}"
             raise ReinError(
                 f"'{self.path.name}' takes images of {wide}x{high}, and this one is {width}x{height}.",
-                f"Use --mode slide, or --size {wide}x{high}."
-                if wide == high
-                else f"Use --size {wide}x{high}.",
+                f"Use {slide}, or --size {wide}x{high}." if wide == high else f"Use --size {wide}x{high}.",
             )
         if (height, width) == (high, wide):
             return windows
@@ -298,6 +284,15 @@ class ExportedPredictor(Predictor):
         return canvas
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200].rstrip(".") if lines else type(error).__name__
+def cannot_run(runtime: str, error: Exception) -> ReinError:
+    """What a runtime says that opened a file and cannot use it."""
+    return ReinError(
+        f"{runtime} cannot run the file: {message_of(error)}.",
+        "Its weights are damaged, or memory is short. Export it again, or --size smaller.",
+    )
+
+
+def message_of(error: Exception) -> str:
+    """The first line of a runtime's message that says something: OpenVINO begins with places in its source."""
+    lines = [line for line in str(error).strip().splitlines() if not line.startswith("Exception from ")]
+    return lines[0][:300].rstrip(".") if lines else type(error).__name__

@@ -40,6 +40,8 @@ def open_segmentor(
     if isinstance(settings, str):
         settings = load_settings(settings, None)
     predictor = ExportedPredictor(path, settings, device)
+    if backbone is not None:
+        predictor.notes.append(f"'{path.name}' holds its backbone: '{backbone}' is not read.")
     if precision not in ("auto", predictor.precision):
         raise ReinError(
             f"'{path}' is a file in {predictor.precision}; {precision} was asked for.",

@@ -59,14 +59,7 @@ def prepare_split(
         if not (root / folder).is_dir():
             raise missing_folder(folder, root, dataset)
     make, paint = (coco_tasks, draw_coco) if split.format == "coco" else (yolo_tasks, draw_yolo)
-    place = (out or root) / DRAWN / name
-    if place.resolve().is_relative_to((root / split.images).resolve()) and ".png".endswith(
-        split.image_suffix
-    ):
-        raise ReinError(
-            f"The labels would be drawn into '{place}', among the images of '{root / split.images}'.",
-            "Put the images into a folder of their own, or choose another place: --out DIR",
-        )
+    place = _place(out or root, name, root / split.images, split.image_suffix)
     tasks = make(own, split, root, place, told)
     if not tasks:
         told_of = f": {told.not_there[0]}" if told.not_there else ""
@@ -99,6 +92,17 @@ def prepare_split(
                 yield len(tasks), told
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _place(out: Path, name: str, images: Path, suffix: str) -> Path:
+    """Where the labels of a split go. ReinError where they would be taken for its images."""
+    place = out / DRAWN / name
+    if place.resolve().is_relative_to(images.resolve()) and ".png".endswith(suffix):
+        raise ReinError(
+            f"The labels would be drawn into '{place}', among the images of '{images}'.",
+            "Put the images into a folder of their own, or choose another place: --out DIR",
+        )
+    return place
 
 
 def _remove_others(place: Path, targets: set[Path]) -> int:

@@ -26,22 +26,7 @@ def coco_tasks(own: OwnDataset, split: SplitSettings, root: Path, target: Path, 
         ReinError: no such file, no JSON of COCO's, no category that is a class, or panoptic masks that are not there.
     """
     path = root / str(split.labels)
-    try:
-        raw = json.loads(read_bytes(path, "COCO file").tobytes().decode("utf-8-sig"))
-        categories = {int(each["id"]): str(each["name"]) for each in raw["categories"]}
-        listed = {each["id"]: each for each in raw["images"]}
-        by_image: dict[Any, list[Any]] = {}
-        kinds: dict[Any, Counter[Any]] = {}
-        panoptic = False
-        for each in raw["annotations"]:
-            by_image.setdefault(each["image_id"], []).append(each)
-            panoptic |= "segments_info" in each
-            inside = [part.get("category_id") for part in each.get("segments_info", [each])]
-            kinds.setdefault(each["image_id"], Counter()).update(inside)
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise _not_coco(path, error) from None
-    if len(listed) < len(raw["images"]):
-        raise _twice(path, f"the id {_first_twice(each['id'] for each in raw['images'])!r}")
+    categories, listed, by_image, panoptic = _read(path)
     stray = [number for number in by_image if number not in listed]
     if stray and len(stray) == len(by_image):
         raise ReinError(
@@ -73,9 +58,8 @@ def coco_tasks(own: OwnDataset, split: SplitSettings, root: Path, target: Path, 
         if name in tasks:
             raise _twice(path, f"the image '{name}'")
         objects = by_image.get(number, [])
-        for kind, count in kinds.get(number, Counter()).items():
-            if kind not in values:
-                told.left_out[categories.get(kind, f"id {kind}")] += count
+        kinds = (part.get("category_id") for each in objects for part in each.get("segments_info", [each]))
+        told.left_out.update(categories.get(kind, f"id {kind}") for kind in kinds if kind not in values)
         size = (entry.get("height"), entry.get("width"))
         drawn = [masks / str(each.get("file_name")) for each in objects] if panoptic else []
         of_masks = [raw_stamp(mask) for mask in drawn if mask.is_file()]
@@ -86,6 +70,26 @@ def coco_tasks(own: OwnDataset, split: SplitSettings, root: Path, target: Path, 
             root / split.images / name, target / png_name(name, split), target_size, detail, stamp
         )
     return list(tasks.values())
+
+
+def _read(path: Path) -> tuple[dict[int, str], dict[Any, Any], dict[Any, list[Any]], bool]:
+    """Names of categories and images by their ids, annotations by image, and whether they are panoptic."""
+    try:
+        raw = json.loads(read_bytes(path, "COCO file").tobytes().decode("utf-8-sig"))
+        categories = {int(each["id"]): str(each["name"]) for each in raw["categories"]}
+        listed = {each["id"]: each for each in raw["images"]}
+        by_image: dict[Any, list[Any]] = {}
+        panoptic = False
+        for each in raw["annotations"]:
+            by_image.setdefault(each["image_id"], []).append(each)
+            panoptic |= "segments_info" in each
+            for part in each.get("segments_info", [each]):
+                hash(part.get("category_id"))  # TypeError where it is a list or table
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise _not_coco(path, error) from None
+    if len(listed) < len(raw["images"]):
+        raise _twice(path, f"the id {_first_twice(each['id'] for each in raw['images'])!r}")
+    return categories, listed, by_image, panoptic
 
 
 def _first_twice(numbers: Iterable[Any]) -> Any:

@@ -160,7 +160,7 @@ def _retry_after(text: str | None) -> float | None:
 def length_of(response: Any) -> int | None:
     """Bytes of the whole answer; None where the server does not say."""
     text = response.headers.get("Content-Length") or ""
-    return int(text) if text.isdigit() else None
+    return int(text) if text.isdecimal() else None
 
 
 def require_file(remote: Remote, response: Any, start: bytes) -> None:

@@ -59,7 +59,7 @@ def yolo_values(own: OwnDataset) -> list[int | None]:
     A class `background` has no number there.
     """
     if own.map:
-        numbers = [int(stored) for stored in own.map if stored.isdigit()]
+        numbers = [int(stored) for stored in own.map if stored.isdecimal()]
         return [number if str(number) in own.map else None for number in range(max(numbers, default=-1) + 1)]
     return [
         value

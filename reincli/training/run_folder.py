@@ -32,7 +32,14 @@ NUMBERED = re.compile(r"iter_([0-9]{1,12})\.pth")
 
 
 def refuse_existing(folder: Path) -> None:
-    """A finished or stopped run is never overwritten. ReinError where there is one."""
+    """A finished or stopped run is never overwritten. ReinError where there is one, or no folder can be."""
+    above = next(each for each in (folder, *folder.absolute().parents) if os.path.lexists(each))
+    if not above.is_dir():
+        raise ReinError(
+            f"'{above}' is no folder; the run would be written {'there' if above == folder else 'below it'}.",
+            "Choose another folder: --work-dir DIR, or move the file away.",
+            usage=True,
+        )
     if (folder / "settings.toml").exists():
         raise ReinError(
             f"There is a run in '{folder}' already.",
@@ -57,13 +64,28 @@ def _refuse_other_files(folder: Path) -> None:
 def start_folder(folder: Path, settings: Settings) -> None:
     """Make the run's folder and write its settings. ReinError where a run is there already."""
     refuse_existing(folder)
-    write_bytes(folder / "settings.toml", to_toml(settings).encode())
+    write_bytes(folder / "settings.toml", settings_text(settings))
+
+
+def settings_text(settings: Settings) -> bytes:
+    """What a run keeps of its settings. ReinError where a path in them is no text: TOML is UTF-8."""
+    text = to_toml(settings)
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        line = text[: error.start].count("\n")
+        named = text.split("\n")[line].encode("utf-8", "backslashreplace").decode()
+        raise ReinError(
+            f"A run keeps its settings as text, and a name in them is not UTF-8: {named}.",
+            "Rename the file or folder, or name it by a link.",
+            usage=True,
+        ) from None
 
 
 def change_settings(folder: Path, settings: Settings, iteration: int, changed: Mapping[str, Any]) -> None:
     """Other settings from an iteration on: they are the run's from now on, and the log knows since when."""
     append_log(folder, {"kind": "settings", "iteration": iteration, "changed": dict(changed)})
-    write_bytes(folder / "settings.toml", to_toml(settings).encode())
+    write_bytes(folder / "settings.toml", settings_text(settings))
 
 
 def settings_of_run(folder: Path) -> Settings:

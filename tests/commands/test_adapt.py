@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -142,7 +143,22 @@ def test_labels_of_the_target_are_never_read(toy):
 
 
 def test_images_that_are_adapted_to_and_scored_are_told(toy):
-    assert "toy:val is adapted to and scored" in adapt(toy, "--target", "toy:val")
+    assert "toy:val is adapted to and scored (4 of 4 images)" in adapt(toy, "--target", "toy:val")
+
+
+def test_images_are_known_by_their_files(toy):
+    (toy / "some").symlink_to(toy / "toy" / "images")
+    output = " ".join(adapt(toy, "--target", toy / "some").split())
+    assert "toy:val is adapted to and scored (4 of 4 images)" in output
+    assert "toy:train is adapted to and learnt with labels (4 of 4 images)" in output
+
+
+def test_a_name_that_is_no_text_is_told_before_anything_is_built(toy):
+    strange = Path(os.fsdecode(os.fsencode(toy) + b"/\xff"))
+    strange.symlink_to(toy / "toy" / "images" / "dusk")
+    output = " ".join(adapt(toy, "--target", strange, code=2).split())
+    assert "a name in them is not UTF-8" in output
+    assert not (toy / "run").exists()
 
 
 def test_a_setting_that_adapts_begins_with_a_checkpoint(toy):
@@ -163,6 +179,8 @@ def test_a_setting_that_adapts_begins_with_a_checkpoint(toy):
         ((), 2, "No unlabelled images were named."),
         (("--target", "empty"), 2, "No image or video was found at"),
         (("--target", "toy:dusk", "--set", "train.batch_size=8"), 2, "has 4 images, fewer than a batch takes (8)"),
+        (("--target", "."), 2, "lies in the target '.': its own pictures would be adapted to"),
+        (("--target", "toy:dusk", "--work-dir", "toy.toml/run"), 2, "no folder; the run would be written below it"),
         (("--target", "toy:dusk", "--source", "other:train"), 2, "has 3 classes (road, sky, wall, …), its sources"),
         (("--target", "toy:dusk", "--set", "train.ema_decay=0.9"), 2, "the teacher of an adaptation is the moving"),
         (("--target", "toy:dusk", "--set", "adapt.masked_block=512"), 2, "is larger than data.augment.crop 64"),

@@ -174,7 +174,9 @@ def test_out_leaves_the_checkpoint_as_it_is():
     rein("calibrate", "head.pth", "--out", "warm.pth", *CPU)
     assert Path("head.pth").read_bytes() == before
     assert kept("warm.pth") is not None
-    assert "is there already" in told("calibrate", "head.pth", "--out", "warm.pth", *CPU, code=2)
+    said = told("calibrate", "head.pth", "--out", "warm.pth", *CPU, code=2)
+    assert "is there already" in said
+    assert "--replace" in said
     rein("calibrate", "head.pth", "--out", "warm.pth", "--replace", *CPU)
 
 

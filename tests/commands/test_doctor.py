@@ -98,6 +98,22 @@ def test_renamed_weights_are_recognised():
     )
 
 
+def test_what_is_no_weights_file_is_not_in_place(capsys):
+    folder = Path("checkpoints")
+    folder.mkdir()
+    (folder / "dinov2_vitl14_pretrain.pth").write_bytes(b"<html>sign in</html>")
+    (folder / "dinov2_converted.pth").mkdir()
+    (folder / "dinov2_vits14_pretrain.pth").symlink_to("dinov2_vits14_pretrain.pth")
+    doctor.run(as_json=True)
+    found = {each["file"]: each["problem"] for each in json.loads(capsys.readouterr().out)["weights"]}
+    assert "is a web page" in found["checkpoints/dinov2_vitl14_pretrain.pth"]
+    assert found["checkpoints/dinov2_converted.pth"] == "'checkpoints/dinov2_converted.pth' is no file."
+    assert "is no file" in found["checkpoints/dinov2_vits14_pretrain.pth"]
+    assert found["checkpoints/dinov2_vitb14_pretrain.pth"] == ""
+    doctor.run()
+    assert "is a web page" in " ".join(capsys.readouterr().out.split())
+
+
 def test_everything_fits_80_columns(capsys, monkeypatch):
     """But for paths and addresses, which stay whole so that they can be copied."""
     monkeypatch.setenv("COLUMNS", "80")

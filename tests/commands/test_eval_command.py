@@ -477,6 +477,29 @@ def test_only_shared_images_and_domains_are_compared(toy):
     assert "val: compared on the 2 images that both have (A 3, B 2)." in done.stderr
 
 
+def test_one_image_has_no_interval(toy):
+    for number in "01":
+        for kind in ("images", "labels"):
+            Path(f"toy/{kind}/val/{number}.png").unlink()
+    rein("eval", "head.pth", "--data", "toy:val", "--json", "c.json")
+    done = rein("compare", "b.json", "c.json", "--draws", "100", "--json", "d.json")
+    assert "val: one image has no interval" in done.stderr
+    assert "*" not in done.stdout.partition("Intervals:")[0]
+    found = json.loads(Path("d.json").read_text())["domains"]["val"]["mIoU"]
+    assert (found["low"], found["high"], found["beyond_chance"]) == (None, None, False)
+
+
+@pytest.mark.parametrize("names", [["0", "0", "0"], [["0"], "1", "2"], [0, 1, 2]])
+def test_images_without_names_of_their_own_are_not_compared(toy, names):
+    scores = json.loads(Path("a.json").read_text())
+    scores["per_image"]["val"]["names"] = names
+    Path("c.json").write_text(json.dumps(scores))
+    assert "'c.json' is damaged: per_image.val.names" in rein("compare", "a.json", "c.json", code=1).stderr
+    scores["mean"]["domains"] = [["val"]]
+    Path("c.json").write_text(json.dumps(scores))
+    assert "'c.json' is damaged: mean.domains" in rein("compare", "c.json", "a.json", code=1).stderr
+
+
 def test_results_of_other_classes_or_domains_are_not_compared(toy):
     scores = json.loads(Path("a.json").read_text())
     for domain in scores["domains"].values():

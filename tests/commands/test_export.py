@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,8 +20,10 @@ from reincli.engine.checkpoint import load_frozen
 from reincli.engine.weight_files import write_file
 from reincli.errors import ReinError
 from reincli.media.images import read_image, write_png
+from reincli.prediction import export as prediction_export
 from reincli.prediction import export_proof
-from reincli.prediction.exported import ExportedPredictor, read_about
+from reincli.prediction.exported import ExportedPredictor
+from reincli.prediction.exported_about import read_about
 from reincli.prediction.opening import open_segmentor
 
 
@@ -49,6 +52,7 @@ def files(tmp_path):
         ({"size": "0x0"}, "--size '0x0' is not WIDTHxHEIGHT"),
         ({"size": "100x64"}, "does not divide by 32"),
         ({"batch": "many"}, "neither a number"),
+        ({"batch": "²"}, "neither a number"),
     ],
 )
 def test_what_does_not_go_together_is_a_sentence(files, options, said):
@@ -146,6 +150,140 @@ def test_labels_alone_do_too(files):
 def test_a_file_that_is_not_ours_says_so(tmp_path, text, said):
     with pytest.raises(ReinError, match=said):
         read_about(tmp_path / "m.onnx", text)
+
+
+ABOUT = {
+    "format": 1, "size": [8, 8], "batch": 1, "answer": "labels", "layout": "nchw", "precision": "fp32",
+    "classes": ["a", "b"], "colors": [[0, 0, 0], [9, 9, 9]], "temperature": 1.0, "settings": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2}, {"size": [-8, 8]}, {"size": [8]}, {"size": [True, 8]}, {"size": 8}, {"batch": "x"},
+        {"batch": 0}, {"batch": 1.5}, {"answer": "more"}, {"layout": "chwn"}, {"precision": 7}, {"classes": [0, 1]},
+        {"classes": ["a", "a"]}, {"classes": []}, {"colors": [[0, 0, 300], [0, 0, 0]]}, {"colors": ["red", "blu"]},
+        {"colors": [[0, 0, 0]]}, {"temperature": float("nan")}, {"temperature": 0}, {"settings": 5},
+    ],
+)  # fmt: skip
+def test_what_a_file_says_of_itself_is_checked(tmp_path, change):
+    assert read_about(tmp_path / "m.onnx", json.dumps(ABOUT)).classes.names == ("a", "b")
+    with pytest.raises(ReinError, match="says of itself cannot be read"):
+        read_about(tmp_path / "m.onnx", json.dumps(ABOUT | change))
+
+
+def write_brightest(path: Path, about: dict[str, object], kind: str = "UINT8") -> Path:
+    """An ONNX file that answers with the brightest channel of (1, 3, 8, 8), whatever it says of itself."""
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    helper, number = onnx.helper, getattr(onnx.TensorProto, kind)
+    axis = onnx.numpy_helper.from_array(np.array([1]), "axis")
+    node = helper.make_node("ReduceMax", ["images", "axis"], ["labels"], keepdims=0)
+    graph = helper.make_graph(
+        [node], "g", [helper.make_tensor_value_info("images", number, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("labels", number, [1, 8, 8])], [axis],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    helper.set_model_props(model, {"rein": json.dumps(about)})
+    onnx.save(model, str(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"size": [16, 8]}, "images of 1x3x8x16 bytes, and takes 1x3x8x8"),
+        ({"layout": "nhwc"}, "images of 1x8x8x3 bytes"),
+        ({"batch": 4}, "images of 4x3x8x8 bytes"),
+        ({"answer": "scores"}, "answers of 1x2x8x8, and gives 1x8x8"),
+        ({"answer": "queries"}, r"answers of 1x\?x3, 1x\?x\?x\?, and gives 1x8x8"),
+    ],
+)
+def test_a_file_that_is_not_what_it_says_is_refused(tmp_path, change, said):
+    with pytest.raises(ReinError, match=said):
+        open_segmentor(write_brightest(tmp_path / "m.onnx", ABOUT | change))
+
+
+def test_a_file_that_takes_no_bytes_is_refused(tmp_path):
+    with pytest.raises(ReinError, match="takes 1x3x8x8 others"):
+        open_segmentor(write_brightest(tmp_path / "m.onnx", ABOUT, "FLOAT"))
+
+
+def test_an_answer_that_is_no_class_is_an_error(tmp_path):
+    model = open_segmentor(write_brightest(tmp_path / "m.onnx", ABOUT))
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[0, 0] = 1
+    assert model.predict(image).label[0, 0] == 1
+    image[0, 0] = 2  # of two classes
+    with pytest.raises(ReinError, match="no number or no class"):
+        model.predict(image)
+
+
+def test_what_an_exported_file_does_not_take_is_said(tmp_path):
+    target = write_brightest(tmp_path / "m.onnx", ABOUT)
+    output = told("bench", "--checkpoint", target, "--what", "slide", "--batch", "4", code=2)
+    assert "--what, --batch cannot be had" in " ".join(output.split())
+    model = open_segmentor(target, backbone=tmp_path / "b.pth")
+    assert "m.onnx' holds its backbone" in model.notes[-1]
+
+
+def test_windows_of_another_setting_are_told_with_those_of_the_file(tmp_path):
+    model = open_segmentor(write_brightest(tmp_path / "m.onnx", ABOUT))
+    with pytest.raises(ReinError, match="takes images of 8x8") as caught:  # settings: windows of 512
+        model.predict(np.zeros((16, 16, 3), np.uint8), mode="slide")
+    assert "--mode slide --set test.window=8" in caught.value.hint
+
+
+def test_a_file_that_its_runtime_cannot_run_is_a_sentence(tmp_path):
+    model = open_segmentor(write_brightest(tmp_path / "m.onnx", ABOUT))
+    with pytest.raises(ReinError, match="onnxruntime cannot run the file"):
+        model.session.run(np.zeros((1, 3, 9, 8), np.uint8))
+
+
+def test_only_images_of_a_folder_are_taken(files):
+    (files / "frames" / "0.txt").write_text("what is on the picture")
+    assert [each.name for each in export.pictures(files / "frames")] == ["0.png", "1.png"]
+
+
+def test_weights_beside_the_file_are_not_written_over(files):
+    for name in ("last.bin", "last.onnx.data"):
+        (files / name).write_bytes(b"mine")
+    with pytest.raises(ReinError, match=r"last\.bin' is there already"):
+        export.run(files / "last.pth", format_="openvino")
+    with pytest.raises(ReinError, match=r"last\.onnx\.data' is there already"):
+        export.run(files / "last.pth")
+    (files / "last.bin").unlink()
+    (files / "last.bin").symlink_to(files / "last.pth")
+    with pytest.raises(ReinError, match="a file that this command reads"):
+        export.run(files / "last.pth", format_="openvino", force=True)
+    assert (files / "last.onnx.data").read_bytes() == b"mine"
+
+
+def test_devices_and_links_that_lead_nowhere_are_refused(files):
+    (files / "null.onnx").symlink_to("/dev/null")
+    (files / "loop.onnx").symlink_to("loop.onnx")
+    with pytest.raises(ReinError, match="'/dev/null' is a device"):
+        export.run(files / "last.pth", out=files / "null.onnx", force=True)
+    with pytest.raises(ReinError, match="leads to itself"):
+        export.run(files / "last.pth", out=files / "loop.onnx", force=True)
+    assert (files / "loop.onnx").is_symlink()
+
+
+def test_a_full_disk_is_a_sentence_for_openvino_too(tmp_path, monkeypatch):
+    def save_model(*_: object, **__: object) -> None:
+        raise RuntimeError("Exception from src/x.cpp:1:\nbasic_ios::clear: iostream error")
+
+    fake = SimpleNamespace(
+        convert_model=lambda path: SimpleNamespace(set_rt_info=print), save_model=save_model
+    )
+    monkeypatch.setattr(prediction_export, "runtime_module", lambda name: fake)
+    request = prediction_export.Request(tmp_path / "m.xml", "openvino", (8, 8), 1, "labels", "nchw", "fp32")
+    with pytest.raises(
+        ReinError, match=r"OpenVINO cannot write .*: basic_ios::clear: iostream error"
+    ) as caught:
+        prediction_export.write_openvino(tmp_path / "m.onnx", tmp_path / "m.xml", request, {})
+    assert "free space" in caught.value.hint
 
 
 def test_a_missing_file_says_how_to_make_one(tmp_path):

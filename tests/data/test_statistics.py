@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,7 @@ from reincli.data.sources import find_samples
 from reincli.data.statistics import read_statistics
 from reincli.errors import ReinError
 from reincli.media.images import write_png
+from reincli.media.whole_files import temporary_beside
 
 
 def gta(root: Path) -> None:
@@ -63,6 +66,19 @@ def test_statistics_follow_the_labels(tmp_path: Path, capsys: pytest.CaptureFixt
         (root / name).unlink()
     run("gta", root, workers=1)
     assert set(read_statistics(root)) == {"1_labelTrainIds.png"}
+
+
+def test_counting_clears_what_a_killed_process_left(tmp_path: Path) -> None:
+    root = tmp_path / "gta"
+    gta(root)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = temporary_beside(root / "samples_with_class.json")
+    left = left.with_name(left.name.replace(f".{os.getpid()}.", f".{dead.pid}."))
+    left.touch()
+    run("gta", root, workers=1)
+    assert not left.exists()
+    assert read_statistics(root)
 
 
 def test_urbansyn_is_counted_without_its_void_and_not_rewritten(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,7 @@ from reincli.data.targets import (
     frame_samples,
     frames_folder,
     looks_like_label,
+    require_apart,
     require_targets,
 )
 from reincli.errors import ReinError
@@ -153,6 +155,7 @@ def few(toy: Path) -> str:
     [
         (nothing, "No image or video was found at"),
         (labels_alone, "holds labels alone"),
+        (lambda toy: str(toy / "toy" / "labels"), "holds labels alone"),
         (few, "has 1 image, fewer than a batch takes"),
         (no_colours, "a TIFF: it is damaged, or of a kind that OpenCV does not read"),
         (lambda toy: "camera:0", "is a camera"),
@@ -164,6 +167,29 @@ def test_what_is_no_target(toy, make, message):
     with pytest.raises(ReinError, match=message) as caught:
         require_targets([make(toy)], data(toy), 2)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("target", "run", "refused"),
+    [
+        ("drive", "drive", True),
+        ("drive", "drive/../drive/runs/a", True),
+        (".", "work_dirs/a", True),
+        ("link", "drive/a", True),
+        ("drive/**/*.png", "drive/runs/a", True),
+        ("run/*.png", "run", True),
+        ("drive", "driven", False),
+        ("*.png", "work_dirs/a", False),
+        ("drive/a", "drive", False),
+        ("toy:dusk", "toy:dusk", False),
+    ],
+)
+def test_a_run_does_not_lie_in_its_target(tmp_path, monkeypatch, target, run, refused):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "drive" / "a").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("drive")
+    with pytest.raises(ReinError, match="its own pictures would be adapted to") if refused else nullcontext():
+        require_apart([target], Path(run))
 
 
 def test_grey_images_are_taken_and_told(toy):

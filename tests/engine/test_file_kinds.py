@@ -47,6 +47,12 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935\
         (b'{"hidden_size": 384}', "JSON", "index.json"),
         (b"hello, I am text\n", "it is text", ".pth"),
         (b"\x89PNG\r\n\x1a\n" + bytes(50), "PNG image", "itself"),
+        (b"\x08\n\x12\x07pytorch\x1a", "an ONNX file", "checkpoint that it was made from"),
+        (
+            b'<?xml version="1.0"?>\n<net name="m" version="11">',
+            "an OpenVINO file",
+            "checkpoint that it was made",
+        ),
         (b"\x00\x01\x02\x03", "no known form", ".pth"),
     ],
 )
@@ -69,6 +75,14 @@ def test_archives_that_hold_a_weights_file(tmp_path):
         with pytest.raises(ReinError, match=told) as caught:
             read_file(tmp_path / name)
         assert "Unpack it" in caught.value.hint
+
+
+def test_a_program_of_torch_export_is_no_checkpoint(tmp_path):
+    program = torch.export.export(torch.nn.Identity(), (torch.ones(2),))
+    torch.export.save(program, tmp_path / "m.pt2")
+    with pytest.raises(ReinError, match=r"a program of torch\.export") as caught:
+        read_file(tmp_path / "m.pt2")
+    assert "checkpoint that it was made from" in caught.value.hint
 
 
 @pytest.mark.parametrize(("stem", "suffix"), [("model", "safetensors"), ("pytorch_model", "bin")])

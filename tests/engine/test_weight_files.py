@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import pickle
 
 import pytest
 import torch
 
-from reincli.engine.weight_files import read_file, write_file
+from reincli.engine.weight_files import patient, read_file, write_file
 from reincli.errors import ReinError
 
 
@@ -71,3 +73,13 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
         write_file(path, {"a": torch.zeros(1000)})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_does_not_end_the_process_while_a_program_is_written():
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    program = torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),))
+    with pytest.raises(OSError, match="No space left"), patient(Full()) as taken:
+        torch.export.save(program, taken)

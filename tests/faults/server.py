@@ -56,7 +56,8 @@ def begin(request: dict[str, Any], folder: str) -> None:
         sys.stdout = open(1, "w", buffering=1, closefd=False, encoding="utf-8")  # noqa: SIM115
         sys.stderr = open(2, "w", buffering=1, closefd=False, encoding="utf-8", errors="replace")  # noqa: SIM115
         if request.get("watch"):
-            sys.addaudithook(Watch(request["watch"], request.get("kill_at"), f"{folder}/events"))
+            number = request.get("signal", signal.SIGKILL)
+            sys.addaudithook(Watch(request["watch"], request.get("kill_at"), number, f"{folder}/events"))
         for name in ("FSIZE", "AS"):
             if request.get(name):
                 resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (request[name], request[name]))
@@ -76,10 +77,11 @@ def begin(request: dict[str, Any], folder: str) -> None:
 
 
 class Watch:
-    """Counts changes of files below a folder, notes them, and kills its process at one of them."""
+    """Counts changes of files below a folder, notes them, and signals its process at one of them."""
 
-    def __init__(self, folder: str, kill_at: int | None, notes: str) -> None:
-        self.folder, self.kill_at, self.count, self.me = folder, kill_at, 0, os.getpid()
+    def __init__(self, folder: str, kill_at: int | None, number: int, notes: str) -> None:
+        self.folder, self.kill_at, self.number = folder, kill_at, number
+        self.count, self.me = 0, os.getpid()
         self.notes = os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:
@@ -99,7 +101,7 @@ class Watch:
         self.count += 1
         os.write(self.notes, f"{event} {path}\n".encode())
         if self.count == self.kill_at:
-            os.kill(self.me, signal.SIGKILL)
+            os.kill(self.me, self.number)
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:

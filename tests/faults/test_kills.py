@@ -113,6 +113,18 @@ def test_a_kill_around_a_validation_loses_nothing(commands, world, tmp_path, pea
         try_kill(commands, world, tmp_path, peace, "train", kill_at=random.Random(SEED).choice(near))
 
 
+@pytest.mark.parametrize("name", ["visualize", "calibrate", "prepare-data"])
+def test_a_command_that_is_told_to_end_leaves_nothing_half_made(commands, world, tmp_path, peace, name):
+    events = peace(name)[1]
+    half_made = [n for n, event in enumerate(events, 1) if event.startswith("open ") and "/." in event]
+    ended = give(commands, world, tmp_path, name, watch=str(tmp_path), kill_at=half_made[-1],
+                 signal=int(signal.SIGTERM))  # fmt: skip
+    assert ended.code == 128 + signal.SIGTERM, ended.err
+    assert "Interrupted." in ended.err
+    assert "Traceback" not in ended.err
+    assert not list((tmp_path / "out").rglob(".*"))
+
+
 @pytest.mark.campaign
 @pytest.mark.parametrize("name", VICTIMS)
 def test_kills_at_some_changes_of_files_lose_nothing(commands, world, tmp_path, peace, tally, name):

@@ -71,6 +71,13 @@ def test_an_output_below_a_file_is_refused_before_the_work(tmp_path):
     assert Outputs("eval", []).claim(tmp_path / "new" / "deep" / "a.json")
 
 
+def test_a_link_that_leads_to_itself_is_refused(tmp_path):
+    (tmp_path / "a.json").symlink_to("b.json")
+    (tmp_path / "b.json").symlink_to("a.json")
+    with pytest.raises(ReinError, match="is a link that leads to itself"):
+        Outputs("eval", []).claim(tmp_path / "a.json", "--json")
+
+
 def test_links_are_written_through_and_pipes_are_written_to(tmp_path):
     real, link, pipe = tmp_path / "real.json", tmp_path / "link.json", tmp_path / "pipe"
     real.write_text("old")
