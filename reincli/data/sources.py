@@ -18,7 +18,7 @@ from reincli.data.labels import CITYSCAPES, IGNORE, Classes
 from reincli.data.layouts import DATASETS, TRAINING_ONLY, Folders, own_folders, split_folders
 from reincli.data.missing import bring_images, bring_labels, command_for, hint, missing_folder, no_image
 from reincli.data.stored import Colors
-from reincli.errors import ReinError, nearest
+from reincli.errors import ReinError, nearest, typed
 
 UNDECLARED = -1
 """Entry of a label table for stored values that must not occur."""
@@ -73,6 +73,8 @@ def splits_of(dataset: str, data: DataSettings) -> dict[str, tuple[Folders, ...]
         return own_folders(data.own[dataset])
     if dataset not in DATASETS:
         near = f"{nearest(dataset, [*DATASETS, *data.own])} Own data: describe it in TOML."
+        if dataset.endswith(".toml"):
+            near = f"Give the file as --config {typed(dataset)}, and the name of a dataset that it describes here."
         raise ReinError(f"No dataset is named '{dataset}'.", near, usage=True)
     return split_folders(dataset, dataset_root(dataset, data))
 
@@ -385,7 +387,10 @@ def label_table(dataset: str, data: DataSettings) -> np.ndarray:
     for stored, index in own.map.items():  # after `ignore`: masks of 0 and 255 may map 255 to a class
         if not (stored.isdecimal() and int(stored) <= 255):
             message = f"data.own.{dataset}.map has the stored value '{stored}'; expected 0 to 255."
-            raise ReinError(message, 'For example: map = { "7" = 0 }', usage=True)
+            near = 'For example: map = { "7" = 0 }'
+            if stored.isdigit():
+                near = "Labels hold 8 bits: write them anew with smaller values."
+            raise ReinError(message, near, usage=True)
         table[int(stored)] = index
     return table
 

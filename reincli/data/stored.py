@@ -75,7 +75,8 @@ def read_values(path: Path, colors: Colors | None) -> np.ndarray:
                 f"{stored[..., 0].max()}: class indices, by all appearance.",
                 "Save one of its channels alone, as a PNG.",
             )
-        raise _not_declared(path, codes[strange], codes.size)
+        swapped = (codes & 255) << 16 | codes & 0xFF00 | codes >> 16
+        raise _not_declared(path, codes[strange], codes.size, exchanged=bool(np.isin(swapped, known).all()))
     return np.array([value for _, value in colors], np.uint8)[place]
 
 
@@ -119,7 +120,8 @@ def _require_distinct(colors: Colors) -> None:
             )
 
 
-def _not_declared(path: Path, codes: np.ndarray, pixels: int) -> ReinError:
+def _not_declared(path: Path, codes: np.ndarray, pixels: int, *, exchanged: bool) -> ReinError:
+    """The error for colours that are not declared; `exchanged`: with red and blue exchanged, all pixels' would be."""
     found, counts = np.unique(codes, return_counts=True)
     most = np.argsort(-counts)[:SHOWN]
     named = ", ".join(
@@ -131,6 +133,12 @@ def _not_declared(path: Path, codes: np.ndarray, pixels: int) -> ReinError:
         f"The label '{path}' is painted in colours, and {len(codes):,} of its pixels ({len(codes) / pixels:.1%}) "
         f"have one that no class declares: {named}{more}."
     )
+    if exchanged:
+        return ReinError(
+            message,
+            "With red and blue exchanged every pixel has a declared colour: one of the two, labels or description, is "
+            "in the order blue, green, red. Exchange them there.",
+        )
     if len(found) > SMOOTHED:
         return ReinError(
             message,

@@ -231,3 +231,27 @@ def test_images_of_another_suffix_are_seen_beside_the_right_ones(tmp_path):
         find_samples("own:train", described(tmp_path))
     assert "end with '.jpg'" in caught.value.hint
     assert "convert them" in caught.value.hint
+
+
+def test_colours_in_the_order_of_opencv_are_told(tmp_path):
+    label = np.random.default_rng(0).integers(0, 3, (8, 8))
+    data = described(tmp_path)
+    painted(tmp_path, label)
+    cv2.imwrite(str(tmp_path / "l/0.png"), np.array(COLORS, np.uint8)[label])  # which takes blue, green, red
+    sample, table = sample_of(data)
+    with pytest.raises(ReinError, match="no class declares") as caught:
+        load_label(sample, table)
+    assert "red and blue exchanged" in caught.value.hint
+
+
+@pytest.mark.parametrize(("stored", "hint"), [("500", "write them anew"), ("road", '"7" = 0')])
+def test_values_that_no_label_holds_cannot_be_mapped(tmp_path, stored, hint):
+    with pytest.raises(ReinError, match=f"'{stored}'; expected 0 to 255") as caught:
+        label_table("own", described(tmp_path, map={stored: 0}))
+    assert hint in caught.value.hint
+
+
+def test_a_file_of_settings_in_the_place_of_a_dataset(tmp_path):
+    with pytest.raises(ReinError, match="No dataset") as caught:
+        find_samples("my own.toml:val", described(tmp_path))
+    assert "--config 'my own.toml'" in caught.value.hint
