@@ -184,9 +184,7 @@ def _readable(error: ValidationError) -> ReinError:
     if first["type"] == "missing" and isinstance(first["loc"][-1], int):
         return ReinError(
             f"Setting '{'.'.join(path[:-1])}' is a list that ends too early: it has no entry {path[-1]} (from 0).",
-            "A colour is three numbers, [RED, GREEN, BLUE]."
-            if path[-2] == "color"
-            else "Write all its entries.",
+            "A colour is three numbers, [RED, GREEN, BLUE]." if path[-2] == "color" else "Write them all.",
             usage=True,
         )
     if first["type"] == "missing":
