@@ -79,7 +79,7 @@ def expanded(text: str) -> str:
         ReinError: a variable that is not set.
     """
     filled = os.path.expandvars(os.path.expanduser(text))
-    unset = re.search(r"\$\{?(\w+)", filled)
+    unset = re.search(r"\$\{?([A-Za-z_]\w*)", filled)  # a folder may be called a$1
     if unset and not Path(filled).exists():
         raise ReinError(
             f"The path '{text}' names the variable {unset[1]}, which is not set.",
