@@ -8,7 +8,7 @@ import pytest
 
 from reincli.cli.options import plain
 from reincli.errors import ReinError
-from reincli.settings_files import build_settings, load_settings
+from reincli.settings_files import build_settings, expanded, load_settings
 from reincli.toml_files import read_toml
 
 TEXT = 'description = "Straße"\n[data]\nroot = "D:/data"\n'
@@ -62,6 +62,7 @@ def test_home_and_variables_are_filled_in(tmp_path, monkeypatch):
     assert settings.data.root == f"{tmp_path}/data"
     assert settings.model.backbone.weights == "/w/a.pth"
     assert settings.train.start_from == f"{tmp_path}/b.pth"
+    assert expanded("frames/a$1") == "frames/a$1"
     with pytest.raises(ReinError, match="variable NOT_THERE, which is not set"):
         build_settings({"data": {"root": "$NOT_THERE/x"}})
 
