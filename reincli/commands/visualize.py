@@ -83,15 +83,7 @@ def run(
     if rank.rank:
         configure(quiet=True)  # remarks and progress come from the first process alone
     else:
-        for each in found.missing:
-            problem(f"There is no image, video or folder at '{each}'.")
-        if found.passed:
-            kinds = ", ".join(f"{number} {suffix}" for suffix, number in found.passed.most_common())
-            note(f"Passed over, as kinds that are not read in folders: {kinds}. Save them as PNG or JPEG.")
-        if found.others:
-            kinds = ", ".join(f"{n} {end or 'without suffix'}" for end, n in found.others.most_common(4))
-            more = ", …" if len(found.others) > 4 else ""
-            note(f"Not drawn, as no images or videos by their names: {kinds}{more}.")
+        tell_what_is_not_drawn(found)
     checkpoint = checkpoint or (default_checkpoint() if found.files or found.cameras else None)
     way = Way(style, alpha, legend, confidence, size, mode, threshold, anomaly is not None, abstain)
     used = [path for path in (checkpoint, compare, backbone, compare_backbone, config) if path is not None]
@@ -178,6 +170,23 @@ def build_artist(
         for predictor in predictors:
             predictor.require_scores()
     return artist
+
+
+def tell_what_is_not_drawn(found: Inputs) -> None:
+    """Lines on what was named or lies in the folders and will not be seen in the drawings."""
+    for each in found.missing:
+        problem(f"There is no image, video or folder at '{each}'.")
+    if found.passed:
+        kinds = ", ".join(f"{number} {suffix}" for suffix, number in found.passed.most_common())
+        note(f"Passed over, as kinds that are not read in folders: {kinds}. Save them as PNG or JPEG.")
+    if found.others:
+        kinds = ", ".join(f"{n} {end or 'without suffix'}" for end, n in found.others.most_common(4))
+        more = ", …" if len(found.others) > 4 else ""
+        note(f"Not drawn, as no images or videos by their names: {kinds}{more}.")
+    if found.several:
+        note(
+            f"Pictures with several pages or frames: {found.several}. Of each the first is drawn; save them apart."
+        )
 
 
 def conclude(found: Inputs, written: int, failed: list[str], out: Path, sheet: bool) -> None:

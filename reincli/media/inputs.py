@@ -15,7 +15,7 @@ from typing import Literal
 import cv2
 
 from reincli.errors import ReinError
-from reincli.media.picture_kinds import picture_kind
+from reincli.media.picture_kinds import holds_more, picture_kind
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jp2", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp",
@@ -23,6 +23,8 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpe
 OTHER_PICTURES = (".gif", ".avif", ".heic", ".heif", ".jxl", ".psd", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef",
                   ".arw")  # fmt: skip
 """Pictures that are passed over in folders, and counted."""
+SEVERAL_SUFFIXES = (".tif", ".tiff", ".png", ".webp", ".gif")
+"""Kinds of pictures that may have pages or frames."""
 LIST_SUFFIXES = (".txt", ".lst")
 CAMERA = re.compile(r"camera:(\d{1,4})")
 
@@ -61,7 +63,8 @@ class Input:
 class Inputs:
     """Everything that was named: files, numbers of cameras, what is not there; passed over in folders by suffix.
 
-    `passed` are pictures of other kinds, `others` all other files.
+    `passed` are pictures of other kinds, `others` all other files; `several` is how many images have further pages or
+    frames, which are not read.
     """
 
     files: list[Input] = field(default_factory=list)
@@ -69,6 +72,7 @@ class Inputs:
     missing: list[str] = field(default_factory=list)
     passed: Counter[str] = field(default_factory=Counter)
     others: Counter[str] = field(default_factory=Counter)
+    several: int = 0
 
 
 def find_inputs(
@@ -111,6 +115,7 @@ def find_inputs(
         raise _nothing(named, result.missing, suffix, match)
     kinds = {file: kind_of(file) for file, _ in found.values()}
     chosen = [(f, n) for f, n in found.values() if kinds[f] == "image"][::every]
+    result.several = sum(f.suffix.lower() in SEVERAL_SUFFIXES and holds_more(f) for f, _ in chosen)
     chosen += [(f, n) for f, n in found.values() if kinds[f] == "video"]
     relative = dict(chosen)
     for file, target in _distinct(chosen, kinds):

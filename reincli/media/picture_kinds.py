@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -42,6 +43,52 @@ def picture_kind(path: Path) -> str:
         if brands & set(HEIF_BRANDS):
             return "HEIC"
     return ""
+
+
+def holds_more(path: Path) -> bool:
+    """Whether a TIFF, GIF, PNG or WebP has pages or frames after its first, which alone is read."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(32)
+            if start[:4] in TIFF:
+                return _has_second_page(file, "<" if start[:1] == b"I" else ">")
+            if start[:8] == PNG_SIGNATURE:
+                return _is_animated_png(file)
+    except OSError:
+        return False
+    if start[:4] == b"RIFF" and start[8:16] == b"WEBPVP8X":
+        return bool(start[20] & 2) if len(start) > 20 else False
+    if start[:4] != b"GIF8":
+        return False
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as opened:
+            return bool(getattr(opened, "is_animated", False))
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
+
+
+def _has_second_page(file: BinaryIO, order: str) -> bool:
+    """Of a TIFF: after the entries of its first directory stands where the next one is, 0 for none."""
+    try:
+        file.seek(4)
+        file.seek(struct.unpack(f"{order}I", file.read(4))[0])
+        (count,) = struct.unpack(f"{order}H", file.read(2))
+        file.seek(12 * count, 1)
+        return bool(struct.unpack(f"{order}I", file.read(4))[0])
+    except struct.error:
+        return False
+
+
+def _is_animated_png(file: BinaryIO) -> bool:
+    """Whether the chunk acTL stands before the pixels (PNG specification, third edition, 11.3.6)."""
+    file.seek(len(PNG_SIGNATURE))
+    while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
+        if head[4:] == b"acTL":
+            return True
+        file.seek(int.from_bytes(head[:4], "big") + 4, 1)
+    return False
 
 
 def lossy_kind(path: Path) -> str:

@@ -7,10 +7,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
 from reincli.errors import ReinError
 from reincli.media.images import write_png
 from reincli.media.inputs import find_inputs, kind_of
+from reincli.media.picture_kinds import holds_more
 
 
 @pytest.fixture(autouse=True)
@@ -152,3 +156,25 @@ def test_a_folder_of_other_things_says_what_is_there():
         Path("notes", name).write_text("{}")
     with pytest.raises(ReinError, match=r"there are: 2 \.json, 1 \.csv"):
         find_inputs(["notes"], Path("out"))
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.png", "a.webp", "a.gif"])
+def test_pictures_with_several_pages_or_frames_are_counted(tmp_path: Path, name: str) -> None:
+    pages = [Image.fromarray(np.full((8, 8, 3), shade, np.uint8)) for shade in (0, 90, 255)]
+    pages[0].save(tmp_path / f"one-{name}")
+    assert find_inputs([str(tmp_path)], tmp_path / "out", suffix=Path(name).suffix).several == 0
+    pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    assert find_inputs([str(tmp_path)], tmp_path / "out", suffix=Path(name).suffix).several == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from([b"II*\0", b"MM\0*", b"\x89PNG\r\n\x1a\n", b"RIFF1234WEBPVP8X", b"GIF89a"]),
+    st.binary(max_size=80),
+)
+def test_heads_of_any_bytes_have_no_further_pages_or_some(
+    tmp_path_factory, start: bytes, rest: bytes
+) -> None:
+    file = tmp_path_factory.mktemp("heads") / "a"
+    file.write_bytes(start + rest)
+    assert holds_more(file) in (True, False)
