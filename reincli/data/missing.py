@@ -21,12 +21,11 @@ from reincli.data.downloads import (
 from reincli.data.index import list_files
 from reincli.data.layouts import DATASETS, DRAWN, HOMES, Folders
 from reincli.errors import ReinError, typed
+from reincli.media.inputs import IMAGE_SUFFIXES
 
 DEPTH = 2
 """Levels below a folder that are searched for the dataset."""
-PICTURES = (".png", ".jpg", ".jpeg", ".jp2", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-"""Suffixes of what may be meant as images."""
-EXACT = (".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif")
+EXACT = (".gif", *(suffix for suffix in IMAGE_SUFFIXES if suffix not in (".jpg", ".jpeg", ".jp2")))
 """Suffixes of pictures that may keep the values of labels as they were written."""
 HEIGHT = 4
 """Levels above it."""
@@ -90,7 +89,7 @@ def no_image(folder: Path, suffix: str, dataset: str, otherwise: str) -> ReinErr
     message = f"No image '*{suffix}' is in '{folder}'" + (
         f"; there are {counted}." if counted else ": it is empty."
     )
-    pictures = [end for end, _ in there.most_common() if end.lower() in PICTURES]
+    pictures = [end for end, _ in there.most_common() if end.lower() in IMAGE_SUFFIXES]
     if not pictures:
         return ReinError(message, otherwise)
     if dataset in DATASETS:
