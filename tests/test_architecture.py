@@ -192,3 +192,12 @@ def test_no_state_at_module_level(module):
             getattr(value, "keys", None) or getattr(value, "elts", None)
         )
         assert not empty, f"{module}, line {node.lineno}: an empty container at module level"
+
+
+@pytest.mark.parametrize(
+    "module",
+    [each for each in MODULES if room(each) in ("data", "engine", "model", "prediction", "training")],
+)
+def test_pools_of_threads_before_loader_processes_wait_for_their_threads(module):
+    """`media.workers.Threads`: a process that is forked while a thread ends may wait for ever."""
+    assert "ThreadPoolExecutor" not in MODULES[module].read_text("utf-8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +12,7 @@ from reincli.data.sources import UNDECLARED, Sample
 from reincli.data.stored import read_values
 from reincli.errors import ReinError
 from reincli.media.images import read_image_like, sliver_of
+from reincli.media.workers import Threads
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def inspect_all(
     samples: Sequence[Sample], tables: Mapping[str, np.ndarray], *, threads: int = 4
 ) -> Generator[FileReport, None, None]:
     """Reports of all pairs in their order; files are decoded in threads, outside of the interpreter's lock."""
-    with ThreadPoolExecutor(threads) as pool:
+    with Threads(threads) as pool:
         try:
             yield from pool.map(lambda sample: inspect(sample, tables[sample.dataset]), samples)
         finally:

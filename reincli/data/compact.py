@@ -15,7 +15,6 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from reincli.data.transforms import Box
 from reincli.errors import ReinError
 from reincli.media.images import read_image
 from reincli.media.whole_files import write_bytes
+from reincli.media.workers import Threads
 
 MAGIC = b"REINTIL2"
 TILE = 256
@@ -242,7 +242,7 @@ def copy_all(
             return sample, False, error.message
         return sample, True, ""
 
-    with ThreadPoolExecutor(threads) as pool:
+    with Threads(threads) as pool:
         try:
             yield from pool.map(copy, samples)
         finally:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,6 +25,7 @@ from reincli.data.check import class_pixels
 from reincli.data.labels import CITYSCAPES, count_values
 from reincli.media.images import read_label
 from reincli.media.whole_files import clear_dead, write_bytes
+from reincli.media.workers import Threads
 
 COUNTED = ("gta", "synthia", "cityscapes", "urbansyn")
 """Datasets whose training labels are counted (the original does not count UrbanSyn's)."""
@@ -123,7 +123,7 @@ def update_statistics(
         return class_pixels(count_values(read_label(label)), table, len(CITYSCAPES)).tolist()
 
     found = dict(counted)
-    with ThreadPoolExecutor(threads) as pool:
+    with Threads(threads) as pool:
         for label, pixels in zip(unread, pool.map(count, unread), strict=True):
             found[label] = pixels
             if on_file is not None:

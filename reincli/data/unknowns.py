@@ -7,7 +7,6 @@ with `images/` and `labels/`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from reincli.data.loading import load_label
 from reincli.data.sources import UNDECLARED, Sample, find_pairs, find_samples, label_table, parse_source, some
 from reincli.errors import ReinError, nearest
 from reincli.media.images import read_image_like
+from reincli.media.workers import Threads
 from reincli.ops.pooled import KNOWN, UNKNOWN
 
 PLAIN = {0: KNOWN, 1: UNKNOWN, 255: IGNORE}
@@ -268,7 +268,7 @@ def require_unknowns(found: Unknowns, threads: int = 4) -> None:
         return np.bincount(label.ravel(), minlength=256)
 
     pixels = np.zeros(256, np.int64)
-    with ThreadPoolExecutor(threads) as pool:
+    with Threads(threads) as pool:
         try:
             for each in pool.map(look, found.samples):
                 pixels += each

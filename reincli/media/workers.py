@@ -1,4 +1,7 @@
-"""Processes that work on files beside this one: one thread each, and an end that comes from here alone."""
+"""Processes and threads that work on files beside this one, and how they end.
+
+A process of the pool has one thread, and its end comes from here alone.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,38 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing.connection import wait
 
 import cv2
+
+PATIENCE = 10.0
+"""Seconds within which a thread that has ended is gone, on however busy a machine."""
+
+
+class Threads(ThreadPoolExecutor):
+    """A pool whose threads are gone when `shutdown` has waited for them: a process may be forked then.
+
+    Python calls a thread ended while it still clears up, for which it takes locks of libraries (OpenCV's, to free what
+    was kept for the thread). In a process forked meanwhile, as a loader's is, nobody ever gives that lock back: it
+    would wait at its first image for ever.
+    """
+
+    def __init__(self, count: int) -> None:
+        begun: set[int] = set()
+        self._begun = begun
+        super().__init__(count, initializer=lambda: begun.add(threading.get_native_id()))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        deadline = time.monotonic() + PATIENCE
+        while wait and self._begun and time.monotonic() < deadline:
+            # only Linux has this folder, and only there are loader processes forked
+            self._begun -= {each for each in self._begun if not os.path.exists(f"/proc/self/task/{each}")}
+            if self._begun:
+                time.sleep(0.001)
 
 
 @contextlib.contextmanager

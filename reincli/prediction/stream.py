@@ -18,8 +18,10 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
+
+from reincli.media.workers import Threads
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -75,7 +77,7 @@ def mapped(function: Callable[[T], R], items: Iterable[T], *, workers: int, dept
 
     What has begun is finished even where the items, or who asks for the results, end by an exception.
     """
-    pool = ThreadPoolExecutor(workers)
+    pool = Threads(workers)
     begun: deque[Future[R]] = deque()
     try:
         for item in items:
