@@ -29,6 +29,10 @@ class ReinError(Exception):
         return f"{self.message} {self.hint}".strip()
 
 
+class Terminated(KeyboardInterrupt):
+    """Told to end by SIGTERM: like Ctrl-C for whoever clears up, with an exit code of its own."""
+
+
 def typed(path: Path | str) -> str:
     """A path as it is typed in a command that a hint names: in quotes where a shell would take it apart."""
     if os.name == "nt":

@@ -10,9 +10,7 @@ import os
 import signal
 from types import FrameType
 
-
-class Terminated(KeyboardInterrupt):
-    """Like Ctrl-C for whoever clears up."""
+from reincli.errors import Terminated
 
 
 def clear_up_when_told() -> None:

@@ -12,9 +12,10 @@ from typing import Any
 
 @dataclass
 class StopRequest:
-    """`asked` turns true at the first signal; a second Ctrl-C interrupts at once."""
+    """`asked` turns true at the first signal, `terminated` if that is SIGTERM; a second Ctrl-C interrupts at once."""
 
     asked: bool = False
+    terminated: bool = False
 
 
 @contextmanager
@@ -33,6 +34,7 @@ def stop_requests(insist: bool = True) -> Iterator[StopRequest]:
     def ask(number: int, frame: Any) -> None:
         if insist and request.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
+        request.terminated |= number == signal.SIGTERM and not request.asked
         request.asked = True
 
     numbers = [signal.SIGINT, signal.SIGTERM]

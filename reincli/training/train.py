@@ -22,7 +22,7 @@ from reincli.data.sources import Sample
 from reincli.engine.device import full_fp32
 from reincli.engine.processes import mean_over_processes
 from reincli.engine.weight_files import write_file
-from reincli.errors import ReinError, typed
+from reincli.errors import ReinError, Terminated, typed
 from reincli.prediction.evaluate import Scored, evaluate, val_samples
 from reincli.prediction.predict import Predictor
 from reincli.prediction.results import report
@@ -148,7 +148,7 @@ def train(run: Run, watch: Watch | None = None, task: Task | None = None) -> Non
                 with tolerated(run, watch, not (last or train.stop_unsaved)):
                     save(run)
             if leaving and run.iteration < train.iterations:
-                raise stopped(run)
+                raise stopped(run, stop)
             if due.validation():
                 validate(run, validation, watch, stop)
                 meter.restart()
@@ -163,9 +163,9 @@ def note_surroundings(run: Run, samples: Sequence[Sample]) -> None:
     )
 
 
-def stopped(run: Run) -> KeyboardInterrupt:
+def stopped(run: Run, stop: StopRequest) -> KeyboardInterrupt:
     """How far it came, and how to go on."""
-    return KeyboardInterrupt(
+    return (Terminated if stop.terminated else KeyboardInterrupt)(
         f"Saved at iteration {run.iteration}; go on with: rein train --resume {typed(run.folder)}"
     )
 
@@ -258,7 +258,7 @@ def validate(run: Run, samples: list[Sample], watch: Watch, stop: StopRequest) -
 
         def on_image(scored: Scored) -> None:
             if stop.asked:
-                raise stopped(run)
+                raise stopped(run, stop)
             watch.predicted(run.iteration, scored.sample, scored.prediction)
             advance()
 
