@@ -13,7 +13,7 @@ import numpy as np
 
 from reincli.commands import console
 from reincli.commands.score_table import WIDE, mean_of, percent, protocol_line
-from reincli.errors import ReinError
+from reincli.errors import ReinError, instead_of
 from reincli.media.outputs import Outputs, at_work_on, mark
 from reincli.media.whole_files import write_bytes
 from reincli.ops.bootstrap import Difference, difference, iou, mean_iou, resampled
@@ -109,7 +109,8 @@ def read_scores(path: Path) -> Scores:
     try:
         raw = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise ReinError(f"There is no file '{path}'.", "Write it: rein eval CHECKPOINT --json FILE") from None
+        hint = f"{instead_of(path, ('.json',))} Or write it: rein eval CHECKPOINT --json FILE"
+        raise ReinError(f"There is no file '{path}'.", hint) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ReinError(
             f"'{path}' cannot be read as JSON: {error}.", "Write it anew: rein eval CHECKPOINT --json FILE"

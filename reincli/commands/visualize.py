@@ -16,6 +16,7 @@ from reincli.commands.visualize_request import (
     count,
     not_done,
     require_free,
+    require_pictures,
     require_sense,
     span,
     stamp,
@@ -76,6 +77,7 @@ def run(
         ReinError: nothing to read, a checkpoint that does not fit, or (at the end) inputs that failed.
         KeyboardInterrupt: stopped by the user; says how far it came.
     """
+    require_pictures(inputs)
     require_sense(size, style, compare, truth, threshold, abstain, confidence)
     settings = load_settings(preset, config) if preset or config else None
     found = find_inputs(inputs, out, suffix=suffix, match=match, every=every)

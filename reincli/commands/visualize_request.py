@@ -12,8 +12,8 @@ from pathlib import Path
 
 from reincli.commands.console import note
 from reincli.config import parse_size
-from reincli.errors import ReinError
-from reincli.media.inputs import Input
+from reincli.errors import ReinError, typed
+from reincli.media.inputs import IMAGE_SUFFIXES, LIST_SUFFIXES, VIDEO_SUFFIXES, Input
 from reincli.media.outputs import Outputs, mark, mark_of
 from reincli.media.whole_files import version_of
 
@@ -92,6 +92,27 @@ def require_free(inputs: list[Input], request: Request, reads: Sequence[Path | N
                 outputs.claim(file, "The map")
     if sheet:
         outputs.claim(request.out / "contact-sheet.html")
+
+
+def require_pictures(inputs: Sequence[str]) -> None:
+    """Refuse a checkpoint among what is to be drawn: other commands take it there."""
+    usual = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, *LIST_SUFFIXES)
+    others = [each for each in inputs if not each.lower().endswith(usual) and Path(each).is_file()]
+    if not others:
+        return
+    from reincli.engine import weight_files  # torch: seconds that nobody waits for who names pictures
+    from reincli.prediction import exported
+
+    models = (*weight_files.SUFFIXES, *exported.SUFFIXES)
+    found = next((each for each in others if each.lower().endswith(models)), None)
+    if found is None:
+        return
+    pictures = " ".join(typed(each) for each in inputs if each != found) or "FOLDER"
+    raise ReinError(
+        f"'{found}' is a checkpoint; here images, videos and folders are named.",
+        f"rein visualize {pictures} --checkpoint {typed(found)}",
+        usage=True,
+    )
 
 
 def require_sense(

@@ -18,7 +18,7 @@ from reincli.engine.archive import is_archive, read_archive
 from reincli.engine.file_kinds import INDEX, SAFETENSORS, ZIP, kind_of
 from reincli.engine.tensor_pickle import ForbiddenError, read_tensors
 from reincli.engine.validation import check_content, check_file
-from reincli.errors import ReinError, typed
+from reincli.errors import ReinError, instead_of, typed
 from reincli.media.whole_files import replace_whole
 
 FOLDER = (
@@ -47,7 +47,7 @@ def read_file(path: Path, *, map_only: bool = False) -> Any:
     """
     path = _in_folder(path) if path.is_dir() else path
     if not path.exists():
-        raise ReinError(f"There is no weights file at '{path}'.", "Check the path.")
+        raise ReinError(f"There is no weights file at '{path}'.", instead_of(path, SUFFIXES))
     content = _load(path, map_only)
     check_content(content, path)
     return content

@@ -36,6 +36,8 @@ from reincli.prediction.exported import KEY, message_of, open_session, runtime_m
 from reincli.prediction.predict import LoadedModel
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino"), "torch": ()}
+"""Modules of the extra that a format is written or proven with."""
 OPSET = 18
 """Of ONNX: the newest that PyTorch's exporter writes without conversion; TensorRT knows its operators from 10.0 on."""
 PRECISIONS = {
@@ -87,6 +89,8 @@ def export(loaded: LoadedModel, request: Request, tell: Callable[[str], None] = 
         folder.mkdir(parents=True)
         clear_dead(folder.parent)
         written = folder / request.target.name
+        for name in NEEDS[request.form]:
+            runtime_module(name)
         tell("tracing")
         about = describe(loaded, request)
         if request.form == "torch":
@@ -202,8 +206,6 @@ def write_onnx(
     tell: Callable[[str], None],
 ) -> Proof:  # fmt: skip
     """An ONNX file, or what OpenVINO makes of it, opened by its runtime and compared."""
-    for name in ("onnx", "onnxscript", "onnxruntime" if request.form == "onnx" else "openvino"):
-        runtime_module(name)
     graph = path.with_suffix(".onnx")
     example = model.example(request.batch or 2)
     outputs = ["class_logits", "mask_logits"] if request.answer == "queries" else [request.answer]

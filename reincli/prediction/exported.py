@@ -18,7 +18,7 @@ from torch import Tensor
 
 from reincli.config import Settings
 from reincli.engine.device import is_out_of_memory
-from reincli.errors import ReinError
+from reincli.errors import ReinError, instead_of
 from reincli.model.segmentor import MEAN
 from reincli.prediction.exported_about import About, Port, read_about, require_agreement
 from reincli.prediction.predict import Predictor
@@ -168,7 +168,8 @@ def open_session(
         ReinError: it is missing or damaged, not ours, or the runtime is not there.
     """
     if not path.is_file():
-        raise ReinError(f"There is no file '{path}'.", "Export one: rein export CHECKPOINT")
+        hint = f"{instead_of(path, SUFFIXES)} Or export one: rein export CHECKPOINT"
+        raise ReinError(f"There is no file '{path}'.", hint)
     kind = OpenVinoSession if path.suffix.lower() == ".xml" else OnnxSession
     session = kind(path, device, threads)
     about = read_about(path, session.about())

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from reincli.config import Settings
-from reincli.errors import ReinError, typed
+from reincli.errors import ReinError, instead_of, typed
 from reincli.media.whole_files import temporary_beside, write_bytes
 from reincli.settings_files import build_settings, to_toml
 from reincli.toml_files import read_toml
@@ -91,9 +91,8 @@ def change_settings(folder: Path, settings: Settings, iteration: int, changed: M
 def settings_of_run(folder: Path) -> Settings:
     """Settings of a run to resume. ReinError where there is nothing to resume."""
     if not (folder / "settings.toml").exists():
-        raise ReinError(
-            f"There is no run in '{folder}' (no settings.toml).", "Give the folder of a run.", usage=True
-        )
+        hint = "Give the folder of a run." if folder.is_dir() else instead_of(folder, folder=True)
+        raise ReinError(f"There is no run in '{folder}' (no settings.toml).", hint, usage=True)
     return build_settings(read_toml(folder / "settings.toml"))
 
 
