@@ -82,5 +82,7 @@ def instead_of(path: Path, suffixes: Collection[str] = (), folder: bool = False)
         return "Did you mean " + " or ".join(f"'{each}'" for each in whole or close) + "?"
     if rest:
         return f"There is no '{present / lost}' either: check the path."
-    shown = ", ".join(names[:SHOWN_NAMES]) + (f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else "")
+    shown = ", ".join(names[:SHOWN_NAMES]) + (
+        f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    )
     return f"'{present}' has {shown}." if names else "Check the path."

@@ -48,6 +48,7 @@ def test_every_module_is_imported(tmp_path):
     assert int(python("-c", code, folder=tmp_path)) > 100
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_scored_and_shown_with_loaders_that_start_afresh(tmp_path):
     tiny.write_toy(tmp_path / "toy")
     settings = tiny.settings("data.workers=2", "train.validate_every=3", "train.points=64",

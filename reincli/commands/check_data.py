@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,22 +102,7 @@ def check(
         splits, classes = own_folders(own), Classes(names, colors)
     reports = prepare.report_pairs(dataset, splits, root, out)
     values = label_table(dataset, data)
-    findings = []
-    with progress(f"Checking {dataset}", total=sum(len(r.pairs.samples) for r in reports)) as advance:
-        for report in reports:
-            pairs = [sample for sample in report.pairs.samples if sample.label is not None]
-            found = Findings(
-                report.split,
-                images=len(report.pairs.samples),
-                pairs=len(pairs),
-                without_label=list(report.pairs.without_label),
-                without_image=list(report.pairs.without_image),
-                lone=list(report.pairs.lone),
-            )
-            for file in inspect_all(pairs, {dataset: values}, threads=workers):
-                found.add(file)
-                advance(1)
-            findings.append(found)
+    findings = _inspected(dataset, reports, values, workers)
     unlabelled = prepare.images_without_labels(dataset, root, out) if own is None else {}
     remarks = prepare.remarks(dataset, reports, unlabelled)
     if as_json:
@@ -133,23 +119,53 @@ def check(
             result(f"{split}: {len(samples):,} images, without labels as released.")
         for text in remarks:
             result(text)
-        if any(found.known for found in findings):
-            note(f"Pairs known to be bad are left out with --set 'data.leave_out=[\"{dataset}\"]'.")
-    if own is not None and not as_json:
-        for found in findings:
-            absent = absent_classes(found.pixels, values, classes)
-            if absent:
-                note(f"{found.split}: {absent}")
-    for found in findings:
-        if found.slivers:
-            others = f" So {len(found.slivers)} images of '{found.split}'." if len(found.slivers) > 1 else ""
-            note(found.slivers[0] + others)
+    for text in _notes(dataset, findings, values, classes, own=own is not None, as_json=as_json):
+        note(text)
     if own is not None:
         for found in findings:
             found.bring = _partners(found, splits[found.split][0], root, dataset)
     _fail_on_faults(dataset, root, findings, tolerate_sizes=own is None)
     for found in findings:
         require_pixels(found.pixels, values, f"the {found.pairs} labels of '{dataset}:{found.split}'")
+
+
+def _inspected(
+    dataset: str, reports: Sequence[prepare.SplitReport], values: np.ndarray, workers: int
+) -> list[Findings]:
+    """What every pair of every split holds, looked at with a progress line."""
+    findings = []
+    with progress(f"Checking {dataset}", total=sum(len(r.pairs.samples) for r in reports)) as advance:
+        for report in reports:
+            pairs = [sample for sample in report.pairs.samples if sample.label is not None]
+            found = Findings(
+                report.split,
+                images=len(report.pairs.samples),
+                pairs=len(pairs),
+                without_label=list(report.pairs.without_label),
+                without_image=list(report.pairs.without_image),
+                lone=list(report.pairs.lone),
+            )
+            for file in inspect_all(pairs, {dataset: values}, threads=workers):
+                found.add(file)
+                advance(1)
+            findings.append(found)
+    return findings
+
+
+def _notes(
+    dataset: str, findings: list[Findings], values: np.ndarray, classes: Classes, *, own: bool, as_json: bool
+) -> Iterator[str]:
+    """What is no fault and worth a line: known pairs, classes of own data that no label has, slivers."""
+    if not as_json and any(found.known for found in findings):
+        yield f"Pairs known to be bad are left out with --set 'data.leave_out=[\"{dataset}\"]'."
+    for found in findings if own and not as_json else []:
+        absent = absent_classes(found.pixels, values, classes)
+        if absent:
+            yield f"{found.split}: {absent}"
+    for found in findings:
+        if found.slivers:
+            others = f" So {len(found.slivers)} images of '{found.split}'." if len(found.slivers) > 1 else ""
+            yield found.slivers[0] + others
 
 
 def _show(dataset: str, findings: list[Findings], values: np.ndarray, classes: Classes) -> None:

@@ -31,12 +31,17 @@ from reincli.generated.streets import DOMAINS, generate
 from reincli.media.images import read_image
 from reincli.media.whole_files import clear_dead, temporary_beside
 from reincli.model.exportable import Exportable
+from reincli.prediction import exported_seal
 from reincli.prediction.export_proof import Proof, compare, prove, refuse_what_is_far, said
 from reincli.prediction.exported import KEY, message_of, open_session, runtime_module
 from reincli.prediction.predict import LoadedModel
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
-NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino"), "torch": ()}
+NEEDS = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("onnx", "onnxscript", "openvino"),
+    "torch": (),
+}
 """Modules of the extra that a format is written or proven with."""
 OPSET = 18
 """Of ONNX: the newest that PyTorch's exporter writes without conversion; TensorRT knows its operators from 10.0 on."""
@@ -236,6 +241,7 @@ def write_onnx(
     del session
     if request.form == "onnx":
         write_proof(path, about | {"proof": said(proof)})
+        exported_seal.seal(path)
     return proof
 
 
@@ -244,6 +250,7 @@ def write_openvino(graph: Path, path: Path, request: Request, about: dict[str, A
     openvino = runtime_module("openvino")
     converted = openvino.convert_model(str(graph))
     converted.set_rt_info(json.dumps(about), KEY)
+    converted.set_rt_info(exported_seal.OPEN, exported_seal.NAME)
     try:
         openvino.save_model(converted, str(path), compress_to_fp16=request.precision == "fp16")
     except RuntimeError as error:  # it does not say which: "iostream error"
@@ -254,6 +261,7 @@ def write_openvino(graph: Path, path: Path, request: Request, about: dict[str, A
     for each in graph.parent.iterdir():
         if each.name.startswith(graph.name):
             each.unlink()
+    exported_seal.seal(path)
 
 
 def nodes_of_backbone(graph: Any) -> list[str]:
@@ -319,7 +327,7 @@ def write_proof(path: Path, about: dict[str, Any]) -> None:
 
     model = onnx.load(str(path), load_external_data=False)
     del model.metadata_props[:]
-    onnx.helper.set_model_props(model, {KEY: json.dumps(about)})
+    onnx.helper.set_model_props(model, {KEY: json.dumps(about), exported_seal.NAME: exported_seal.OPEN})
     onnx.save(model, str(path))
 
 

@@ -21,6 +21,7 @@ from reincli.engine.device import is_out_of_memory
 from reincli.errors import ReinError, instead_of
 from reincli.model.segmentor import MEAN
 from reincli.prediction.exported_about import About, Port, read_about, require_agreement
+from reincli.prediction.exported_seal import broken_seal
 from reincli.prediction.predict import Predictor
 from reincli.prediction.windows import Budget
 
@@ -200,6 +201,9 @@ class ExportedPredictor(Predictor):
         self.temperature = self.about.temperature
         self.device, self.precision = torch.device("cpu"), self.about.precision
         self.notes = [f"'{path.name}' runs by {self.session.runtime} ({self.session.provider})."]
+        changed = broken_seal(path)
+        if changed is not None:
+            self.notes.append(changed)
         self.tell: Callable[[str], None] = self.notes.append
         self.replay = None
         self.padded = False

@@ -39,6 +39,7 @@ def adapt(toy: Path, *words: object, code: int = 0) -> str:
     return told("adapt", toy / "start.pth", "--work-dir", toy / "run", "--device", "cpu", *words, code=code)
 
 
+@pytest.mark.rendered
 def test_adapt_score_and_go_on(toy):
     output = adapt(toy, "--target", "toy:dusk", "--set", "adapt.look_every=3")
     assert "Labels of 'toy:dusk' are not read" in output

@@ -81,6 +81,7 @@ def test_the_page_shows_curves_and_images():
     score("--anomaly", "cargo", "--report", "r.html")  # its own file is written again
 
 
+@pytest.mark.slow
 def test_processes_share_the_images():
     script = "import sys; from reincli.cli import app; app(sys.argv[1:])"
     words = ("eval", "head.pth", "--anomaly", "cargo", "--device", "cpu", "--precision", "fp32")

@@ -128,6 +128,9 @@ def test_an_onnx_file_is_just_another_model(files, batch):
     assert any("filled up" in note for note in exported.notes)
     with pytest.raises(ReinError, match="takes images of 64x64"):
         exported.predict(np.zeros((70, 150, 3), np.uint8), mode="whole")
+    assert not changed(target)
+    turn_a_bit(target)  # runtimes compute with it
+    assert changed(target)
 
 
 @pytest.mark.slow
@@ -289,6 +292,28 @@ def test_a_full_disk_is_a_sentence_for_openvino_too(tmp_path, monkeypatch):
 def test_a_missing_file_says_how_to_make_one(tmp_path):
     with pytest.raises(ReinError, match="There is no file"):
         open_segmentor(tmp_path / "m.onnx")
+
+
+def turn_a_bit(path: Path) -> None:
+    """Of a number in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def changed(target: Path) -> bool:
+    """Whether a file is said to be another than was written."""
+    return any("not as rein export wrote it" in note for note in open_segmentor(target).notes)
+
+
+@pytest.mark.slow
+def test_a_bit_that_turns_in_the_weights_beside_it_is_noticed(files):
+    for name in ("onnx", "onnxscript", "openvino"):
+        pytest.importorskip(name)
+    target = export.run(files / "last.pth", format_="openvino", what="scores")
+    assert not changed(target)
+    turn_a_bit(target.with_suffix(".bin"))
+    assert changed(target)
 
 
 @pytest.mark.slow

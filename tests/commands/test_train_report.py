@@ -16,6 +16,8 @@ from reincli.data.sources import find_samples
 from reincli.settings_files import to_toml
 from reincli.training.run_folder import append_log, read_log
 
+pytestmark = pytest.mark.rendered
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:

@@ -171,7 +171,7 @@ def test_redundant_columns(figures, shape):
 
 
 @pytest.mark.parametrize("grad", [False, True], ids=["stream", "blocks"])
-@pytest.mark.parametrize("size", [(256, 256), (256, 384)])
+@pytest.mark.parametrize("size", [(256, 256), pytest.param((256, 384), marks=pytest.mark.slow)])
 def test_every_map_of_the_figures(figures, size, grad):
     """Frozen, split and not trained, trained beside the residual, and beside the whole weight."""
     name = f"fwd_soma_dinov2_s_512_in{size[0]}x{size[1]}"
@@ -257,10 +257,13 @@ BACKBONES = {
     "run by timm": ("beit_base_patch16_224", 6),
 }
 """Models of timm, and matrices of one block that SoMA takes apart."""
+LARGE = {"sam", "run by timm"}
 
 
 @pytest.mark.parametrize("kind", ["soma", "recycle"])
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in BACKBONES]
+)
 def test_every_plain_transformer_starts_as_the_frozen_one_and_merges_to_the_trained_one(name, kind):
     torch.manual_seed(0)
     backbone = build_backbone(BackboneSettings(name=BACKBONES[name][0]), 14).eval()

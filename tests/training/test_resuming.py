@@ -164,6 +164,7 @@ def test_a_damaged_image_is_one_sentence_and_the_steps_before_are_saved(
     assert torch.load(run / "last.pth", weights_only=True)["meta"]["iter"] == 7
 
 
+@pytest.mark.slow
 def test_a_loader_process_that_is_killed_is_a_sentence_and_nothing_is_lost(run, monkeypatch):
     stepped = run / "stepped"
 
