@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 from pathlib import Path
 
@@ -37,6 +39,11 @@ def soma(size: str = "s") -> Segmentor:
 
 def with_generated_weights(form: str = "residual") -> Segmentor:
     """ViT-S and head by the rule; nothing is taken out of the whole weights where they shall stay."""
+    return copy.deepcopy(_generated(form))
+
+
+@functools.cache
+def _generated(form: str) -> Segmentor:
     model = soma()
     whole = {name: value for name, value in model.state_dict().items() if not name.startswith("minor.")}
     state = {
