@@ -212,6 +212,7 @@ def write_onnx(
 ) -> Proof:  # fmt: skip
     """An ONNX file, or what OpenVINO makes of it, opened by its runtime and compared."""
     graph = path.with_suffix(".onnx")
+    model.avoid_flat_attention()
     example = model.example(request.batch or 2)
     outputs = ["class_logits", "mask_logits"] if request.answer == "queries" else [request.answer]
     with torch.no_grad():
@@ -344,7 +345,10 @@ def refused_as_one_sentence(trace: Callable[[], Any]) -> Any:
     except ReinError:
         raise
     except Exception as error:  # the exporter's errors have no class in common
-        lines = [line for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # the outer ones tell how to report an error to PyTorch
+            cause = cause.__cause__
+        lines = [line for line in str(cause).strip().splitlines() if line.strip()] or [type(cause).__name__]
         raise ReinError(
             f"PyTorch's exporter cannot write this model: {lines[0][:200]}",
             "A batch of 1 (--batch 1) is easier to write; of the backbones, plain transformers are.",

@@ -25,6 +25,7 @@ from reincli.prediction import export_proof
 from reincli.prediction.exported import ExportedPredictor
 from reincli.prediction.exported_about import read_about
 from reincli.prediction.opening import open_segmentor
+from reincli.settings_files import build_settings
 
 
 @pytest.fixture
@@ -344,3 +345,29 @@ def test_a_file_is_measured_beside_pytorch(files):
     assert rows[0]["runtime"] == "PyTorch"
     assert rows[-1]["runtime"] == "onnxruntime"
     assert all(row["least"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_attention_with_heads_in_the_batch_is_written(tmp_path):
+    """SAM's, which the ONNX exporter cannot write as it runs."""
+    needs_onnx()
+    torch.manual_seed(0)
+    raw = {**tiny.RAW["model"], "backbone": {"name": "samvit_base_patch16_224"}, "train_backbone": True}
+    settings = build_settings({**tiny.RAW, "model": raw})
+    content = tiny.checkpoint_content(tiny.model(settings), settings, CITYSCAPES, 1, None)
+    write_file(tmp_path / "last.pth", content)
+    assert export.run(tmp_path / "last.pth", what="scores", size="64x64").is_file()
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_what_the_exporter_says_is_the_cause(nested):
+    def trace() -> None:
+        try:
+            raise AssertionError("only 4D query is supported")
+        except AssertionError as error:
+            if nested:
+                raise RuntimeError("\x1b[96mThis is step 3/3\x1b[0m. Next steps: ...") from error
+            raise
+
+    with pytest.raises(ReinError, match="cannot write this model: only 4D query is supported"):
+        prediction_export.refused_as_one_sentence(trace)

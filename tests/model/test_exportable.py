@@ -53,6 +53,7 @@ BACKBONES = {
     "timm": {"backbone": {"name": "vit_tiny_patch16_224"}},
     "rotary": {"backbone": {"name": "eva02_tiny_patch14_224"}},
     "cnn": {"backbone": {"name": "resnet18"}},
+    "sam": {"backbone": {"name": "samvit_base_patch16_224"}},
 }
 
 
