@@ -59,7 +59,9 @@ class Exportable(nn.Module):
         """Attention as products where timm joins heads and batch (SAM): the ONNX exporter writes fused attention of
         four dimensions alone."""
         for module in self.model.backbone.modules():
-            if type(module).__module__ == "timm.models.vision_transformer_sam" and hasattr(module, "fused_attn"):
+            if type(module).__module__ == "timm.models.vision_transformer_sam" and hasattr(
+                module, "fused_attn"
+            ):
                 module.fused_attn = False  # type: ignore[assignment]
 
     def example(self, batch: int) -> Tensor:

@@ -16,10 +16,12 @@ from reincli.model import hugging_face
 from reincli.model.layouts import LAYOUTS, State, inverse, rename
 
 TABLES = (
-    "state_dict", "model", "teacher", "model_state", "model_state_dict", "module", "ema", "model_ema",
+    "state_dict_ema", "model_ema", "ema", "state_dict", "model", "teacher", "model_state", "model_state_dict", "module",
     "ema_state_dict", "student", "net", "network", "weights", "backbone", "encoder", "params",
 )  # fmt: skip
-"""Keys under which files keep their table of tensors, those preferred first."""
+"""Keys under which files keep their table of tensors, those preferred first: averages, as timm and the authors of
+ConvNeXt evaluate them, before what was averaged; `ema_state_dict` last, since MMEngine keeps the average in
+`state_dict` and there what it is of."""
 WITHIN = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """What torch.compile, FSDP and recomputation put into names, at their start or within."""
 OWN_PARTS = {"backbone", "decode_head", "neck", "rein", "pixel_decoder", "mask_decoder", "plain_decoder"}

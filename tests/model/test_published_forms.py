@@ -241,6 +241,24 @@ def test_whatever_lies_around_a_backbone_is_taken_off(wrap):
     assert foundation.recognise_backbone(state, "x.pth")[1].depth == 4
 
 
+@pytest.mark.parametrize(
+    ("average", "averaged"),
+    [
+        ("model_ema", "model"),
+        ("state_dict_ema", "state_dict"),
+        ("ema", "model"),
+        ("state_dict", "ema_state_dict"),
+    ],
+)
+def test_of_two_copies_the_average_is_taken(average, averaged):
+    """The last ones are MMEngine's, which keeps the average in the usual place."""
+    raw = small_raw()
+    moved = {key: value + 1 for key, value in raw.items()}
+    for content in ({average: raw, averaged: moved}, {averaged: moved, average: raw}):
+        found = foundation.plain_backbone(foundation.unwrap(content))
+        assert torch.equal(found["blocks.0.attn.qkv.weight"], raw["blocks.0.attn.qkv.weight"])
+
+
 def test_two_copies_of_which_none_is_preferred_are_an_error():
     raw = small_raw()
     both = {f"{front}.{name}": value for front in ("left", "right") for name, value in raw.items()}
