@@ -78,19 +78,14 @@ def run(
                   "--calibration": calibration}  # fmt: skip
         unknown = prepare(anomaly, settings.data, reads, (json_file, report_file), others)
         return run_unknowns(opened(checkpoint, given), unknown, checkpoint, size=size, mode=mode, rank=rank)
-    if calibration and (tta or settings.test.tta):
-        raise ReinError(
-            "--calibration is about single predictions; averages of views (--tta, test.tta) have no scores.",
-            "Leave out one of them.",
-            usage=True,
-        )
+    if calibration:
+        require_single_views(tta or settings.test.tta)
     sources = [each for source in data or [] for each in corrupted_sources(source)]
     sources = sources or ([ACDC.source] if submit else list(settings.data.val))
     benchmark = _benchmark(sources) if submit else None
     samples, left_out = find_all(sources, settings, allow_missing, unscored=bool(submit or out))
-    submission = None
-    if submit and benchmark:
-        submission = Submission(submit, [each for each in samples if each.label is None], benchmark)
+    unlabelled = [each for each in samples if each.label is None]
+    submission = Submission(submit, unlabelled, benchmark) if submit and benchmark else None
     outputs = Wanted(out, label_ids, json_file, report_file, submission)
     require_free(outputs, samples, reads)
     predictor = opened(checkpoint, given)
@@ -124,6 +119,16 @@ def require_options(size: str | None, submit: Path | None, label_ids: bool, out:
     if label_ids and out is None:
         raise ReinError(
             "--label-ids is about label maps that are written.", "Give --out DIR too.", usage=True
+        )
+
+
+def require_single_views(averaged: bool) -> None:
+    """ReinError for a calibration of averages of views."""
+    if averaged:
+        raise ReinError(
+            "--calibration is about single predictions; averages of views (--tta, test.tta) have no scores.",
+            "Leave out one of them.",
+            usage=True,
         )
 
 
