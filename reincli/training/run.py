@@ -112,7 +112,7 @@ def prepare_run(
         restore(run, read)
         if read.path.name != LAST and run.rank.rank == 0:
             run_folder.point_at(folder / LAST, read.path)
-    run.network = share_gradients(run.network, rank, device)
+    run.network = share_gradients(run.network, rank, device, model.some_unread)
     copies = 4 if run.ema else 3  # weights and the optimiser's two moments
     run_folder.check_space(folder, copies * run.trained_bytes, train.keep_checkpoints)
     return run
