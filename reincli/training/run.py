@@ -186,7 +186,8 @@ def new_run(
         if precision != "fp32":
             spared = () if model.minor is None else model.minor.parameters()
             half_precision(model.backbone, DTYPES[precision], spared)
-    network: nn.Module = fused(model) if train.compile else model
+    uncut = rank.world > 1 and train.checkpoint_activations
+    network: nn.Module = fused(model, uncut=uncut) if train.compile else model
     if (
         can_record(train, device, rank) and not settings.adapt.target
     ):  # which adds gradients of several passes
