@@ -1,8 +1,8 @@
 """Training: the loop; one step of it is `training.step`.
 
 Nothing random is carried from step to step: which image, which crop, which points follow from the seed and the
-number of the iteration alone. So a run that was stopped goes on to the same bits, and a batch that is divided
-among processes or slices is the same batch.
+number of the iteration alone. So a run that was stopped goes on to the same bits on a CPU (a GPU adds gradients
+up in no fixed order), and a batch that is divided among processes or slices is the same batch.
 """
 
 from __future__ import annotations
