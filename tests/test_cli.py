@@ -303,6 +303,7 @@ def test_options_are_the_arguments_of_the_function(name):
             1,
             "error: Too many files are open at once.\nAllow more: ulimit -n 4096\n",
         ),
+        (MemoryError(), 1, "error: Memory ran out.\n"),
     ],
 )
 def test_errors_are_a_line_and_an_exit_code(calls, effect, code, line):
@@ -314,7 +315,17 @@ def test_errors_are_a_line_and_an_exit_code(calls, effect, code, line):
     assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize("effect", [ValueError("a bug"), OSError(errno.EBADF, "no file")])
+def test_a_full_gpu_is_a_line_wherever_it_is_met(calls):
+    import torch
+
+    calls("presets", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has ..."))
+    result = rein("presets", code=1)
+    assert result.stderr.startswith("error: Memory ran out: CUDA out of memory.\nSee what else takes it")
+
+
+@pytest.mark.parametrize(
+    "effect", [ValueError("a bug"), RuntimeError("one too"), OSError(errno.EBADF, "no file")]
+)
 def test_a_bug_keeps_its_traceback(calls, effect):
     calls("presets", effect)
     assert rein("presets", code=None).exception is effect

@@ -16,7 +16,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from reincli.data.sources import classes_of
 from reincli.engine import checkpoint as checkpoints
 from reincli.engine.backbone_files import load_backbone
 from reincli.engine.device import (
+    current,
     forget_peak,
     full_fp32,
     is_out_of_memory,
@@ -141,7 +142,8 @@ def measure(plan: Plan) -> Iterator[Row]:
     """Measure row after row. Where memory runs out the row says so, and the others go on."""
     base = memory_in_use(plan.device) if plan.device.type == "cpu" else 0
     for precision in plan.precisions:
-        rate = matrix_rate(precision, plan.device)
+        with current(plan.device):
+            rate = matrix_rate(precision, plan.device)
         for what in plan.what:
             for batch in plan.batches:
                 for chosen in _by_attention(plan):
@@ -163,7 +165,7 @@ def _by_attention(plan: Plan) -> Iterator[Plan]:
 def _row(plan: Plan, row: Row, base: int) -> Row:
     """One row; whatever it took is given back."""
     try:
-        with torch.cuda.device(plan.device) if plan.device.type == "cuda" else nullcontext():
+        with current(plan.device):
             return _measured(plan, row, base)
     except (RuntimeError, MemoryError, OutOfMemoryError) as error:
         if not (isinstance(error, OutOfMemoryError) or is_out_of_memory(error)):
@@ -258,7 +260,16 @@ class Training:
         options = {"train.batch_size": row.batch}
         settings = build_settings(plan.settings.model_dump(mode="json"), (), options)
         model, classes = build(plan, settings)
-        self.run: Run = new_run(settings, Path(), model, classes, device=plan.device, precision=row.precision)
+        self.said: list[str] = []
+        self.run: Run = new_run(
+            settings,
+            Path(),
+            model,
+            classes,
+            device=plan.device,
+            precision=row.precision,
+            note=self.said.append,
+        )
         self.run.model.train()
         self.images = row.batch
         self.slices = random_slices(self.run)
@@ -281,8 +292,8 @@ class Training:
             self.run.network = network
 
     def note(self) -> str:
-        """Nothing."""
-        return ""
+        """What the run said: that its passes could not be recorded."""
+        return " ".join(self.said)
 
 
 def build(plan: Plan, settings: Settings) -> tuple[Segmentor, Classes]:

@@ -102,8 +102,26 @@ def _errors_told(quiet: bool) -> Iterator[None]:
             raise
         console.error(*sentence)
         raise typer.Exit(1) from None
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        detail = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
+        console.error(
+            f"Memory ran out{': ' if detail else ''}{detail}.",
+            "See what else takes it (nvidia-smi, free), take smaller images, batches or models, or --device cpu.",
+        )
+        raise typer.Exit(1) from None
     finally:
         console.configure(quiet=False)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """As `engine.device.is_out_of_memory`, which a command that never needed PyTorch does not load for it."""
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from reincli.engine.device import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _disk_sentence(error: OSError) -> tuple[str, str] | None:

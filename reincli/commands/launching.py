@@ -53,10 +53,19 @@ def as_typed(options: Mapping[str, Any]) -> list[str]:
 
 
 def launch(gpus: int, device: str, words: Sequence[str]) -> None:
-    """Become `torchrun` with this command, `rein` and these words, in every process. ReinError: there are fewer GPUs.
+    """Become `torchrun` with this command, `rein` and these words, in every process.
 
     On Windows, where no program becomes another, it is started and waited for.
+
+    Raises:
+        ReinError: there are fewer GPUs, or all processes would be on one.
     """
+    if device.startswith("cuda:"):
+        raise ReinError(
+            f"--gpus {gpus} is a process on each of {gpus} GPUs, and --device {device} is one of them.",
+            "Leave one out. CUDA_VISIBLE_DEVICES=0,1 chooses which GPUs are seen.",
+            usage=True,
+        )
     if device != "cpu":
         import torch
 

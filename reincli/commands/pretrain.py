@@ -59,7 +59,16 @@ def run(
 def pretrain_into(target: Path, settings: PretrainSettings, device: str, precision: str) -> Path:
     """Go on with what lies unfinished beside the target, or begin."""
     place = pick_device(device)
-    made = Pretraining(settings, place, pick_precision(precision, place))
+    arithmetic = pick_precision(precision, place)
+    if arithmetic == "fp16":
+        if precision != "auto":
+            raise ReinError(
+                "Precision fp16 is not for pretraining: its gradients are not scaled, and vanish in fp16.",
+                "Use --precision fp32, or bf16 on a GPU that has it.",
+                usage=True,
+            )
+        arithmetic = "fp32"
+    made = Pretraining(settings, place, arithmetic)
     unfinished = unfinished_of(target)
     if unfinished.exists():
         made.resume(unfinished)

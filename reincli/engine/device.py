@@ -83,7 +83,10 @@ def pick_precision(name: str, device: torch.device) -> str:
     """
     if name == "auto":
         if device.type == "cuda":
-            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+            ampere = torch.version.hip or torch.cuda.get_device_capability(device) >= (8, 0)
+            return (
+                "bf16" if ampere else "fp16"
+            )  # of this GPU: PyTorch's own question is about the current one
         return "bf16" if device.type == "cpu" and fast_bf16() else "fp32"
     if name not in DTYPES:
         raise ReinError(f"No precision is called '{name}'.", "Use auto, fp32, bf16 or fp16.", usage=True)
@@ -101,6 +104,11 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """While it lasts, a GPU is the one that events are recorded on, whichever was asked for; nothing elsewhere."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @contextmanager

@@ -62,12 +62,19 @@ def share_statistics(module: nn.Module, rank: Rank, device: torch.device) -> nn.
     return nn.SyncBatchNorm.convert_sync_batchnorm(module)
 
 
-def share_gradients(network: nn.Module, rank: Rank, device: torch.device) -> nn.Module:
-    """The network with its gradients averaged over all processes during the backward pass."""
+def share_gradients(
+    network: nn.Module, rank: Rank, device: torch.device, some_unread: bool = False
+) -> nn.Module:
+    """The network with its gradients averaged over all processes during the backward pass.
+
+    `some_unread`: parameters train that no pass reads; else PyTorch waits for the gradient of each.
+    """
     if rank.world == 1:
         return network
     ids = [device.index] if device.type == "cuda" and device.index is not None else None
-    return DistributedDataParallel(network, device_ids=ids, gradient_as_bucket_view=True)
+    return DistributedDataParallel(
+        network, device_ids=ids, gradient_as_bucket_view=True, find_unused_parameters=some_unread
+    )
 
 
 def gradients_stay(network: nn.Module, stay: bool) -> AbstractContextManager[object]:

@@ -25,15 +25,18 @@ class Rank:
         return list(items[self.rank :: self.world])
 
     def device(self, name: str) -> str:
-        """'auto' -> this process's own GPU of CUDA, or the CPU, where there are several processes; else as it was.
+        """'auto', 'cuda' -> this process's own GPU of CUDA where there are several processes; else as it was.
 
-        Several processes have nothing of a Mac's one GPU: they cannot exchange what lies there.
+        'cuda' by itself would be the first GPU for every process. Without a GPU of CUDA 'auto' is the CPU: several
+        processes have nothing of a Mac's one GPU, as they cannot exchange what lies there.
         """
-        if name != "auto" or self.world == 1:
+        if name not in ("auto", "cuda") or self.world == 1:
             return name
         import torch
 
-        return f"cuda:{self.local % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+        if not torch.cuda.is_available():
+            return "cpu" if name == "auto" else name
+        return f"cuda:{self.local % torch.cuda.device_count()}"
 
     def gather(self, value: T) -> list[T]:
         """The value of every process, by rank, once all have come here; may wait for a day."""

@@ -105,6 +105,19 @@ class Segmentor(nn.Module):
         """Whether the backbone's own weights are trained too."""
         return self.settings.tune == "full" or self.settings.train_backbone
 
+    @property
+    def some_unread(self) -> bool:
+        """Whether something may train that no pass reads: blocks behind the last tap, a norm that files hold, ....
+
+        What timm runs itself is not known so well: of that it may be so.
+        """
+        if not isinstance(self.backbone, ViT):
+            return self.backbone_trains or self.minor is not None
+        norm = getattr(self.backbone.body, "norm", None)
+        unread_norm = self.plain_decoder is None and norm is not None and bool(list(norm.parameters()))
+        late = max(self.backbone.taps) < self.backbone.depth - 1
+        return (self.backbone_trains and (late or unread_norm)) or (self.minor is not None and late)
+
     def trained_modules(self) -> dict[str, nn.Module]:
         """The parts that train, by their name in this model. Everything else is frozen, in evaluation mode."""
         names = ("pixel_decoder", "mask_decoder", "plain_decoder", "rein", "minor", "neck")

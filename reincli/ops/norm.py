@@ -47,7 +47,7 @@ def add_norm(
     Returns:
         (B, T, C).
     """
-    if _by_triton(stream, dtype):
+    if norm.weight is not None and _by_triton(stream, dtype):  # the kernel takes "no weight" for "no norm"
         from reincli.ops.norm_triton import add_normalised
 
         return add_normalised(stream, branch, norm.weight, norm.bias, norm.eps, dtype, skip)
@@ -76,7 +76,8 @@ def sum_norm(stream: Tensor, branch: Tensor, norm: nn.LayerNorm) -> Tensor:
     Where gradients are wanted, or no kernel runs, it is PyTorch's own sum and norm.
     """
     tracked = torch.is_grad_enabled() and (stream.requires_grad or branch.requires_grad)
-    if not tracked and branch.is_contiguous() and stream.is_contiguous() and _by_triton(stream, branch.dtype):
+    fits = norm.weight is not None and branch.is_contiguous() and stream.is_contiguous()
+    if fits and not tracked and _by_triton(stream, branch.dtype):
         from reincli.ops.norm_triton import normalised_sum
 
         return normalised_sum(stream, branch, norm.weight, norm.bias, norm.eps)

@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from reincli.engine.cuda_graphs import MODE, recording_stream, stream_kept
 from reincli.engine.device import is_out_of_memory
 
 MOST = 8
@@ -86,10 +87,11 @@ class CudaGraph:
     def __init__(self, function: Callable[[Tensor], Tensor], example: Tensor) -> None:
         self.given = example.clone()
         self.graph = torch.cuda.CUDAGraph()
-        # other threads read images and draw on this GPU meanwhile: they must not break the recording
+        stream = recording_stream(example.device)
         with (
             torch.cuda.device(example.device),
-            torch.cuda.graph(self.graph, capture_error_mode="thread_local"),
+            stream_kept(example.device),
+            torch.cuda.graph(self.graph, stream=stream, capture_error_mode=MODE),
         ):
             self.result = function(self.given)
 

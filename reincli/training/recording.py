@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from reincli.config import TrainSettings
+from reincli.engine.cuda_graphs import beside_others, stream_kept
 from reincli.engine.device import DTYPES, is_out_of_memory
 from reincli.engine.ranks import Rank
 from reincli.model.mask_decoder import Predictions
@@ -65,7 +66,8 @@ class Recorded(nn.Module):
         low = DTYPES[self.precision]
         try:
             # a cast that autocast keeps for later would be outside of what is replayed
-            with torch.autocast("cuda", dtype=low, enabled=low != torch.float32, cache_enabled=False):
+            kept = torch.autocast("cuda", dtype=low, enabled=low != torch.float32, cache_enabled=False)
+            with stream_kept(images.device), beside_others(), kept:
                 self.replayed = torch.cuda.make_graphed_callables(
                     _Tensors(self.model), given, num_warmup_iters=WARM_UP, allow_unused_input=True
                 )

@@ -112,7 +112,7 @@ def prepare_run(
         restore(run, read)
         if read.path.name != LAST and run.rank.rank == 0:
             run_folder.point_at(folder / LAST, read.path)
-    run.network = share_gradients(run.network, rank, device)
+    run.network = share_gradients(run.network, rank, device, model.some_unread)
     copies = 4 if run.ema else 3  # weights and the optimiser's two moments
     run_folder.check_space(folder, copies * run.trained_bytes, train.keep_checkpoints)
     return run
@@ -186,7 +186,8 @@ def new_run(
         if precision != "fp32":
             spared = () if model.minor is None else model.minor.parameters()
             half_precision(model.backbone, DTYPES[precision], spared)
-    network: nn.Module = fused(model) if train.compile else model
+    uncut = rank.world > 1 and train.checkpoint_activations
+    network: nn.Module = fused(model, uncut=uncut) if train.compile else model
     if (
         can_record(train, device, rank) and not settings.adapt.target
     ):  # which adds gradients of several passes

@@ -1,8 +1,8 @@
 """Training: the loop; one step of it is `training.step`.
 
 Nothing random is carried from step to step: which image, which crop, which points follow from the seed and the
-number of the iteration alone. So a run that was stopped goes on to the same bits, and a batch that is divided
-among processes or slices is the same batch.
+number of the iteration alone. So a run that was stopped goes on to the same bits on a CPU (a GPU adds gradients
+up in no fixed order), and a batch that is divided among processes or slices is the same batch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from reincli.config import Settings
 from reincli.data.sources import Sample
-from reincli.engine.device import full_fp32
+from reincli.engine.device import full_fp32, is_out_of_memory, release_cache
 from reincli.engine.processes import mean_over_processes
 from reincli.engine.weight_files import write_file
 from reincli.errors import ReinError, Terminated, typed
@@ -103,9 +103,9 @@ def train(run: Run, watch: Watch | None = None, task: Task | None = None) -> Non
 
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM, with how to go on; the step was finished and a checkpoint saved.
-        ReinError: too many steps in a row without a finite gradient; data that cannot be used or a loader that is
-            gone (the steps before are saved first); a checkpoint that cannot be written, where it is the last one or
-            `train.stop_unsaved` is set.
+        ReinError: too many steps in a row without a finite gradient; data that cannot be used, a loader that is gone or
+            memory that ran out (the steps before are saved first); a checkpoint that cannot be written, where it is the
+            last one or `train.stop_unsaved` is set.
     """
     watch, settings, train = watch or Watch(), run.settings, run.settings.train
     task = task or Task()
@@ -126,8 +126,7 @@ def train(run: Run, watch: Watch | None = None, task: Task | None = None) -> Non
         for slices in saved_first(run, batches):
             meter.data_here()
             lr = set_schedules(run.optimizer, settings.optim, run.iteration, train.iterations)
-            with full_fp32(run.device):
-                values = task.step(run, slices)
+            values = attempted(run, task, slices)
             run.iteration += 1
             meter.add(values)
             watch.tick(run.iteration)
@@ -214,16 +213,51 @@ def saved_first(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
         except StopIteration:
             return
         except ReinError as error:
-            if not run.iteration or (run.folder / f"iter_{run.iteration}.pth").exists():
-                raise
-            if run.rank.rank == 0:
-                write_checkpoint(run)
-            raise ReinError(
-                error.message,
-                f"{error.hint} Saved at iteration {run.iteration}; "
-                f"then: rein train --resume {typed(run.folder)}".strip(),
-            ) from None
+            raise saved_before(run, error) from None
         yield batch
+
+
+def saved_before(run: Run, error: ReinError) -> ReinError:
+    """The error once the steps before it are saved, with how to go on; as it is where there is nothing to save."""
+    if not run.iteration or (run.folder / f"iter_{run.iteration}.pth").exists():
+        return error
+    if run.rank.rank == 0:
+        write_checkpoint(run)
+    hint = f"{error.hint} Saved at iteration {run.iteration}; then: rein train --resume {typed(run.folder)}"
+    return ReinError(error.message, hint.strip())
+
+
+def attempted(run: Run, task: Task, slices: Batch) -> dict[str, Tensor]:
+    """A step of a task. ReinError where memory does not suffice, with what takes less."""
+    try:
+        with full_fp32(run.device):
+            return task.step(run, slices)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    release_cache(run.device)  # what the step had is gone, now that its error is
+    # the fused optimiser takes no memory of its own; an adaptation's teacher may stand in its student's place
+    whole = bool(run.optimizer.param_groups[0]["fused"]) and not run.settings.adapt.target
+    raise saved_before(run, out_of_memory(run)) if whole else out_of_memory(run)
+
+
+def out_of_memory(run: Run) -> ReinError:
+    """What took too much, and what takes less."""
+    train, side, images = run.settings.train, run.settings.data.augment.crop, run.slice_size
+    less = []
+    if images > 1:
+        slices = next(n for n in range(2, images + 1) if images % n == 0) * train.accumulate
+        less.append(f"--set train.accumulate={slices} (the same training in slices)")
+    if not train.checkpoint_activations:
+        less.append("--set train.checkpoint_activations=true (a third more time)")
+    if run.precision == "fp32" and run.device.type == "cuda":
+        less.append("--precision bf16")
+    less.append("a smaller backbone or data.augment.crop")
+    return ReinError(
+        f"Memory ran out in step {run.iteration + 1}, with {images} image{'s'[: images > 1]} of {side}x{side} at a "
+        f"time on '{run.device}'.",
+        f"Less takes {', or '.join(less)}.",
+    )
 
 
 @contextmanager

@@ -135,6 +135,38 @@ def test_the_rate_is_the_best_of_what_multiplies_here():
         torch.testing.assert_close(packed_product(left, right)(), left @ right)
 
 
+def test_the_rate_is_measured_on_the_gpu_that_was_asked_for(monkeypatch):
+    at, current = [], [0]
+
+    class Chosen:
+        def __init__(self, device):
+            self.index = device.index
+
+        def __enter__(self):
+            current.append(self.index)
+
+        def __exit__(self, *error):
+            current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", Chosen)
+    monkeypatch.setattr(measuring, "matrix_rate", lambda precision, device: at.append(current[-1]) or 1.0)
+    monkeypatch.setattr(measuring, "_row", lambda plan, row, base: row)
+    list(measure(plan(device=torch.device("cuda:1"))))
+    assert at == [1]  # events are recorded on the current GPU: of another one they would measure nothing
+
+
+def test_what_a_training_says_is_in_its_row(monkeypatch):
+    usual = measuring.new_run
+
+    def telling(*given, note, **options):
+        note("The training passes could not be recorded (why): they run one launch after another.")
+        return usual(*given, note=note, **options)
+
+    monkeypatch.setattr(measuring, "new_run", telling)
+    found = list(measure(plan(what=("training",), runs=1, by_part=False)))
+    assert found[0].note.startswith("The training passes could not be recorded (why)")
+
+
 def test_watching_leaves_the_model_as_it_was():
     model = tiny.model(tiny.settings())
     before = [set(vars(module)) for module in model.modules()]

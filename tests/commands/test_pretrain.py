@@ -49,3 +49,16 @@ def test_a_stopped_one_goes_on(tmp_path, monkeypatch):
     pretrain.unfinished_of(target).write_bytes(b"")
     assert "is empty" in told("pretrain", target, *FEW, "--force", code=1)
     assert not other.exists()
+
+
+def test_a_gpu_without_bf16_pretrains_in_fp32(tmp_path, monkeypatch):
+    """In fp16 gradients would have to be scaled; such GPUs pick it for everything else."""
+    monkeypatch.setattr(pretrain, "pick_precision", lambda name, device: "fp16")
+    with monkeypatch.context() as patch:
+        made = []
+        patch.setattr(pretrain, "introduce", lambda run: made.append(run.precision) or exit(0))
+        with pytest.raises(SystemExit):
+            pretrain.run(tmp_path / "mini.pth", steps=2, tokens=256, device="cpu")
+    assert made == ["fp32"]
+    printed = told("pretrain", tmp_path / "mini.pth", *FEW[:-1], "fp16", code=2)
+    assert "Precision fp16 is not for pretraining" in printed

@@ -119,3 +119,8 @@ def test_more_gpus_than_there_are_is_said(monkeypatch):
     assert "--gpus 2 was asked for, but PyTorch sees 1" in told(
         "train", "--preset", "gta2citys", "--gpus", "2", code=2
     )
+
+
+def test_several_processes_on_one_gpu_are_refused():
+    printed = told("train", "--preset", "gta2citys", "--gpus", "2", "--device", "cuda:1", code=2)
+    assert "--gpus 2 is a process on each of 2 GPUs, and --device cuda:1 is one of them." in printed

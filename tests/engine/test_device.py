@@ -130,6 +130,24 @@ def test_plain_forms_run_there(mac):
     assert devices.kernel_notes(MPS, "fp32", 32, 19) == []  # a Mac has no other form to go without
 
 
+def test_the_precision_is_that_of_the_gpu_that_was_asked_for(monkeypatch):
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (8, 9) if device.index else (7, 5))
+    monkeypatch.setattr("torch.version.hip", None)
+    assert pick_precision("auto", torch.device("cuda:0")) == "fp16"
+    assert pick_precision("auto", torch.device("cuda:1")) == "bf16"
+
+
+def test_each_of_several_processes_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    for name in ("auto", "cuda"):  # 'cuda' would be the first one for all
+        assert [Rank(rank, 4, rank % 2).device(name) for rank in range(4)] == ["cuda:0", "cuda:1"] * 2
+    assert Rank(1, 2, 1).device("cuda:0") == "cuda:0"
+    assert Rank(0, 1, 0).device("cuda") == "cuda"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert Rank(1, 2, 1).device("cuda") == "cuda"  # which says that there is none
+
+
 def test_several_processes_share_the_cpu_of_a_mac(mac):
     assert Rank(0, 2, 0).device("auto") == "cpu"
     assert Rank(0, 1, 0).device("auto") == "auto"

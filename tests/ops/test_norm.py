@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from triton_cases import compile_for_hopper, run_cases
 
+from reincli.ops import norm
 from reincli.ops.norm import add_cast, add_norm, sum_norm, triton_reason
 
 
@@ -37,6 +38,15 @@ def test_gradients_pass_through_the_norm_of_a_sum():
     assert branch.grad is not None
     assert layer.weight.grad is not None
     assert branch.grad.any()
+
+
+def test_norms_without_weights_are_not_for_the_kernel(monkeypatch):
+    monkeypatch.setattr(norm, "_by_triton", lambda stream, dtype: True)
+    stream, branch, _ = given()
+    layer = nn.LayerNorm(16, elementwise_affine=False)
+    assert torch.equal(sum_norm(stream, branch, layer), layer(stream + branch))
+    total = stream + branch
+    assert torch.equal(add_norm(stream, branch, layer, torch.float32), layer(total))
 
 
 def test_too_many_channels_say_so():

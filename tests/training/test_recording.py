@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import tiny
 import torch
 
 from reincli.config import TrainSettings
+from reincli.engine.cuda_graphs import stream_kept
 from reincli.engine.ranks import Rank
 from reincli.training.recording import Recorded, can_record
 
@@ -79,3 +82,73 @@ def test_where_it_cannot_be_recorded_a_line_says_so(model, monkeypatch):
     assert len(said) == 1
     assert "not permitted when stream is capturing" in said[0]
     assert "more" not in said[0]
+
+
+class NoDevice:
+    """A graph whose launches ran when they were recorded, on the CPU: replaying finds what they left behind."""
+
+    modes: list[str] = []
+
+    def capture_begin(self, *pool, capture_error_mode="global", **options):
+        self.modes.append(capture_error_mode)
+
+    def capture_end(self):
+        pass
+
+    replay = capture_end
+
+
+@pytest.fixture
+def no_device(monkeypatch):
+    """PyTorch's own recorder without a GPU."""
+    monkeypatch.setattr(NoDevice, "modes", [])
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", NoDevice)
+    for name in ("synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    for name in ("Stream", "stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda *given: nullcontext())
+    monkeypatch.setattr(torch.cuda.graphs, "_graph_pool_handle", lambda: (0, 1))
+    monkeypatch.setattr(torch.cuda, "_POOL_HANDLE", tuple, raising=False)
+    monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: None, raising=False)
+
+
+def test_pytorchs_recorder_takes_the_model_and_no_other_thread_breaks_it(model, no_device):
+    usual = torch.cuda.graph
+    images = torch.randn(1, 3, 64, 64)
+    recorded = Recorded(model, "fp32", pytest.fail)
+    found, expected = recorded(images), model(images)
+    assert torch.equal(found.class_logits, expected.class_logits)
+    assert torch.equal(found.mask_logits(), expected.mask_logits())
+    (found.class_logits.sum() + found.mask_logits().sum()).backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+    assert NoDevice.modes == ["thread_local", "thread_local"]  # the loader's thread pins memory meanwhile
+    assert torch.cuda.graph is usual
+
+
+def test_the_stream_is_what_it_was_where_a_recording_broke(monkeypatch):
+    streams = ["usual"]
+
+    class Current:
+        def __init__(self, stream):
+            self.stream = stream
+
+        def __enter__(self):
+            self.before = streams[-1]
+            streams.append(self.stream)
+
+        def __exit__(self, *error):
+            streams.append(self.before)
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: streams[-1])
+    monkeypatch.setattr(torch.cuda, "stream", Current)
+
+    def breaks():
+        Current(
+            "recording"
+        ).__enter__()  # PyTorch gives the stream back only after a recording has ended well
+        raise RuntimeError("CUDA error: operation failed due to a previous error")
+
+    with pytest.raises(RuntimeError, match="due to a previous error"), stream_kept(GPU):
+        breaks()
+    assert streams[-1] == "usual"

@@ -164,6 +164,25 @@ def test_a_damaged_image_is_one_sentence_and_the_steps_before_are_saved(
     assert torch.load(run / "last.pth", weights_only=True)["meta"]["iter"] == 7
 
 
+def test_memory_that_runs_out_in_a_step_is_one_sentence_and_the_steps_before_are_saved(run, monkeypatch):
+    step = loop.train_step
+
+    def tight(state, slices):
+        if state.iteration == 6:
+            raise torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total ..."
+            )
+        return step(state, slices)
+
+    monkeypatch.setattr(loop, "train_step", tight)
+    text = told("train", "--resume", run, "--set", "train.iterations=20", "--set", "train.checkpoint_every=100",
+                "--device", "cpu", code=1)  # fmt: skip
+    assert "error: Memory ran out in step 7, with 2 images of 64x64 at a time on 'cpu'." in text
+    assert "--set train.accumulate=2 (the same training in slices)" in text
+    assert f"Saved at iteration 6; then: rein train --resume {run}" in text
+    assert torch.load(run / "last.pth", weights_only=True)["meta"]["iter"] == 6
+
+
 @pytest.mark.slow
 def test_a_loader_process_that_is_killed_is_a_sentence_and_nothing_is_lost(run, monkeypatch):
     stepped = run / "stepped"
