@@ -65,13 +65,13 @@ def test_what_no_pass_reads_is_not_waited_for(group, sets, unread):
 def test_what_is_compiled_and_works_activations_out_again_is_not_cut(group, monkeypatch):
     import torch._dynamo.config
 
-    monkeypatch.setattr(torch._dynamo.config, "optimize_ddp", True)  # and back
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
-    monkeypatch.setattr(torch.distributed, "_DEFAULT_FIRST_BUCKET_BYTES", 1)
-    model = tiny.model(tiny.settings()).train()
-    model.recompute = True
-    # gradients of few bytes at a time, as a whole model has many
-    shared = nn.parallel.DistributedDataParallel(fused(model, uncut=True), bucket_cap_mb=0.02)
-    found = shared(torch.randn(1, 3, 64, 64))
-    (found.class_logits.sum() + found.mask_logits().sum() + found.mask_embeddings.sum()).backward()
+    with torch._dynamo.config.patch(optimize_ddp=True):  # and back, whatever is set within
+        monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+        monkeypatch.setattr(torch.distributed, "_DEFAULT_FIRST_BUCKET_BYTES", 1)
+        model = tiny.model(tiny.settings()).train()
+        model.recompute = True
+        # gradients of few bytes at a time, as a whole model has many
+        shared = nn.parallel.DistributedDataParallel(fused(model, uncut=True), bucket_cap_mb=0.02)
+        found = shared(torch.randn(1, 3, 64, 64))
+        (found.class_logits.sum() + found.mask_logits().sum() + found.mask_embeddings.sum()).backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
