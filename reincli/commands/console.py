@@ -198,6 +198,7 @@ class _PaceColumn(ProgressColumn):
     """Rate and time left over the whole of the task: steady, and known from the first one done."""
 
     def render(self, task: Task) -> Text:
+        """As rich asks for each line that it draws."""
         seconds = (
             task.fields["at"] if task.completed else task.elapsed
         )  # at the last advance: steady between two
@@ -214,12 +215,14 @@ class _PlainLines:
         self.shown = 0
 
     def advance(self, n: int = 1, note: str = "") -> None:
+        """`n` more are done; a line where the last one is old."""
         self.done += n
         self.note = note or self.note
         if time.monotonic() - self.shown_at >= PLAIN_INTERVAL:
             self._show()
 
     def close(self) -> None:
+        """The last line, unless it was shown."""
         if self.done > self.shown:
             self._show()
 

@@ -82,6 +82,7 @@ class _Reader(pickle.Unpickler):
         self.archive, self.root = archive, root
 
     def find_class(self, module: str, name: str) -> Any:
+        """What a name in the pickle stands for; nothing that is not in the lists is ever imported."""
         if module.startswith("__torch__"):
             return _Object
         allowed: dict[tuple[str, str], Any] = {
@@ -100,6 +101,7 @@ class _Reader(pickle.Unpickler):
         return allowed[module, name]
 
     def persistent_load(self, reference: Any) -> Tensor:
+        """The numbers of a storage, out of its own file in the archive."""
         _, dtype, key, _, count = reference
         data = bytearray(self.archive.read(f"{self.root}data/{key}"))
         if not count:

@@ -83,10 +83,9 @@ def pick_precision(name: str, device: torch.device) -> str:
     """
     if name == "auto":
         if device.type == "cuda":
+            # of this GPU: PyTorch's own question is about the current one
             ampere = torch.version.hip or torch.cuda.get_device_capability(device) >= (8, 0)
-            return (
-                "bf16" if ampere else "fp16"
-            )  # of this GPU: PyTorch's own question is about the current one
+            return "bf16" if ampere else "fp16"
         return "bf16" if device.type == "cpu" and fast_bf16() else "fp32"
     if name not in DTYPES:
         raise ReinError(f"No precision is called '{name}'.", "Use auto, fp32, bf16 or fp16.", usage=True)

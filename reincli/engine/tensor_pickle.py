@@ -166,6 +166,7 @@ class _Reader(pickle.Unpickler):
         self.numbers, self.storages = numbers, dict[str, Tensor]()
 
     def find_class(self, module: str, name: str) -> Any:
+        """A view of numbers, or `Skipped`; what runs programs is an error. Nothing is imported."""
         if module == "torch" and name in STORAGES:
             return STORAGES[name]
         if (module, name) in ALLOWED:
@@ -176,6 +177,7 @@ class _Reader(pickle.Unpickler):
         return Skipped
 
     def persistent_load(self, reference: Any) -> Any:
+        """The numbers of a storage, each read once."""
         if reference[0] != "storage":  # the class of a module, with its source
             return reference[1]
         _, dtype, key, _, count, *view = reference

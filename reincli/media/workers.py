@@ -35,6 +35,7 @@ class Threads(ThreadPoolExecutor):
         super().__init__(count, initializer=lambda: begun.add(threading.get_native_id()))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As of every pool, and then until the system knows the threads no more."""
         super().shutdown(wait, cancel_futures=cancel_futures)
         deadline = time.monotonic() + PATIENCE
         while wait and self._begun and time.monotonic() < deadline:

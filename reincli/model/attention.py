@@ -19,6 +19,8 @@ KNOWN = (
     "timm.models.eva.EvaAttention",
 )
 """timm's modules that attend by `scaled_dot_product_attention` without adding anything to the scores."""
+FLAT = ("timm.models.vision_transformer_sam.Attention",)
+"""Those that give it (B * heads, T, D), three dimensions."""
 
 
 def choose_attention(body: nn.Module, settings: BackboneSettings) -> None:
@@ -36,6 +38,14 @@ def choose_attention(body: nn.Module, settings: BackboneSettings) -> None:
     for module in body.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = True  # type: ignore[assignment]  # also where TIMM_FUSED_ATTN=0 says otherwise
+
+
+def write_out_flat_attention(body: nn.Module) -> None:
+    """Products instead of one fused call where timm joins heads and batch: PyTorch's ONNX exporter writes fused
+    attention of four dimensions alone."""
+    for module in body.modules():
+        if f"{type(module).__module__}.{type(module).__name__}" in FLAT:
+            module.fused_attn = False  # type: ignore[assignment]
 
 
 def require_attention(attention: str, device: torch.device, dtype: torch.dtype, width: int = 64) -> None:

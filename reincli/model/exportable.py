@@ -55,15 +55,6 @@ class Exportable(nn.Module):
             model.backbone.fix_positions(size)
             model.backbone.stream = None  # sums in place would be scattered over the graph
 
-    def avoid_flat_attention(self) -> None:
-        """Attention as products where timm joins heads and batch (SAM): the ONNX exporter writes fused attention of
-        four dimensions alone."""
-        for module in self.model.backbone.modules():
-            if type(module).__module__ == "timm.models.vision_transformer_sam" and hasattr(
-                module, "fused_attn"
-            ):
-                module.fused_attn = False  # type: ignore[assignment]
-
     def example(self, batch: int) -> Tensor:
         """Random pixels of the form that `forward` takes."""
         shape = (batch, 3, *self.size) if self.layout == "nchw" else (batch, *self.size, 3)

@@ -30,6 +30,7 @@ from reincli.errors import ReinError
 from reincli.generated.streets import DOMAINS, generate
 from reincli.media.images import read_image
 from reincli.media.whole_files import clear_dead, temporary_beside
+from reincli.model.attention import write_out_flat_attention
 from reincli.model.exportable import Exportable
 from reincli.prediction import exported_seal
 from reincli.prediction.export_proof import Proof, compare, prove, refuse_what_is_far, said
@@ -212,7 +213,7 @@ def write_onnx(
 ) -> Proof:  # fmt: skip
     """An ONNX file, or what OpenVINO makes of it, opened by its runtime and compared."""
     graph = path.with_suffix(".onnx")
-    model.avoid_flat_attention()
+    write_out_flat_attention(model.model.backbone)
     example = model.example(request.batch or 2)
     outputs = ["class_logits", "mask_logits"] if request.answer == "queries" else [request.answer]
     with torch.no_grad():

@@ -81,6 +81,7 @@ class _Image:
     maps: Tensor | None = None
 
     def take(self, maps: Tensor, box: Box) -> None:
+        """Add the maps of a window at its place."""
         self.left -= 1
         if self.average is None:
             self.maps = maps
@@ -89,6 +90,7 @@ class _Image:
 
     @torch.inference_mode()
     def done(self) -> Tensor:
+        """The maps of the whole image: the mean where windows overlap."""
         return self.average.mean() if self.average is not None else self.maps  # type: ignore[return-value]
 
 

@@ -92,5 +92,6 @@ class _Tensors(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor, *draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Class logits, mask embeddings and mask features of (B, 3, H, W) images."""
         found = self.model(images, **({"draws": MaskDraws(*draws)} if draws else {}))
         return found.class_logits, found.mask_embeddings, found.mask_features
