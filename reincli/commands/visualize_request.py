@@ -214,9 +214,9 @@ def not_done(inputs: list[Input], request: Request) -> list[Input]:
     todo = [each for each in inputs if not request.is_done(each)]
     old = sum(each.target.exists() for each in todo)
     if old:
-        note(f"{count(old)} there are of another model, style or version of the file: drawn anew.")
+        note(f"{count(old)} of another model, style or version of the file: drawn anew.")
     if len(todo) < len(inputs):
-        note(f"{count(len(inputs) - len(todo))} already drawn are kept; --force draws them again.")
+        note(f"Kept as drawn already: {count(len(inputs) - len(todo))}. --force draws anew.")
     return todo
 
 

@@ -142,7 +142,7 @@ def test_what_is_drawn_is_kept_unless_forced(predictor, capsys):
     visualize.run(["drive"])
     assert len(predictor.asked) == 3
     assert len(predictor.loaded) == 1  # with nothing to do, nothing is loaded
-    assert "3 pictures already drawn are kept" in capsys.readouterr().err
+    assert "Kept as drawn already: 3 pictures" in capsys.readouterr().err
     visualize.run(["drive"], labels=True)
     assert len(predictor.asked) == 6
     visualize.run(["drive"], force=True)
