@@ -15,6 +15,7 @@ import torch
 from terminal import told
 
 from reincli.config import Settings
+from reincli.errors import ReinError
 from reincli.settings_files import build_settings, to_toml
 from reincli.toml_files import read_toml
 from reincli.training import train as engine
@@ -161,6 +162,22 @@ def test_wrong_use_is_one_sentence_and_exit_code_2(words, says, tmp_path, monkey
     assert says in output
     assert "Traceback" not in output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_to_resume_is_named_where_its_neighbour_was(tmp_path):
+    run = tmp_path / "work dirs" / "night"
+    run.mkdir(parents=True)
+    (run / "settings.toml").touch()
+    (run / "last.pth").touch()
+    for named, says in (
+        (run / "last.pth", f"Give the folder of the run: --resume '{run}'"),
+        (run / "lost.pth", f"Give the folder of the run: --resume '{run}'"),
+        (run.parent, f"Runs in it: '{run}'."),
+        (run.parent / "nigth", f"Did you mean '{run}'?"),
+    ):
+        with pytest.raises(ReinError, match="There is no run") as caught:
+            settings_of_run(named)
+        assert says in caught.value.hint
 
 
 @pytest.mark.parametrize(
