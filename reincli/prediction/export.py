@@ -242,6 +242,12 @@ def write_onnx(
     del session
     if request.form == "onnx":
         write_proof(path, about | {"proof": said(proof)})
+        kept = (path, exported_seal.weights_beside(path))
+        for each in sorted(
+            path.parent.iterdir()
+        ):  # weights in fp32 beyond 2 GB, of which a smaller file was made
+            if each not in kept:
+                each.unlink()
         exported_seal.seal(path)
     return proof
 

@@ -391,6 +391,22 @@ def test_a_bit_that_turns_in_the_weights_beside_it_is_noticed(files):
 
 
 @pytest.mark.slow
+def test_weights_of_which_a_smaller_file_was_made_are_not_kept(files, monkeypatch):
+    """Beyond 2 GB they lie beside the graph; in fp16 it holds its own."""
+    needs_onnx()
+    save = torch.onnx.ONNXProgram.save
+    monkeypatch.setattr(
+        torch.onnx.ONNXProgram, "save", lambda program, path: save(program, path, external_data=True)
+    )
+    target = export.run(files / "last.pth", what="scores")
+    assert {each.name for each in files.iterdir()} == {"last.pth", "frames", "last.onnx", "last.onnx.data"}
+    assert not changed(target)
+    small = export.run(files / "last.pth", what="scores", precision="fp16", out=files / "small.onnx")
+    assert not (files / "small.onnx.data").exists()
+    assert not changed(small)
+
+
+@pytest.mark.slow
 def test_the_example_of_the_documentation_needs_nothing_of_ours(files):
     needs_onnx()
     target = export.run(files / "last.pth")
