@@ -68,6 +68,8 @@ class OnnxSession:
         try:
             self.session = module.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime's errors have no class in common
+            if lacks_memory(error):
+                raise not_enough_memory(path, self.runtime) from None
             raise ReinError(
                 f"onnxruntime cannot open '{path}': {message_of(error)}.",
                 "The file is damaged or no ONNX file, or its weights (.onnx.data) do not lie beside it under their old "
@@ -131,6 +133,8 @@ class OpenVinoSession:
             self.compiled = core.compile_model(model, kind, options)
             self.text = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None
         except RuntimeError as error:
+            if lacks_memory(error):
+                raise not_enough_memory(path, self.runtime) from None
             raise ReinError(
                 f"OpenVINO cannot open '{path}': {message_of(error)}.",
                 "Both files are needed, .xml and .bin, whole and from the same export: copy both again, or export "
@@ -311,6 +315,20 @@ def cannot_run(runtime: str, error: Exception) -> ReinError:
     return ReinError(
         f"{runtime} cannot run the file: {message_of(error)}.",
         "Its weights are damaged, or memory is short. Export it again, or --size smaller.",
+    )
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether a runtime says that memory ran out: the file is as good as it was then."""
+    text = str(error)
+    return is_out_of_memory(error) or "bad_alloc" in text or "Failed to allocate memory" in text
+
+
+def not_enough_memory(path: Path, runtime: str) -> ReinError:
+    """For a file that is opened."""
+    return ReinError(
+        f"Memory ran out while {runtime} opened '{path}'.",
+        "See what else takes it (free), or export the checkpoint at a smaller --size.",
     )
 
 

@@ -44,9 +44,12 @@ def refuse_existing(folder: Path) -> None:
             usage=True,
         )
     if (folder / "settings.toml").exists():
+        begun = (folder / LAST).exists() or bool(numbered(folder))
         raise ReinError(
-            f"There is a run in '{folder}' already.",
-            f"Go on with it: rein train --resume {typed(folder)}   or choose another folder: --work-dir DIR",
+            f"There is a run in '{folder}' already{'' if begun else ', which has no checkpoint yet'}.",
+            f"Go on with it: rein train --resume {typed(folder)}   or choose another folder: --work-dir DIR"
+            if begun  # else there is nothing to go on with
+            else "Choose another folder: --work-dir DIR, or remove that one if nothing trains there.",
             usage=True,
         )
     _refuse_other_files(folder)

@@ -244,6 +244,29 @@ def test_windows_of_another_setting_are_told_with_those_of_the_file(tmp_path):
     assert "--mode slide --set test.window=8" in caught.value.hint
 
 
+def test_a_file_for_which_memory_is_short_is_not_called_damaged(tmp_path, monkeypatch):
+    target = write_brightest(tmp_path / "m.onnx", ABOUT)
+
+    def short(*_: object, **__: object) -> None:
+        raise Exception("[ONNXRuntimeError] : 1 : FAIL : Load model from m.onnx failed:std::bad_alloc")
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", short)
+    with pytest.raises(ReinError, match="Memory ran out while onnxruntime opened") as caught:
+        open_segmentor(target)
+    assert "damaged" not in str(caught.value)
+
+
+def test_what_onnx_cannot_serialise_is_a_sentence(tmp_path):
+    request = prediction_export.Request(tmp_path / "m.onnx", "onnx", (8, 8), 1, "labels", "nchw", "fp32")
+    with (
+        pytest.raises(ReinError, match="cannot be written as fp32: Failed to serialize proto"),
+        prediction_export.serialized(request),
+    ):
+        raise ValueError("Failed to serialize proto")
+    with pytest.raises(OSError, match="full"), prediction_export.serialized(request):  # told by the caller
+        raise OSError(28, "full")
+
+
 def test_a_file_that_its_runtime_cannot_run_is_a_sentence(tmp_path):
     model = open_segmentor(write_brightest(tmp_path / "m.onnx", ABOUT))
     with pytest.raises(ReinError, match="onnxruntime cannot run the file"):
