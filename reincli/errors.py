@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import shlex
@@ -65,24 +66,72 @@ def instead_of(path: Path, suffixes: Collection[str] = (), folder: bool = False)
     present = path.parent
     while not present.is_dir() and present != present.parent:
         present = present.parent
-    lost, *rest = path.parts[0 if present == Path() else len(present.parts) :]
+    lost, *rest = path.parts[0 if present == Path() else len(present.parts) :] or (".",)
+    blocking = _in_the_way(present / lost, bool(rest or folder))
+    if blocking:
+        return blocking
     try:
         with os.scandir(present) as entries:
-            names = sorted(
-                each.name
-                for each in islice(entries, MOST_NAMES)
-                if each.is_dir() == bool(rest or folder)
-                and (rest or folder or not suffixes or each.name.lower().endswith(tuple(suffixes)))
-            )
+            every = list(islice(entries, MOST_NAMES + 1))
     except OSError:
         return "Check the path."
-    close = [present / name for name in difflib.get_close_matches(lost, names, n=2, cutoff=0.6)]
-    whole = [each.joinpath(*rest) for each in close if each.joinpath(*rest).exists()]
+    folders = {each.name for each in every if _is_folder(each)}
+    fitting = {each.name for each in every} - folders
+    if suffixes:
+        fitting = {name for name in fitting if name.lower().endswith(tuple(suffixes))}
+    names = sorted(folders if rest or folder else fitting)
+    close = _alike(lost, names)
+    if not close and not rest and not folder and not Path(lost).suffix:
+        close = _alike(lost, sorted(folders))  # what lies in it is told when it is asked for
+    whole = [present.joinpath(name, *rest) for name in close]
+    whole = [each for each in whole if _would_do(each, suffixes, folder)] if rest else whole
     if close:
-        return "Did you mean " + " or ".join(f"'{each}'" for each in whole or close) + "?"
+        shown = whole or [present / name for name in close]
+        return "Did you mean " + " or ".join(f"'{each}'" for each in shown) + "?"
     if rest:
         return f"There is no '{present / lost}' either: check the path."
-    shown = ", ".join(names[:SHOWN_NAMES]) + (
-        f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-    )
-    return f"'{present}' has {shown}." if names else "Check the path."
+    if not names:
+        return "Check the path."
+    more = " and others" if len(every) > MOST_NAMES else f" and {len(names) - SHOWN_NAMES} more"
+    return f"'{present}' has {', '.join(names[:SHOWN_NAMES])}{more if len(names) > SHOWN_NAMES else ''}."
+
+
+def _in_the_way(path: Path, folder: bool) -> str:
+    """A sentence for what lies at a path and is not what was asked for there; '' where nothing does."""
+    with contextlib.suppress(OSError):
+        if path.is_symlink() and not path.exists():
+            return f"'{path}' is a link to '{os.readlink(path)}', which leads nowhere: mend or remove it."
+        if path.is_dir():
+            return "" if folder else f"'{path}' is a folder: give a file."
+        if path.exists():
+            kind = "file" if path.is_file() else "device or a pipe"
+            return f"'{path}' is a {kind}, not a {'folder' if folder else 'file'}."
+    return ""
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder; a link that leads back to itself is none, and no error."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _alike(name: str, names: Iterable[str]) -> list[str]:
+    """The names like a mistyped one, capitals or not."""
+    plain: dict[str, str] = {}
+    for each in names:
+        plain.setdefault(each.casefold(), each)
+    return [plain[each] for each in difflib.get_close_matches(name.casefold(), plain, n=2, cutoff=0.6)]
+
+
+def _would_do(path: Path, suffixes: Collection[str], folder: bool) -> bool:
+    """Whether what lies at a path is of the kind that was asked for."""
+    try:
+        if folder:
+            return path.is_dir()
+        return path.is_dir() or (
+            path.exists() and (not suffixes or path.name.lower().endswith(tuple(suffixes)))
+        )
+    except OSError:
+        return False

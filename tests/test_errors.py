@@ -65,3 +65,43 @@ def test_a_folder_that_may_not_be_read(runs: Path) -> None:
         assert "heck the path." in instead_of(Path("work_dirs/gta2citys/lst.pth"))
     finally:
         (runs / "work_dirs").chmod(0o755)
+
+
+def test_a_link_that_leads_nowhere_or_back_is_said_and_silences_nothing(runs: Path) -> None:
+    Path("gone.pth").symlink_to("nowhere.pth")
+    Path("loop.pth").symlink_to("loop.pth")
+    Path("gone").symlink_to("nowhere")
+    assert instead_of(Path("gone.pth")).startswith(
+        "'gone.pth' is a link to 'nowhere.pth', which leads nowhere"
+    )
+    assert "'loop.pth' is a link to 'loop.pth'" in instead_of(Path("loop.pth"))
+    assert "'gone' is a link to 'nowhere'" in instead_of(Path("gone/last.pth"))
+    assert instead_of(Path("wrk_dirs/gta2citys/last.pth")) == "Did you mean 'work_dirs/gta2citys/last.pth'?"
+
+
+def test_what_is_there_and_of_another_kind_is_said(runs: Path) -> None:
+    last = "work_dirs/gta2citys/last.pth"
+    assert instead_of(Path(last, "x.pth")) == f"'{last}' is a file, not a folder."
+    assert instead_of(Path(last), folder=True) == f"'{last}' is a file, not a folder."
+    assert instead_of(Path("work_dirs")) == "'work_dirs' is a folder: give a file."
+    assert instead_of(Path("/dev/null")) == "'/dev/null' is a device or a pipe, not a file."
+
+
+def test_only_what_would_do_is_named_behind_a_mistyped_folder(runs: Path) -> None:
+    lost = Path("work_dirs/gta2cits/last.pth")
+    for words in ({"suffixes": (".json",)}, {"folder": True}):
+        assert instead_of(lost, **words) == "Did you mean 'work_dirs/gta2citys'?"
+
+
+def test_folders_are_named_where_no_file_is_like_it(runs: Path) -> None:
+    assert instead_of(Path("work_dirs/gta2city"), WEIGHTS) == "Did you mean 'work_dirs/gta2citys'?"
+    assert instead_of(Path("Work_Dirs/GTA2Citys/LAST.pth")) == "Did you mean 'work_dirs'?"
+    assert instead_of(Path("work_dirs/GTA2Citys/LAST.pth")) == "Did you mean 'work_dirs/gta2citys'?"
+    assert instead_of(Path("work_dirs/gta2citys/LAST.PTH")) == "Did you mean 'work_dirs/gta2citys/last.pth'?"
+
+
+def test_a_folder_of_very_many_files_is_not_counted(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reincli.errors.MOST_NAMES", 5)
+    for number in range(9):
+        (runs / f"{number}.json").touch()
+    assert instead_of(Path("something_else"), (".json",)).endswith(" and others.")

@@ -61,8 +61,7 @@ def run(
     with at_work(out or checkpoint, "calibrate", file=True):
         predictor = open_segmentor(checkpoint, backbone=backbone, settings=settings, device=device,
                                    precision=precision, any_backbone=any_backbone)  # fmt: skip
-        for text in predictor.notes:
-            console.note(text)
+        console.remarks(predictor.notes, predictor.doubts)
         predictor.tell = console.problem
         with console.progress("Calibrating", total=len(samples)) as advance:
             found = fit(

@@ -106,12 +106,14 @@ def read_scores(path: Path) -> Scores:
     Raises:
         ReinError: no such file, another kind of file, or one without the matrices of single images.
     """
+    if not path.exists() or path.is_dir():  # a pipe may be read
+        hint = f"{instead_of(path, ('.json',))} Or write it: rein eval CHECKPOINT --json FILE"
+        raise ReinError(f"There is no file '{path}'.", hint)
     try:
         raw = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        hint = f"{instead_of(path, ('.json',))} Or write it: rein eval CHECKPOINT --json FILE"
-        raise ReinError(f"There is no file '{path}'.", hint) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise ReinError(f"'{path}' cannot be read: {error.strerror}.", "Check its owner and mode.") from None
+    except (ValueError, RecursionError) as error:
         raise ReinError(
             f"'{path}' cannot be read as JSON: {error}.", "Write it anew: rein eval CHECKPOINT --json FILE"
         ) from None
@@ -153,6 +155,10 @@ def _differences_of_protocol(a: Scores, b: Scores, shared: Sequence[str]) -> lis
     for scores in (a, b):
         if not scores.report.get("complete", True):
             remarks.append(f"'{scores.path}' is partial: the evaluation was interrupted.")
+        if scores.report.get("doubts"):
+            remarks.append(
+                f"'{scores.path}' is of a model that was damaged or changed after it was exported."
+            )
     if protocol_line(_only(a, shared)) != protocol_line(_only(b, shared)):
         remarks.append("The protocols differ, and that alone moves scores by points:")
         remarks += [f"  {'AB'[i]}: {protocol_line(_only(scores, shared))}" for i, scores in enumerate((a, b))]

@@ -132,6 +132,12 @@ def problem(text: str) -> None:
     (_terminal.get().live or _stderr()).print(text, soft_wrap=True, style="yellow")
 
 
+def remarks(notes: Iterable[str], doubts: Collection[str] = ()) -> None:
+    """Notes, of which those that make results doubtful are told with --quiet too."""
+    for text in notes:
+        (problem if text in doubts else note)(text)
+
+
 def error(message: str, hint: str = "") -> None:
     """Why the command failed, and below it what to do next."""
     console = _stderr()

@@ -135,8 +135,7 @@ def require_single_views(averaged: bool) -> None:
 def opened(checkpoint: Path, given: dict[str, Any]) -> Predictor:
     """The model, see `open_segmentor`; its remarks are told, and so is what it has to say on the way."""
     predictor = open_segmentor(checkpoint, **given)
-    for text in predictor.notes:
-        console.note(text)
+    console.remarks(predictor.notes, predictor.doubts)
     predictor.tell = console.problem
     return predictor
 

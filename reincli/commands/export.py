@@ -8,7 +8,7 @@ from pathlib import Path
 from reincli.commands import console
 from reincli.config import parse_size
 from reincli.engine.backbone_files import used_backbone
-from reincli.errors import ReinError, nearest
+from reincli.errors import ReinError, nearest, typed
 from reincli.media.inputs import find_inputs
 from reincli.media.outputs import Outputs, at_work
 from reincli.model.exportable import ANSWERS, LAYOUTS
@@ -87,9 +87,11 @@ def checked_target(checkpoint: Path, out: Path | None, format_: str, force: bool
         raise ReinError(message, "Name the checkpoint that it was made from.", usage=True)
     target = out or checkpoint.with_suffix(FORMATS[format_])
     if target.suffix != FORMATS[format_]:
+        place = target / checkpoint.name if target.is_dir() else target
+        name = (place.stem.strip(".") or "model") + FORMATS[format_]
         raise ReinError(
-            f"--out '{target}' must end in {FORMATS[format_]}.",
-            f"For example: --out {target.stem}{FORMATS[format_]}",
+            f"--out '{target}' must end in {FORMATS[format_]}, behind a name.",
+            f"For example: --out {typed(place.parent / name)}",
             usage=True,
         )
     if target.is_symlink():  # written through

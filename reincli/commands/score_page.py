@@ -98,6 +98,8 @@ def _head(result: Mapping[str, Any]) -> Iterator[str]:
     yield f"<p class=soft>{escape(result['checkpoint'])}</p><p>{escape(protocol_line(result))}</p>"
     if not result["complete"]:
         yield "<p class=warn>Partial: the evaluation was interrupted. These are not scores to cite.</p>"
+    for text in result.get("doubts", ()):
+        yield f"<p class=warn>{escape(text)}</p>"
     for source, count in result["left_out"].items():
         yield f"<p class=warn>{count} files of {escape(source)} were left out for want of image or label.</p>"
     mean = result["mean"]

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reincli.commands.console import configure, note, problem, result
+from reincli.commands.console import configure, note, problem, remarks, result
 from reincli.commands.visualize_pictures import Tally, draw_pictures
 from reincli.commands.visualize_request import (
     MAKER,
@@ -162,8 +162,8 @@ def build_artist(
             f"'{paths[1]}' and '{paths[0]}' have other classes: they cannot be compared.",
             "Compare checkpoints of the same classes, in the same order.",
         )
-    for remark in dict.fromkeys(remark for each in predictors for remark in each.notes):
-        note(remark)
+    doubts = [text for each in predictors for text in each.doubts]
+    remarks(dict.fromkeys(text for each in predictors for text in each.notes), doubts)
     titles = titles_of(*paths) if len(paths) == 2 else ()
     style = "overlay" if way.style == "compare" else way.style
     look = Look(style, way.alpha, way.legend, threshold=way.threshold, abstain=way.abstain)

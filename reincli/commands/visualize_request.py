@@ -104,12 +104,16 @@ def require_pictures(inputs: Sequence[str]) -> None:
     from reincli.prediction import exported
 
     models = (*weight_files.SUFFIXES, *exported.SUFFIXES)
-    found = next((each for each in others if each.lower().endswith(models)), None)
-    if found is None:
+    named = [each for each in others if each.lower().endswith(models)]
+    if not named:
         return
-    pictures = " ".join(typed(each) for each in inputs if each != found) or "FOLDER"
+    # of OpenVINO's two files, the one that is given
+    graphs = [Path(each).with_suffix(".xml") for each in named if each.lower().endswith(".bin")]
+    found = next((str(each) for each in graphs if each.is_file()), named[0])
+    pictures = " ".join(typed(each) for each in inputs if each not in named) or "FOLDER"
+    said = f"'{named[0]}' is a checkpoint" if len(named) == 1 else f"{len(named)} files are checkpoints"
     raise ReinError(
-        f"'{found}' is a checkpoint; here images, videos and folders are named.",
+        f"{said}; here images, videos and folders are named.",
         f"rein visualize {pictures} --checkpoint {typed(found)}",
         usage=True,
     )

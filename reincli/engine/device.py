@@ -212,5 +212,6 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error)  # CPU allocations and the GPU's libraries have no exception of their own
     return isinstance(error, RuntimeError) and any(
-        sign in text for sign in ("can't allocate memory", "out of memory", "_STATUS_ALLOC_FAILED")
+        sign in text
+        for sign in ("can't allocate memory", "out of memory", "_STATUS_ALLOC_FAILED", "bad_alloc")
     )

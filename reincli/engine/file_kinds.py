@@ -75,6 +75,11 @@ def kind_of(path: Path) -> str:
             f"'{path}' is JSON text, not weights.",
             "Give the .pth or .safetensors file; of a model in parts, its file *.index.json.",
         )
+    graphs = (path.with_suffix(".xml") if path.suffix.lower() == ".bin" else None,
+              path.with_suffix("") if path.name.lower().endswith(".onnx.data") else None)  # fmt: skip
+    graph = next((each for each in graphs if each is not None and each.is_file()), None)
+    if graph is not None:
+        raise ReinError(f"'{path}' holds the weights of '{graph}', which lies beside it.", f"Give '{graph}'.")
     told = "text" if all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in start) else "no known form"
     raise ReinError(
         f"'{path}' is not a weights file (it is {told} and starts with {start[:12]!r}).",

@@ -228,21 +228,31 @@ def write_onnx(
     backbone = nodes_of_backbone(program.model.graph)
     for node in program.model.graph:
         node.metadata_props.clear()  # where each came from in the source, with paths of this machine
-    program.save(str(graph))
+    with serialized(request):
+        program.save(str(graph))
     nodes = [node.op_type for node in program.model.graph]
     del program
     if request.precision in ("fp16", "int8") and request.form == "onnx":
         tell(f"writing {request.precision}")
-        lower(graph, request, given_batches(pictures, request), about, backbone)
+        with serialized(request):
+            lower(graph, request, given_batches(pictures, request), about, backbone)
     if request.form == "openvino":
-        write_openvino(graph, path, request, about)
+        with serialized(request):
+            write_openvino(graph, path, request, about)
     tell("comparing")
     session, _ = open_session(path)
     proof = Proof(nodes=len(nodes), operators=dict(Counter(nodes)))
     prove(proof, model, session, given_batches(pictures, request), request.answer)
     del session
     if request.form == "onnx":
-        write_proof(path, about | {"proof": said(proof)})
+        with serialized(request):
+            write_proof(path, about | {"proof": said(proof)})
+        kept = (path, exported_seal.weights_beside(path))
+        for each in sorted(
+            path.parent.iterdir()
+        ):  # weights in fp32 beyond 2 GB, of which a smaller file was made
+            if each not in kept:
+                each.unlink()
         exported_seal.seal(path)
     return proof
 
@@ -353,6 +363,21 @@ def refused_as_one_sentence(trace: Callable[[], Any]) -> Any:
         raise ReinError(
             f"PyTorch's exporter cannot write this model: {lines[0][:200]}",
             "A batch of 1 (--batch 1) is easier to write; of the backbones, plain transformers are.",
+        ) from error
+
+
+@contextlib.contextmanager
+def serialized(request: Request) -> Iterator[None]:
+    """ONNX writes while the body runs; what its libraries say where they cannot is a sentence."""
+    try:
+        yield
+    except (ReinError, OSError, MemoryError):
+        raise
+    except Exception as error:  # protobuf's, onnxruntime's and the quantiser's have no class in common
+        raise ReinError(
+            f"'{request.target}' cannot be written as {request.precision}: {message_of(error)}.",
+            "Memory is short, or the model is beyond what one file holds (2 GB): see what else takes memory (free), or "
+            "take a smaller --size or --format torch.",
         ) from error
 
 

@@ -6,6 +6,7 @@ Shapes: B windows, K classes, (H, W) the file's size.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +22,7 @@ from reincli.engine.device import is_out_of_memory
 from reincli.errors import ReinError, instead_of
 from reincli.model.segmentor import MEAN
 from reincli.prediction.exported_about import About, Port, read_about, require_agreement
-from reincli.prediction.exported_seal import broken_seal
+from reincli.prediction.exported_seal import broken_seal, weights_beside
 from reincli.prediction.predict import Predictor
 from reincli.prediction.windows import Budget
 
@@ -67,10 +68,12 @@ class OnnxSession:
         try:
             self.session = module.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime's errors have no class in common
+            if lacks_memory(error):
+                raise not_enough_memory(path, self.runtime) from None
             raise ReinError(
                 f"onnxruntime cannot open '{path}': {message_of(error)}.",
-                "The file is damaged or no ONNX file, or its weights (.onnx.data) do not lie beside it: bring them, or "
-                "export it again.",
+                "The file is damaged or no ONNX file, or its weights (.onnx.data) do not lie beside it under their old "
+                "name: bring them, or export it again.",
             ) from None
         self.provider = self.session.get_providers()[0]
         self.name = self.session.get_inputs()[0].name
@@ -128,12 +131,15 @@ class OpenVinoSession:
             hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": count}
             options: dict[str, Any] = hints if kind == "CPU" else {}
             self.compiled = core.compile_model(model, kind, options)
+            self.text = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None
         except RuntimeError as error:
+            if lacks_memory(error):
+                raise not_enough_memory(path, self.runtime) from None
             raise ReinError(
                 f"OpenVINO cannot open '{path}': {message_of(error)}.",
-                "Both files are needed, .xml and .bin, from the same export.",
+                "Both files are needed, .xml and .bin, whole and from the same export: copy both again, or export "
+                "anew.",
             ) from None
-        self.text = model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None
         self.provider = kind
 
     def about(self) -> str | None:
@@ -153,7 +159,7 @@ class OpenVinoSession:
         """As `Session.run`."""
         try:
             found = self.compiled([images])
-        except RuntimeError as error:
+        except (RuntimeError, UnicodeDecodeError) as error:
             if is_out_of_memory(error):  # fewer windows at a time are tried
                 raise
             raise cannot_run(self.runtime, error) from None
@@ -172,10 +178,25 @@ def open_session(
         hint = f"{instead_of(path, SUFFIXES)} Or export one: rein export CHECKPOINT"
         raise ReinError(f"There is no file '{path}'.", hint)
     kind = OpenVinoSession if path.suffix.lower() == ".xml" else OnnxSession
-    session = kind(path, device, threads)
-    about = read_about(path, session.about())
-    require_agreement(path, session, about)
+    try:
+        path = where_it_lies(path)
+        session = kind(path, device, threads)
+        about = read_about(path, session.about())
+        require_agreement(path, session, about)
+    except PermissionError:
+        raise ReinError(f"No permission to read '{path}'.", "Check its owner and mode.") from None
+    except UnicodeDecodeError as error:  # names and what the file says of itself are text for both runtimes
+        raise ReinError(
+            f"'{path}' is damaged: a text in it is not UTF-8 ({error.reason}).",
+            "Copy it again from where it was made, or export it again.",
+        ) from None
     return session, about
+
+
+def where_it_lies(path: Path) -> Path:
+    """A file, or what a link to it leads to, where its weights lie beside that and not beside the link."""
+    real = Path(os.path.realpath(path))
+    return path if weights_beside(path) or not weights_beside(real) else real
 
 
 class ExportedPredictor(Predictor):
@@ -201,9 +222,9 @@ class ExportedPredictor(Predictor):
         self.temperature = self.about.temperature
         self.device, self.precision = torch.device("cpu"), self.about.precision
         self.notes = [f"'{path.name}' runs by {self.session.runtime} ({self.session.provider})."]
-        changed = broken_seal(path)
-        if changed is not None:
-            self.notes.append(changed)
+        changed = broken_seal(where_it_lies(path))
+        self.doubts = [changed] if changed is not None else []
+        self.notes += self.doubts
         self.tell: Callable[[str], None] = self.notes.append
         self.replay = None
         self.padded = False
@@ -294,6 +315,20 @@ def cannot_run(runtime: str, error: Exception) -> ReinError:
     return ReinError(
         f"{runtime} cannot run the file: {message_of(error)}.",
         "Its weights are damaged, or memory is short. Export it again, or --size smaller.",
+    )
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether a runtime says that memory ran out: the file is as good as it was then."""
+    text = str(error)
+    return is_out_of_memory(error) or "bad_alloc" in text or "Failed to allocate memory" in text
+
+
+def not_enough_memory(path: Path, runtime: str) -> ReinError:
+    """For a file that is opened."""
+    return ReinError(
+        f"Memory ran out while {runtime} opened '{path}'.",
+        "See what else takes it (free), or export the checkpoint at a smaller --size.",
     )
 
 

@@ -120,6 +120,7 @@ class Predictor:
         temperature: of probabilities and confidence.
 
     Attributes:
+        doubts: those of the notes that say why its answers may be wrong.
         tell: takes remarks that arise while it predicts (memory ran out); the notes, unless it is replaced.
     """
 
@@ -141,6 +142,7 @@ class Predictor:
             model.backbone.settings.attention, device, DTYPES[precision], head_width(model.backbone.body)
         )
         self.temperature = temperature
+        self.doubts: list[str] = []
         self.notes += kernel_notes(device, precision, settings.model.head.sampled_width, len(classes))
         if not in_training:
             self.model = model.to(device).eval()

@@ -111,6 +111,7 @@ def report(
             **({"temperature": predictor.temperature} if sure else {}),
             **({"scales": list(test.tta_scales), "flip": test.tta_flip} if evaluation.tta else {}),
         },
+        **({"doubts": predictor.doubts} if predictor.doubts else {}),
         "complete": evaluation.complete,
         "domains": {
             name: _domain_report(evaluation.classes, result, by_domain[name])

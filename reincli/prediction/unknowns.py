@@ -176,6 +176,7 @@ def report_unknowns(predictor: Predictor, evaluation: UnknownEvaluation, checkpo
             "precision": predictor.precision,
             "tta": False,
         },
+        **({"doubts": predictor.doubts} if predictor.doubts else {}),
         "complete": evaluation.complete,
         "unknown": {
             name: _source_report(found) for name, found in evaluation.sources.items() if found.images

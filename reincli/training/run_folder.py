@@ -30,6 +30,9 @@ LAST = "last.pth"
 NUMBERED = re.compile(r"iter_([0-9]{1,12})\.pth")
 """Names of checkpoints; other files of the folder are nobody's business."""
 
+SHOWN = 4
+"""Runs that are named where one is asked for."""
+
 
 def refuse_existing(folder: Path) -> None:
     """A finished or stopped run is never overwritten. ReinError where there is one, or no folder can be."""
@@ -41,9 +44,12 @@ def refuse_existing(folder: Path) -> None:
             usage=True,
         )
     if (folder / "settings.toml").exists():
+        begun = (folder / LAST).exists() or bool(numbered(folder))
         raise ReinError(
-            f"There is a run in '{folder}' already.",
-            f"Go on with it: rein train --resume {typed(folder)}   or choose another folder: --work-dir DIR",
+            f"There is a run in '{folder}' already{'' if begun else ', which has no checkpoint yet'}.",
+            f"Go on with it: rein train --resume {typed(folder)}   or choose another folder: --work-dir DIR"
+            if begun  # else there is nothing to go on with
+            else "Choose another folder: --work-dir DIR, or remove that one if nothing trains there.",
             usage=True,
         )
     _refuse_other_files(folder)
@@ -91,7 +97,14 @@ def change_settings(folder: Path, settings: Settings, iteration: int, changed: M
 def settings_of_run(folder: Path) -> Settings:
     """Settings of a run to resume. ReinError where there is nothing to resume."""
     if not (folder / "settings.toml").exists():
-        hint = "Give the folder of a run." if folder.is_dir() else instead_of(folder, folder=True)
+        if (folder.parent / "settings.toml").is_file():  # what was named is a checkpoint in it
+            hint = f"Give the folder of the run: --resume {typed(folder.parent)}"
+        elif folder.is_dir():
+            within = sorted(str(each.parent) for each in folder.glob("*/settings.toml"))
+            shown = ", ".join(f"'{each}'" for each in within[:SHOWN])
+            hint = f"Runs in it: {shown}. Give one of them." if within else "Give the folder of a run."
+        else:
+            hint = instead_of(folder, folder=True)
         raise ReinError(f"There is no run in '{folder}' (no settings.toml).", hint, usage=True)
     return build_settings(read_toml(folder / "settings.toml"))
 

@@ -466,6 +466,28 @@ def test_a_result_against_itself_is_all_zero(toy):
     assert done.stderr == ""
 
 
+def test_what_is_no_file_is_said_and_nobody_is_told_to_write_it_anew(tmp_path):
+    (tmp_path / "scores.json").write_text("{}")
+    (tmp_path / "m.json").mkdir()
+    for named, says in (
+        ("m.json", "is a folder: give a file"),
+        ("scores.json/x.json", "is a file, not a folder"),
+        ("score.json", "scores.json'?"),
+    ):
+        said = told("compare", tmp_path / named, tmp_path / "scores.json", code=1)
+        assert says in said
+        assert "anew" not in said
+
+
+def test_scores_of_a_changed_file_are_told_of_in_a_comparison(toy):
+    """As an exported file that was damaged: the JSON says so."""
+    raw = json.loads((toy / "b.json").read_text())
+    (toy / "doubtful.json").write_text(json.dumps(raw | {"doubts": ["'m.onnx' is not as it was written."]}))
+    done = rein("compare", "a.json", "doubtful.json", "--draws", "100")
+    assert "'doubtful.json' is of a model that was damaged or changed" in done.stderr
+    assert "damaged" not in rein("compare", "a.json", "b.json", "--draws", "100").stderr
+
+
 def test_only_shared_images_and_domains_are_compared(toy):
     rein("eval", "head.pth", "--data", "toy:val", "--json", "c.json")
     done = rein("compare", "a.json", "c.json", "--draws", "100")

@@ -21,10 +21,12 @@ from reincli.engine.weight_files import write_file
 from reincli.errors import ReinError
 from reincli.media.images import read_image, write_png
 from reincli.prediction import export as prediction_export
-from reincli.prediction import export_proof
+from reincli.prediction import export_proof, exported, exported_seal
+from reincli.prediction.evaluate import Evaluation
 from reincli.prediction.exported import ExportedPredictor
 from reincli.prediction.exported_about import read_about
 from reincli.prediction.opening import open_segmentor
+from reincli.prediction.results import report
 from reincli.settings_files import build_settings
 
 
@@ -177,7 +179,7 @@ def test_what_a_file_says_of_itself_is_checked(tmp_path, change):
         read_about(tmp_path / "m.onnx", json.dumps(ABOUT | change))
 
 
-def write_brightest(path: Path, about: dict[str, object], kind: str = "UINT8") -> Path:
+def write_brightest(path: Path, about: dict[str, object], kind: str = "UINT8", sealed: bool = False) -> Path:
     """An ONNX file that answers with the brightest channel of (1, 3, 8, 8), whatever it says of itself."""
     pytest.importorskip("onnxruntime")
     onnx = pytest.importorskip("onnx")
@@ -189,8 +191,11 @@ def write_brightest(path: Path, about: dict[str, object], kind: str = "UINT8") -
         [helper.make_tensor_value_info("labels", number, [1, 8, 8])], [axis],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    helper.set_model_props(model, {"rein": json.dumps(about)})
+    seal = {exported_seal.NAME: exported_seal.OPEN} if sealed else {}
+    helper.set_model_props(model, {"rein": json.dumps(about), **seal})
     onnx.save(model, str(path))
+    if sealed:
+        exported_seal.seal(path)
     return path
 
 
@@ -237,6 +242,29 @@ def test_windows_of_another_setting_are_told_with_those_of_the_file(tmp_path):
     with pytest.raises(ReinError, match="takes images of 8x8") as caught:  # settings: windows of 512
         model.predict(np.zeros((16, 16, 3), np.uint8), mode="slide")
     assert "--mode slide --set test.window=8" in caught.value.hint
+
+
+def test_a_file_for_which_memory_is_short_is_not_called_damaged(tmp_path, monkeypatch):
+    target = write_brightest(tmp_path / "m.onnx", ABOUT)
+
+    def short(*_: object, **__: object) -> None:
+        raise Exception("[ONNXRuntimeError] : 1 : FAIL : Load model from m.onnx failed:std::bad_alloc")
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", short)
+    with pytest.raises(ReinError, match="Memory ran out while onnxruntime opened") as caught:
+        open_segmentor(target)
+    assert "damaged" not in str(caught.value)
+
+
+def test_what_onnx_cannot_serialise_is_a_sentence(tmp_path):
+    request = prediction_export.Request(tmp_path / "m.onnx", "onnx", (8, 8), 1, "labels", "nchw", "fp32")
+    with (
+        pytest.raises(ReinError, match="cannot be written as fp32: Failed to serialize proto"),
+        prediction_export.serialized(request),
+    ):
+        raise ValueError("Failed to serialize proto")
+    with pytest.raises(OSError, match="full"), prediction_export.serialized(request):  # told by the caller
+        raise OSError(28, "full")
 
 
 def test_a_file_that_its_runtime_cannot_run_is_a_sentence(tmp_path):
@@ -290,6 +318,69 @@ def test_a_full_disk_is_a_sentence_for_openvino_too(tmp_path, monkeypatch):
     assert "free space" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    "words", [("visualize", "{frames}", "--checkpoint", "{model}", "--out", "{out}", "-q")]
+)
+def test_a_file_that_was_changed_is_doubted_with_quiet_too(files, words):
+    target = write_brightest(files / "m.onnx", ABOUT | {"size": [8, 8]}, sealed=True)
+    places = {"frames": files / "frames", "model": target, "out": files / "out"}
+    small = np.zeros((8, 8, 3), np.uint8)
+    for number in range(2):
+        write_png(files / "frames" / f"{number}.png", small)
+    words = [each.format(**places) for each in words]
+    assert "not as rein export wrote it" not in told(*words)
+    content = target.read_bytes()
+    target.write_bytes(content.replace(b"ReduceMax", b"ReduceMin"))
+    assert "not as rein export wrote it" in told(*words)
+    model = open_segmentor(target)
+    assert model.doubts
+    assert set(model.doubts) <= set(model.notes)
+    result = report(model, Evaluation(model.classes.names), "m.onnx")
+    assert result["doubts"] == model.doubts
+
+
+@pytest.mark.parametrize("place", [b"images", b'"roadside'])
+def test_a_text_that_is_no_utf8_is_a_sentence(tmp_path, place):
+    target = write_brightest(tmp_path / "m.onnx", ABOUT | {"classes": ["roadside", "b"]})
+    content = target.read_bytes()
+    assert place in content
+    target.write_bytes(content.replace(place, b"\xff" + place[1:]))
+    with pytest.raises(ReinError, match=r"m.onnx"):
+        open_segmentor(target)
+
+
+def test_a_file_that_may_not_be_read_says_so(tmp_path, monkeypatch):
+    target = write_brightest(tmp_path / "m.onnx", ABOUT)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(exported, "weights_beside", refuse)
+    with pytest.raises(ReinError, match="No permission to read"):
+        open_segmentor(target)
+
+
+def test_what_is_there_and_no_file_is_said_to_be_that(tmp_path):
+    (tmp_path / "m.onnx").mkdir()
+    with pytest.raises(ReinError) as caught:
+        open_segmentor(tmp_path / "m.onnx")
+    assert "is a folder" in caught.value.hint
+    (tmp_path / "gone.onnx").symlink_to("nowhere.onnx")
+    with pytest.raises(ReinError) as caught:
+        open_segmentor(tmp_path / "gone.onnx")
+    assert "is a link to 'nowhere.onnx'" in caught.value.hint
+
+
+@pytest.mark.parametrize(("out", "example"), [("", "last.onnx"), (".onnx", "onnx.onnx"), ("x.pt", "x.onnx"),
+                                              ("frames", "frames/last.onnx")])  # fmt: skip
+def test_the_example_for_out_is_one_that_is_taken(files, monkeypatch, out, example):
+    monkeypatch.chdir(files)
+    with pytest.raises(ReinError) as caught:
+        export.checked_target(Path("last.pth"), Path(out), "onnx", False)
+    assert caught.value.hint == f"For example: --out {example}"
+    assert export.checked_target(Path("last.pth"), Path(example), "onnx", False) == Path(example)
+
+
 def test_a_missing_file_says_how_to_make_one(tmp_path):
     with pytest.raises(ReinError, match="There is no file"):
         open_segmentor(tmp_path / "m.onnx")
@@ -313,8 +404,29 @@ def test_a_bit_that_turns_in_the_weights_beside_it_is_noticed(files):
         pytest.importorskip(name)
     target = export.run(files / "last.pth", format_="openvino", what="scores")
     assert not changed(target)
+    (files / "elsewhere").mkdir()
+    link = files / "elsewhere" / "linked.xml"
+    link.symlink_to(target)  # its weights lie beside the file
+    assert not changed(link)
     turn_a_bit(target.with_suffix(".bin"))
     assert changed(target)
+    assert changed(link)
+
+
+@pytest.mark.slow
+def test_weights_of_which_a_smaller_file_was_made_are_not_kept(files, monkeypatch):
+    """Beyond 2 GB they lie beside the graph; in fp16 it holds its own."""
+    needs_onnx()
+    save = torch.onnx.ONNXProgram.save
+    monkeypatch.setattr(
+        torch.onnx.ONNXProgram, "save", lambda program, path: save(program, path, external_data=True)
+    )
+    target = export.run(files / "last.pth", what="scores")
+    assert {each.name for each in files.iterdir()} == {"last.pth", "frames", "last.onnx", "last.onnx.data"}
+    assert not changed(target)
+    small = export.run(files / "last.pth", what="scores", precision="fp16", out=files / "small.onnx")
+    assert not (files / "small.onnx.data").exists()
+    assert not changed(small)
 
 
 @pytest.mark.slow

@@ -15,11 +15,12 @@ import torch
 from terminal import told
 
 from reincli.config import Settings
+from reincli.errors import ReinError
 from reincli.settings_files import build_settings, to_toml
 from reincli.toml_files import read_toml
 from reincli.training import train as engine
 from reincli.training.run import prepare_run
-from reincli.training.run_folder import settings_of_run
+from reincli.training.run_folder import refuse_existing, settings_of_run
 
 
 @pytest.fixture
@@ -161,6 +162,34 @@ def test_wrong_use_is_one_sentence_and_exit_code_2(words, says, tmp_path, monkey
     assert says in output
     assert "Traceback" not in output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_is_not_to_be_resumed(tmp_path):
+    """As where memory ran out in its first step."""
+    (tmp_path / "settings.toml").touch()
+    with pytest.raises(ReinError, match="which has no checkpoint yet") as caught:
+        refuse_existing(tmp_path)
+    assert "--resume" not in caught.value.hint
+    (tmp_path / "iter_2.pth").touch()
+    with pytest.raises(ReinError, match="There is a run in") as caught:
+        refuse_existing(tmp_path)
+    assert "--resume" in caught.value.hint
+
+
+def test_what_to_resume_is_named_where_its_neighbour_was(tmp_path):
+    run = tmp_path / "work dirs" / "night"
+    run.mkdir(parents=True)
+    (run / "settings.toml").touch()
+    (run / "last.pth").touch()
+    for named, says in (
+        (run / "last.pth", f"Give the folder of the run: --resume '{run}'"),
+        (run / "lost.pth", f"Give the folder of the run: --resume '{run}'"),
+        (run.parent, f"Runs in it: '{run}'."),
+        (run.parent / "nigth", f"Did you mean '{run}'?"),
+    ):
+        with pytest.raises(ReinError, match="There is no run") as caught:
+            settings_of_run(named)
+        assert says in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ class FakePredictor:
     classes = CITYSCAPES
     settings = tiny.settings()
     notes = ["Backbone: 'random'."]
+    doubts = []
     image_batch = 1
 
     def __init__(self):
@@ -299,6 +300,26 @@ def test_contradicting_options_are_wrong_use(options, words, predictor):
         visualize.run(["a.png"], **options)
     assert caught.value.usage
     assert not predictor.loaded
+
+
+@pytest.mark.parametrize(
+    ("named", "follow"),
+    [
+        ("a.png last.pth", "a.png --checkpoint last.pth"),
+        ("last.pth a.png m.onnx", "a.png --checkpoint last.pth"),
+        ("last.pth m.onnx", "FOLDER --checkpoint last.pth"),
+        ("m.bin a.png", "a.png --checkpoint m.xml"),
+        ("m.xml m.bin a.png", "a.png --checkpoint m.xml"),
+    ],
+)
+def test_checkpoints_among_pictures_lead_to_a_command_without_them(tmp_path, monkeypatch, named, follow):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "last.pth", "m.onnx", "m.xml", "m.bin"):
+        Path(name).touch()
+    with pytest.raises(ReinError) as caught:
+        visualize_request.require_pictures(named.split())
+    assert caught.value.hint == f"rein visualize {follow}"
+    visualize_request.require_pictures(["a.png"])
 
 
 def test_times_are_seconds_minutes_or_hours():

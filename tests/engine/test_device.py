@@ -113,6 +113,7 @@ def test_memory_and_waiting_are_the_backends(mac):
     devices.release_cache(MPS)
     devices.wait_for(MPS)
     assert mac == ["empty_cache", "empty_cache", "synchronize"]
+    assert devices.is_out_of_memory(RuntimeError("std::bad_alloc"))
     assert devices.is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 9.0 GB)"))
 
 

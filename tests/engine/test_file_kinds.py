@@ -65,6 +65,17 @@ def test_what_is_brought_instead_is_named(tmp_path, content, told, hint, name):
     assert name in caught.value.message
 
 
+@pytest.mark.parametrize(("name", "graph"), [("m.bin", "m.xml"), ("m.onnx.data", "m.onnx")])
+def test_weights_of_an_exported_file_lead_to_it(tmp_path, name, graph):
+    (tmp_path / name).write_bytes(b"\x00\x01\x02\x03")
+    with pytest.raises(ReinError, match="no known form"):
+        read_file(tmp_path / name)
+    (tmp_path / graph).touch()
+    with pytest.raises(ReinError, match="holds the weights of") as caught:
+        read_file(tmp_path / name)
+    assert caught.value.hint == f"Give '{tmp_path / graph}'."
+
+
 def test_archives_that_hold_a_weights_file(tmp_path):
     write_file(tmp_path / "w.pth", STATE)
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reincli.prediction.exported_seal import NAME, OPEN, broken_seal, seal
+from reincli.prediction.exported_seal import LOCATION, NAME, OPEN, broken_seal, seal, weights_beside
 
 
 def written(
@@ -33,16 +33,58 @@ def test_sealed_is_whole_and_nothing_moves(tmp_path, suffix):
     assert broken_seal(path) is None
 
 
-@pytest.mark.parametrize(("suffix", "weights"), [(".onnx", "model.onnx.data"), (".xml", "model.bin")])
-def test_weights_beside_it_belong_to_it(tmp_path, suffix, weights):
+def naming(weights: str) -> bytes:
+    """How a graph of ONNX names the file of its weights."""
+    entry = LOCATION + bytes([len(weights)]) + weights.encode()
+    return b"\x08graph" + entry + b"\n\x06offset\x12\x010"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "weights", "before"),
+    [(".onnx", "model.onnx.data", naming("model.onnx.data")), (".onnx", "old.data", naming("old.data")),
+     (".xml", "model.bin", b"<net>")],
+)  # fmt: skip
+def test_weights_beside_it_belong_to_it(tmp_path, suffix, weights, before):
     (tmp_path / weights).write_bytes(bytes(range(200)))
-    path = written(tmp_path, suffix)
+    path = written(tmp_path, suffix, before)
+    assert weights_beside(path) == tmp_path / weights
     seal(path)
     assert broken_seal(path) is None
     (tmp_path / weights).write_bytes(bytes(range(1, 201)))
     assert f"'model{suffix}' (with '{weights}') is not as rein export wrote it" in str(broken_seal(path))
     (tmp_path / weights).unlink()
     assert "'model" in str(broken_seal(path))
+
+
+def test_a_graph_that_was_renamed_is_sealed_with_the_weights_that_it_names(tmp_path):
+    """Not with those that lie under its new name: a runtime does not read them."""
+    data = tmp_path / "model.onnx.data"
+    data.write_bytes(b"weights of the one")
+    path = written(tmp_path, ".onnx", naming(data.name))
+    seal(path)
+    path = path.rename(tmp_path / "renamed.onnx")
+    (tmp_path / "renamed.onnx.data").write_bytes(data.read_bytes())
+    assert broken_seal(path) is None
+    data.write_bytes(b"weights of another")
+    assert "(with 'model.onnx.data')" in str(broken_seal(path))
+
+
+@pytest.mark.parametrize(("suffix", "stray"), [(".onnx", "model.onnx.data"), (".onnx", "model.bin")])
+def test_a_file_that_lies_there_and_is_not_read_changes_nothing(tmp_path, suffix, stray):
+    path = written(tmp_path, suffix)
+    seal(path)
+    (tmp_path / stray).write_bytes(b"somebody's")
+    assert broken_seal(path) is None
+
+
+@pytest.mark.parametrize("end", [b"", b"\xff", b"\xff\xff\xff\xff", b"\x0fshort", b"\x03a\0b"])
+def test_a_graph_that_is_cut_off_within_a_name_names_nothing(tmp_path, end):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"\x08graph" + LOCATION + end)
+    assert weights_beside(path) is None
+    path.write_bytes(b"")
+    assert weights_beside(path) is None
+    assert broken_seal(path) is None
 
 
 @given(
