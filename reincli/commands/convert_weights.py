@@ -113,7 +113,11 @@ def convert_raw(
             if family.shipped
             else f"Download {family.address} to {CHECKPOINTS / family.file}{command}, or name your file.",
         )
-    given = foundation.plain_backbone(foundation.unwrap(read_file(source), source))
+    content = read_file(source)
+    average = foundation.average_taken(content)
+    if average is not None:
+        console.note(f"'{source}': {average}")
+    given = foundation.plain_backbone(foundation.unwrap(content, source))
     state, facts = foundation.recognise_backbone(given, str(source))
     if kind not in (None, facts.name):
         raise ReinError(

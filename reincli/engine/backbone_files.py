@@ -82,7 +82,11 @@ def load_backbone(model: Segmentor, path: Path) -> list[str]:
         ReinError: another family or size, or tensors that do not fit.
     """
     backbone = model.backbone
-    state, notes = foundation.plain_backbone(foundation.unwrap(read_file(path), path)), list[str]()
+    content, notes = read_file(path), list[str]()
+    average = foundation.average_taken(content)
+    if average is not None:
+        notes.append(f"'{path}': {average}")
+    state = foundation.plain_backbone(foundation.unwrap(content, path))
     if backbone.layout.kind == "timm":
         state, hint = foundation.fit_timm(state, backbone, str(path), notes), foundation.timm_hint(backbone)
     else:

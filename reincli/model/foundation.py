@@ -17,6 +17,7 @@ from reincli.model.backbones import Backbone
 from reincli.model.families import FAMILIES, OWN
 from reincli.model.layouts import HEADS, LAYOUTS, Layout, State
 from reincli.model.weights import is_original
+from reincli.model.wrappers import average_taken as average_taken
 from reincli.model.wrappers import plain_backbone as plain_backbone
 from reincli.model.wrappers import unwrap as unwrap
 from reincli.ops.resample import resize_grid, resize_kernel, resize_positions

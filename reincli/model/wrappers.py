@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -16,12 +17,13 @@ from reincli.model import hugging_face
 from reincli.model.layouts import LAYOUTS, State, inverse, rename
 
 TABLES = (
-    "state_dict_ema", "model_ema", "ema", "state_dict", "model", "teacher", "model_state", "model_state_dict", "module",
-    "ema_state_dict", "student", "net", "network", "weights", "backbone", "encoder", "params",
+    "state_dict", "model", "teacher", "model_state", "model_state_dict", "module", "ema", "model_ema",
+    "state_dict_ema", "ema_state_dict", "student", "net", "network", "weights", "backbone", "encoder", "params",
 )  # fmt: skip
-"""Keys under which files keep their table of tensors, those preferred first: averages, as timm and the authors of
-ConvNeXt evaluate them, before what was averaged; `ema_state_dict` last, since MMEngine keeps the average in
-`state_dict` and there what it is of."""
+"""Keys under which files keep their table of tensors, those preferred first."""
+AVERAGES = ("state_dict_ema", "model_ema", "ema")
+"""Keys of an average beside what was averaged, which is preferred, as timm and the authors of ConvNeXt evaluate it.
+MMEngine's `ema_state_dict` is none: it keeps the average in `state_dict`, and there what it is of."""
 WITHIN = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """What torch.compile, FSDP and recomputation put into names, at their start or within."""
 OWN_PARTS = {"backbone", "decode_head", "neck", "rein", "pixel_decoder", "mask_decoder", "plain_decoder"}
@@ -44,10 +46,10 @@ def unwrap(content: object, path: Path | str = "") -> dict[str, Tensor]:
     """
     what, top = f"'{path}'" if path else "The file", content
     while isinstance(content, Mapping):
-        inner = next((content[key] for key in TABLES if _has_tensors(content.get(key))), None)
-        if inner is None:
+        key = _table_of(content)
+        if key is None:
             break
-        content = inner
+        content = content[key]
     if not _is_network(content):
         tables = dict(_networks(top))
         if len(tables) > 1:
@@ -69,6 +71,34 @@ def unwrap(content: object, path: Path | str = "") -> dict[str, Tensor]:
     while shared := _shared_prefix(state):
         state = {name[len(shared) :]: value for name, value in state.items()}
     return state
+
+
+def average_taken(content: object) -> str | None:
+    """A remark where a file holds an average beside what was averaged, of which `unwrap` takes the first."""
+    if not isinstance(content, Mapping):
+        return None
+    taken, plain = _table_of(content), _plain_table(content)
+    return f"It holds '{taken}' beside '{plain}': the average is taken." if taken != plain else None
+
+
+def _table_of(node: Mapping[Any, Any]) -> str | None:
+    """The key of the table to look into: an average, where it has as many tensors as what it is of."""
+    plain = _plain_table(node)
+    if plain is None:
+        return None
+    return next((key for key in AVERAGES if _count(node.get(key)) == _count(node[plain])), plain)
+
+
+def _plain_table(node: Mapping[Any, Any]) -> str | None:
+    return next((key for key in TABLES if _has_tensors(node.get(key))), None)
+
+
+def _count(node: object) -> int:
+    """Tensors in a table, or in the usual table within."""
+    if not isinstance(node, Mapping):
+        return 0
+    own = sum(isinstance(value, Tensor) for value in node.values())
+    return own or max((_count(node.get(key)) for key in TABLES), default=0)
 
 
 def _is_network(node: object) -> bool:

@@ -20,7 +20,6 @@ OPEN = "0" * 64
 """What stands there until the file is sealed."""
 FARTHEST = 64
 """Bytes between the name and its digits, in protobuf and in XML."""
-PIECE = 1 << 22
 LOCATION = b"\n\x08location\x12"
 """In a graph of ONNX before the name of the file that holds its weights: fields 1 and 2 of `StringStringEntryProto`."""
 
@@ -118,19 +117,12 @@ def _place(path: Path) -> int | None:
 def _digest(path: Path, place: int) -> str:
     """SHA-256 with zeros for the digits, then the weights beside the file."""
     found = hashlib.sha256()
-    with open(path, "rb") as file:
-        left = place
-        while left:
-            piece = file.read(min(PIECE, left))
-            found.update(piece)
-            left -= len(piece)
+    with _held(path) as held, memoryview(held) as view:
+        found.update(view[:place])
         found.update(OPEN.encode())
-        file.seek(place + len(OPEN))
-        while piece := file.read(PIECE):
-            found.update(piece)
+        found.update(view[place + len(OPEN) :])
     beside = weights_beside(path)
     if beside is not None:
-        with open(beside, "rb") as file:
-            while piece := file.read(PIECE):
-                found.update(piece)
+        with _held(beside) as held:
+            found.update(held)
     return found.hexdigest()

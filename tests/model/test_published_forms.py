@@ -257,6 +257,19 @@ def test_of_two_copies_the_average_is_taken(average, averaged):
     for content in ({average: raw, averaged: moved}, {averaged: moved, average: raw}):
         found = foundation.plain_backbone(foundation.unwrap(content))
         assert torch.equal(found["blocks.0.attn.qkv.weight"], raw["blocks.0.attn.qkv.weight"])
+        told = foundation.average_taken(content)
+        assert told is None if average == "state_dict" else f"'{average}' beside '{averaged}'" in str(told)
+
+
+@pytest.mark.parametrize(
+    "average", [{}, {"decay": torch.ones(())}, {"shadow": [torch.ones(2)]}, None, "half"]
+)
+def test_what_is_no_whole_average_is_passed_by(average):
+    raw = small_raw()
+    half = dict(list(raw.items())[: len(raw) // 2])
+    content = {"model": raw, "model_ema": half if average == "half" else average}
+    assert foundation.unwrap(content).keys() == raw.keys()
+    assert foundation.average_taken(content) is None
 
 
 def test_two_copies_of_which_none_is_preferred_are_an_error():
