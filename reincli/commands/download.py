@@ -9,7 +9,7 @@ import threading
 import urllib.parse
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +20,7 @@ from reincli.data.downloads import plain_name
 from reincli.errors import ReinError
 from reincli.media.images import is_whole_png
 from reincli.media.outputs import at_work
+from reincli.media.workers import Threads, interrupts_later
 from reincli.prepare.fetch import StoppedError, Watch, arrived, fetch, sha256, size_of
 from reincli.prepare.servers import RefusedError, Remote
 
@@ -344,12 +345,13 @@ def _task(
 
 def _in_threads(tasks: Sequence[Callable[[], T]], parallel: int, stop: threading.Event) -> list[T]:
     """Results of tasks in their order; where one raises or the user stops, all are told to stop."""
-    pool = ThreadPoolExecutor(parallel)
+    pool = Threads(parallel)
     begun: list[Future[T]] = [pool.submit(contextvars.copy_context().run, task) for task in tasks]
     try:
         waiting = set(begun)
         while waiting:
-            finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+            with interrupts_later():
+                finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
             for each in finished:
                 each.result()
     except BaseException as error:

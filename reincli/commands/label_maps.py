@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,6 +16,7 @@ from reincli.data.submission import to_label_ids
 from reincli.errors import ReinError
 from reincli.media.images import write_png
 from reincli.media.outputs import mark
+from reincli.media.workers import Threads, result_of
 
 MAKER = "eval"
 """How files that this command writes are marked."""
@@ -64,13 +65,13 @@ def write_label_map(path: Path, prediction: np.ndarray, label_ids: bool) -> None
 def writers() -> Iterator[Callable[..., None]]:
     """`write(function, *arguments)` in threads; all is done at the end, and what failed is raised."""
     begun: deque[Future[Any]] = deque()
-    with ThreadPoolExecutor(WRITERS) as pool:
+    with Threads(WRITERS) as pool:
 
         def write(function: Callable[..., object], *arguments: Any) -> None:
             begun.append(pool.submit(function, *arguments))
             while len(begun) > QUEUED:
-                begun.popleft().result()
+                result_of(begun.popleft())
 
         yield write
         while begun:
-            begun.popleft().result()
+            result_of(begun.popleft())

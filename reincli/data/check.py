@@ -11,8 +11,8 @@ from reincli.data.labels import IGNORE, Classes, count_values
 from reincli.data.sources import UNDECLARED, Sample
 from reincli.data.stored import read_values
 from reincli.errors import ReinError
+from reincli.media import workers
 from reincli.media.images import read_image_like, sliver_of
-from reincli.media.workers import Threads
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,8 @@ def inspect_all(
     samples: Sequence[Sample], tables: Mapping[str, np.ndarray], *, threads: int = 4
 ) -> Generator[FileReport, None, None]:
     """Reports of all pairs in their order; files are decoded in threads, outside of the interpreter's lock."""
-    with Threads(threads) as pool:
-        try:
-            yield from pool.map(lambda sample: inspect(sample, tables[sample.dataset]), samples)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    with workers.threads(threads) as pool:
+        yield from workers.in_order(pool, lambda sample: inspect(sample, tables[sample.dataset]), samples)
 
 
 def class_pixels(counts: np.ndarray, table: np.ndarray, classes: int) -> np.ndarray:

@@ -25,9 +25,9 @@ from reincli.data.sources import Sample
 from reincli.data.stored import read_values
 from reincli.data.transforms import Box
 from reincli.errors import ReinError
+from reincli.media import workers
 from reincli.media.images import read_image
 from reincli.media.whole_files import write_bytes
-from reincli.media.workers import Threads
 
 MAGIC = b"REINTIL2"
 TILE = 256
@@ -242,11 +242,8 @@ def copy_all(
             return sample, False, error.message
         return sample, True, ""
 
-    with Threads(threads) as pool:
-        try:
-            yield from pool.map(copy, samples)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    with workers.threads(threads) as pool:
+        yield from workers.in_order(pool, copy, samples)
 
 
 def _head(head: dict[str, object], rest: int) -> bytes:

@@ -23,9 +23,9 @@ import numpy as np
 
 from reincli.data.check import class_pixels
 from reincli.data.labels import CITYSCAPES, count_values
+from reincli.media import workers
 from reincli.media.images import read_label
 from reincli.media.whole_files import clear_dead, write_bytes
-from reincli.media.workers import Threads
 
 COUNTED = ("gta", "synthia", "cityscapes", "urbansyn")
 """Datasets whose training labels are counted (the original does not count UrbanSyn's)."""
@@ -123,8 +123,8 @@ def update_statistics(
         return class_pixels(count_values(read_label(label)), table, len(CITYSCAPES)).tolist()
 
     found = dict(counted)
-    with Threads(threads) as pool:
-        for label, pixels in zip(unread, pool.map(count, unread), strict=True):
+    with workers.threads(threads) as pool:
+        for label, pixels in zip(unread, workers.in_order(pool, count, unread), strict=True):
             found[label] = pixels
             if on_file is not None:
                 on_file()

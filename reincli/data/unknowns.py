@@ -19,8 +19,8 @@ from reincli.data.layouts import Folders
 from reincli.data.loading import load_label
 from reincli.data.sources import UNDECLARED, Sample, find_pairs, find_samples, label_table, parse_source, some
 from reincli.errors import ReinError, nearest
+from reincli.media import workers
 from reincli.media.images import read_image_like
-from reincli.media.workers import Threads
 from reincli.ops.pooled import KNOWN, UNKNOWN
 
 PLAIN = {0: KNOWN, 1: UNKNOWN, 255: IGNORE}
@@ -268,12 +268,9 @@ def require_unknowns(found: Unknowns, threads: int = 4) -> None:
         return np.bincount(label.ravel(), minlength=256)
 
     pixels = np.zeros(256, np.int64)
-    with Threads(threads) as pool:
-        try:
-            for each in pool.map(look, found.samples):
-                pixels += each
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    with workers.threads(threads) as pool:
+        for each in workers.in_order(pool, look, found.samples):
+            pixels += each
     for kind, word in ((UNKNOWN, "an unknown"), (KNOWN, "a known")):
         if not pixels[kind]:
             stored = ", ".join(str(value) for value in np.flatnonzero(found.table == kind))

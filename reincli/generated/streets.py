@@ -28,7 +28,7 @@ from reincli.generated.street_ground import (
 from reincli.generated.street_objects import Rng
 from reincli.generated.street_vehicles import vehicle
 from reincli.media.images import write_png
-from reincli.media.workers import processes
+from reincli.media.workers import in_order, processes
 
 DOMAINS = ("clear", "night", "fog", "rain", "snow")
 """The source domain and the targets."""
@@ -314,7 +314,7 @@ def write_scenes(
                 on_file()
         return drawn
     with processes(workers) as pool:
-        for wrote in pool.map(_write_scene, jobs, chunksize=4):
+        for wrote in in_order(pool, _write_scene, jobs, group=4):
             drawn += wrote
             if on_file is not None:
                 on_file()

@@ -1,6 +1,10 @@
 """Processes and threads that work on files beside this one, and how they end.
 
 A process of the pool has one thread, and its end comes from here alone.
+
+Ctrl-C raises wherever the main thread happens to be. Within Python's own pools that may be between taking a lock and
+noting that it was taken: nobody gives it back, the threads wait for it, and the main thread for them. So a pool is
+asked with interrupts held back: `submit` and `shutdown` of these pools, and `result_of`.
 """
 
 from __future__ import annotations
@@ -11,14 +15,74 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing.connection import wait
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from itertools import islice
+from multiprocessing import connection
+from types import FrameType
+from typing import Any, ParamSpec, TypeVar
 
 import cv2
 
+P = ParamSpec("P")
+T = TypeVar("T")
+R = TypeVar("R")
+
 PATIENCE = 10.0
 """Seconds within which a thread that has ended is gone, on however busy a machine."""
+
+POLL = 0.1
+"""Seconds for which an interrupt is held back at most while something is waited for."""
+
+
+# --- interrupts --------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def interrupts_later() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back until the body has ended; a second one interrupts at once.
+
+    Only the main thread is ever interrupted: in others this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[int, Any] = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    held: list[int] = []
+
+    def act(number: int, frame: FrameType | None) -> None:
+        answer = before[number]
+        if callable(answer):
+            answer(number, frame)
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        held.append(number)
+        if len(held) > 1:
+            act(number, frame)
+
+    try:
+        for number, answer in before.items():
+            if callable(answer):  # neither ignored nor the system's
+                signal.signal(number, hold)
+        yield
+    finally:
+        for number, answer in before.items():
+            if signal.getsignal(number) is hold:
+                signal.signal(number, answer)
+        if len(held) == 1:
+            act(held[0], None)
+
+
+def result_of(future: Future[R]) -> R:
+    """What a future comes to, or its exception; Ctrl-C is heeded while it is waited for."""
+    while True:
+        with interrupts_later():
+            if future.done() or wait([future], timeout=POLL).done:
+                return future.result()
+
+
+# --- pools -------------------------------------------------------------------------------------------------
 
 
 class Threads(ThreadPoolExecutor):
@@ -34,15 +98,40 @@ class Threads(ThreadPoolExecutor):
         self._begun = begun
         super().__init__(count, initializer=lambda: begun.add(threading.get_native_id()))
 
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """As of every pool, with interrupts held back."""
+        with interrupts_later():
+            return super().submit(fn, *args, **kwargs)
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """As of every pool, and then until the system knows the threads no more."""
-        super().shutdown(wait, cancel_futures=cancel_futures)
+        try:
+            with interrupts_later():
+                super().shutdown(wait=False, cancel_futures=cancel_futures)
+        finally:
+            super().shutdown(wait)
         deadline = time.monotonic() + PATIENCE
         while wait and self._begun and time.monotonic() < deadline:
             # only Linux has this folder, and only there are loader processes forked
             self._begun -= {each for each in self._begun if not os.path.exists(f"/proc/self/task/{each}")}
             if self._begun:
                 time.sleep(0.001)
+
+
+class _Processes(ProcessPoolExecutor):
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        with interrupts_later():
+            return super().submit(fn, *args, **kwargs)
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[Threads]:
+    """A pool that, at its end and on an error, finishes what it has begun and drops the rest."""
+    pool = Threads(count)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 @contextlib.contextmanager
@@ -52,7 +141,7 @@ def processes(count: int) -> Iterator[ProcessPoolExecutor]:
     Ctrl-C, which a terminal sends to all processes, is for this one: it decides what is finished. A process whose
     starter was killed ends at once.
     """
-    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_begin)
+    pool = _Processes(count, multiprocessing.get_context("spawn"), initializer=_begin)
     try:
         with _deaf():
             for _ in range(count):  # each starts one, none of them being idle yet
@@ -60,6 +149,25 @@ def processes(count: int) -> Iterator[ProcessPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def in_order(pool: Executor, work: Callable[[T], R], things: Iterable[T], *, group: int = 1) -> Generator[R]:
+    """`work` of each thing, in their order.
+
+    Args:
+        pool: of `threads` or `processes`.
+        work: for processes, a function of a module.
+        things: all of them are taken before the first result.
+        group: things that a worker is given at a time.
+    """
+    rest = iter(things)
+    begun = deque(pool.submit(_each, work, some) for some in iter(lambda: list(islice(rest, group)), []))
+    while begun:
+        yield from result_of(begun.popleft())
+
+
+def _each(work: Callable[[T], R], things: list[T]) -> list[R]:
+    return [work(thing) for thing in things]
 
 
 @contextlib.contextmanager
@@ -83,7 +191,7 @@ def _begin() -> None:
 def _end_with_the_starter() -> None:
     starter = multiprocessing.parent_process()
     if starter is not None:
-        wait([starter.sentinel])
+        connection.wait([starter.sentinel])
         os._exit(1)
 
 

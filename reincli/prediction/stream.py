@@ -21,13 +21,10 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from typing import TypeVar
 
-from reincli.media.workers import Threads
+from reincli.media.workers import POLL, Threads, interrupts_later, result_of
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-POLL = 0.1
-"""Seconds after which a thread that waits looks whether it is still wanted."""
 
 
 def ahead(items: Iterable[T], depth: int) -> Generator[T]:
@@ -60,7 +57,11 @@ def ahead(items: Iterable[T], depth: int) -> Generator[T]:
     thread.start()
     try:
         while True:
-            more, item = waiting.get()
+            with interrupts_later():
+                try:
+                    more, item = waiting.get(timeout=POLL)
+                except queue.Empty:
+                    continue
             if more:
                 yield item  # type: ignore[misc]
             elif item is None:
@@ -83,9 +84,9 @@ def mapped(function: Callable[[T], R], items: Iterable[T], *, workers: int, dept
         for item in items:
             begun.append(pool.submit(function, item))
             while len(begun) >= depth:
-                yield begun.popleft().result()
+                yield result_of(begun.popleft())
         while begun:
-            yield begun.popleft().result()
+            yield result_of(begun.popleft())
     finally:
         pool.shutdown(wait=True)
         _close(items)

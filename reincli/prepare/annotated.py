@@ -6,7 +6,6 @@ What no object covers is of the class `background` where there is one, else igno
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from reincli.config import OwnDataset
@@ -18,6 +17,7 @@ from reincli.errors import ReinError
 from reincli.media.images import is_whole_png, write_png
 from reincli.media.outputs import keep_apart, mark, mark_of
 from reincli.media.whole_files import clear_dead_below
+from reincli.media.workers import in_order, threads
 from reincli.prepare.coco import coco_tasks, draw_coco
 from reincli.prepare.convert import MAKER
 from reincli.prepare.label_tasks import BACKGROUND, Task, Told, empty_value
@@ -83,15 +83,12 @@ def prepare_split(
         write_png(task.target, paint(task, empty_value(own)), mark=mark(MAKER, task.stamp))
         return True
 
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for wrote in pool.map(work, tasks):
-                told.written += wrote is True
-                told.kept += not wrote
-                told.others += wrote is None
-                yield len(tasks), told
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    with threads(workers) as pool:
+        for wrote in in_order(pool, work, tasks):
+            told.written += wrote is True
+            told.kept += not wrote
+            told.others += wrote is None
+            yield len(tasks), told
 
 
 def _place(out: Path, name: str, images: Path, suffix: str) -> Path:

@@ -5,10 +5,10 @@ A file that is there and whole is not written again, so that an interrupted run 
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from reincli.data.sources import Pairs, Sample, find_pairs, label_table, some, w
 from reincli.errors import ReinError
 from reincli.media.outputs import keep_apart, mark_of
 from reincli.media.whole_files import clear_dead, write_bytes
-from reincli.media.workers import processes
+from reincli.media.workers import in_order, processes, threads
 from reincli.prepare import mapillary
 from reincli.prepare.convert import MAKER, convert, raw_stamp
 from reincli.prepare.corruption import write_corrupted
@@ -120,22 +120,15 @@ def run_jobs(jobs: Sequence[Job], *, workers: int = 1, force: bool = False) -> I
         return
     with _pool(todo, workers) as pool:
         slow = bool(todo) and todo[0].corruption is not None
-        yield from pool.map(_do, todo, chunksize=1 if slow else 8)
+        yield from in_order(pool, _do, todo, group=1 if slow else 8)
 
 
-@contextlib.contextmanager
-def _pool(jobs: Sequence[Job], workers: int) -> Iterator[Executor]:
+def _pool(jobs: Sequence[Job], workers: int) -> AbstractContextManager[Executor]:
     """Threads, as OpenCV decodes and encodes outside of the interpreter's lock; processes for many polygons."""
     corrupting = any(job.corruption is not None for job in jobs)  # its random source is one a process
     if corrupting or sum(job.form == "polygons" for job in jobs) >= WORTH_PROCESSES:
-        with processes(workers) as pool:
-            yield pool
-        return
-    threads = ThreadPoolExecutor(workers)
-    try:
-        yield threads
-    finally:
-        threads.shutdown(wait=True, cancel_futures=True)
+        return processes(workers)
+    return threads(workers)
 
 
 def _do(job: Job) -> Outcome:
