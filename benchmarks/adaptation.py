@@ -79,7 +79,7 @@ def once(folder: Path, budget: Budget, *words: object) -> bool:
     return True
 
 
-def streets(out: Path, budget: Budget, more: Sequence[str]) -> None:
+def streets(out: Path, seeds: Sequence[int], budget: Budget, more: Sequence[str]) -> None:
     """Generated streets: clear weather, unlabelled nights."""
     data, nights = out / "data", out / "nights"
     write_scenes(data, train=NIGHTS, val=HELD_OUT, targets=HELD_OUT, seed=2, workers=0)
@@ -87,7 +87,7 @@ def streets(out: Path, budget: Budget, more: Sequence[str]) -> None:
     for dataset in ("cityscapes", "acdc"):
         prepare(dataset, data / dataset)
     target = nights / "acdc" / "rgb_anon" / "night"
-    for seed in SEEDS:
+    for seed in seeds:
         base = out / f"streets_{seed}_base"
         given = ["--preset", "demo", "--data-root", data, *sets([f"train.seed={seed}", "data.workers=0"])]
         if not once(base, budget, "train", *given):
@@ -95,7 +95,7 @@ def streets(out: Path, budget: Budget, more: Sequence[str]) -> None:
         adapt(out, "streets", seed, base, target, budget, ["--set", "optim.lr=5e-4", *sets(more)])
 
 
-def camvid(out: Path, source: Path, budget: Budget, more: Sequence[str]) -> None:
+def camvid(out: Path, source: Path, seeds: Sequence[int], budget: Budget, more: Sequence[str]) -> None:
     """CamVid: by day, unlabelled dusk."""
     root = out / "camvid"
     for kind in ("images", "labels"):
@@ -109,7 +109,7 @@ def camvid(out: Path, source: Path, budget: Budget, more: Sequence[str]) -> None
     (out / "camvid.toml").write_text(
         text.replace("[data.own.camvid]\n", f'[data.own.camvid]\nroot = "{root}"\n')
     )
-    for seed in SEEDS:
+    for seed in seeds:
         base = out / f"camvid_{seed}_base"
         chosen = [f"train.seed={seed}", "data.workers=0", "train.validate_every=0", *PLAIN]
         if not once(base, budget, "train", "--config", out / "camvid.toml", *sets(chosen)):
@@ -179,16 +179,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", type=Path, help="folder of CamVid: images/ and labels/ with the splits")
     parser.add_argument("--minutes", type=float, default=120.0)
+    parser.add_argument("--seeds", type=int, nargs="+", choices=SEEDS, default=SEEDS, help="only these")
     parser.add_argument("--set", action="append", default=[], help="a setting of both adaptations")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     budget, out = Budget(given.minutes), given.out.resolve()
     if given.what == "streets":
-        streets(out, budget, given.set)
+        streets(out, given.seeds, budget, given.set)
     elif given.what == "camvid":
         if given.data is None:
             parser.error("camvid needs --data")
-        camvid(out, given.data, budget, given.set)
+        camvid(out, given.data, given.seeds, budget, given.set)
     summary(out)
 
 
