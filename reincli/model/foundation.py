@@ -12,15 +12,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from reincli.config import BackboneSettings
 from reincli.errors import ReinError
-from reincli.model.backbones import Backbone
+from reincli.model.backbones import Backbone, build_backbone
 from reincli.model.families import FAMILIES, OWN
 from reincli.model.layouts import HEADS, LAYOUTS, Layout, State
-from reincli.model.weights import is_original
+from reincli.model.weights import is_original, require_fit
 from reincli.model.wrappers import average_taken as average_taken
 from reincli.model.wrappers import plain_backbone as plain_backbone
 from reincli.model.wrappers import unwrap as unwrap
 from reincli.ops.resample import resize_grid, resize_kernel, resize_positions
+
+AGAIN = "It is damaged, or was changed: fetch it again."
+SOME_GRID = 32
+"""Side of the grid of positions for which shapes are compared."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +87,21 @@ def _require_floats(state: State, layout: Layout, path: str) -> None:
 def _facts(state: State, layout: Layout, path: str, prefer: tuple[int, int] | None) -> BackboneFacts:
     pattern = re.compile(re.escape(layout.block).replace(r"\#", r"\d+"))
     blocks = {found.group() for found in map(pattern.match, state) if found}
-    width, patch = state[layout.width].shape[0], state[layout.kernel].shape[-1]
+    width, kernel = state[layout.width].shape[0], state[layout.kernel].shape
+    patch = kernel[-1]
+    if len(kernel) != 4 or kernel[-2] != patch:
+        raise ReinError(
+            f"'{path}' does not hold together: {layout.kernel} has the shape {list(kernel)}.", AGAIN
+        )
     grid = None
     if layout.positions is not None:
         table = state[layout.positions]
+        if table.shape[-1] != width:
+            raise ReinError(
+                f"'{path}' does not hold together: {layout.positions} has {table.shape[-1]} channels, "
+                f"{layout.width} {width}.",
+                AGAIN,
+            )
         if table.ndim == 4:
             grid = (table.shape[1], table.shape[2])
         else:
@@ -165,14 +181,14 @@ def grid_of(
     """
     if prefer is not None and prefer[0] * prefer[1] == count:
         return prefer
-    side = math.isqrt(count)
-    if side * side == count:
+    side = math.isqrt(max(count, 0))
+    if side * side == count > 0:
         return side, side
     found = _grid_of_likeness(cells) if cells is not None else None
     if found is not None:
         return found
-    half = math.isqrt(count // 2)
-    if half * half * 2 == count:
+    half = math.isqrt(max(count, 0) // 2)
+    if half * half * 2 == count > 0:
         return half, 2 * half
     raise ReinError(
         f"'{path}' stores {count} positions, which is no square grid, and they do not show its shape.",
@@ -194,6 +210,25 @@ def _grid_of_likeness(cells: Tensor) -> tuple[int, int] | None:
     if len(apart) == 1 or (len(apart) > 1 and apart[0][0] < 0.7 * apart[1][0]):
         return apart[0][1]
     return None
+
+
+def require_family(state: State, facts: BackboneFacts, path: str) -> None:
+    """Compare names and shapes with those of the family that a file is of.
+
+    Args:
+        state, facts: from `recognise_backbone`; a model of no known family is not looked at.
+        path: for the message.
+
+    Raises:
+        ReinError: tensors missing, left over or of another shape.
+    """
+    if facts.name not in FAMILIES:
+        return
+    settings = BackboneSettings(name=facts.name, patch_size=facts.patch)
+    with torch.device("meta"):
+        model = build_backbone(settings, SOME_GRID, with_norm=False)
+    fitted = convert_backbone(state, facts, (SOME_GRID, SOME_GRID), facts.patch)
+    require_fit(model, facts.layout.to_ours(fitted), f"'{path}' is {facts.name}, but", AGAIN)
 
 
 def convert_backbone(

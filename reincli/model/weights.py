@@ -163,7 +163,13 @@ def is_original(state: State) -> bool:
 
 
 def load_strict(module: nn.Module, state: State, what: str, hint: str) -> None:
-    """Load every tensor or none.
+    """Load every tensor or none; arguments and errors are those of `require_fit`."""
+    require_fit(module, state, what, hint)
+    module.load_state_dict(dict(state))
+
+
+def require_fit(module: nn.Module, state: State, what: str, hint: str) -> None:
+    """Compare names, shapes and kinds of tensors with those of a module, and load nothing.
 
     Args:
         module: its own `state_dict` says what is expected.
@@ -199,7 +205,6 @@ def load_strict(module: nn.Module, state: State, what: str, hint: str) -> None:
     ]
     if complaints:
         raise ReinError(f"{what} does not fit the model ({'; '.join(complaints)}).", hint)
-    module.load_state_dict(dict(state))
 
 
 def _some(names: list[str], most: int = 4) -> str:

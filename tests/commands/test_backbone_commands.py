@@ -10,7 +10,13 @@ import tiny
 import torch
 from terminal import told
 
-from reincli.engine.weight_files import write_file
+from reincli.config import BackboneSettings
+from reincli.engine.backbone_files import shipped_path
+from reincli.engine.weight_files import read_file, write_file
+from reincli.model import foundation
+from reincli.model.backbones import build_backbone
+from reincli.model.families import FAMILIES
+from reincli.model.layouts import LAYOUTS
 from reincli.model.timm_import import import_timm
 from reincli.settings_files import build_settings, to_toml
 
@@ -87,3 +93,38 @@ def test_what_cannot_be_converted(tmp_path, monkeypatch, words, code, message):
     write_file(tmp_path / "ViT.pt", published_clip())
     write_file(tmp_path / "text.pth", {"words": torch.zeros(2)})
     assert message in told("convert-weights", *words, code=code)
+
+
+@pytest.mark.parametrize(
+    ("name", "cut", "message"),
+    [
+        ("blocks.1.norm1.weight", 0, "body.blocks.1.norm1.weight [1] instead of ["),
+        ("blocks.0.attn.qkv.weight", 1, "body.blocks.0.attn.qkv.weight ["),
+        ("cls_token", 2, "body.cls_token [1, 1, 1] instead of ["),
+        ("patch_embed.proj.weight", 2, "patch_embed.proj.weight has the shape ["),
+        ("patch_embed.proj.weight", 0, "patch_embed.proj.weight 1."),
+        ("pos_embed", 1, "'cut.pth' stores 0 positions"),
+        ("blocks.1.mlp.fc1.bias", None, "1 missing: body.blocks.1.mlp.fc1.bias"),
+    ],
+)
+def test_a_file_whose_tensors_do_not_belong_together_is_not_converted(
+    tmp_path, monkeypatch, name, cut, message
+):
+    monkeypatch.chdir(tmp_path)
+    state = dict(read_file(shipped_path(FAMILIES["mini"])))
+    whole = state.pop(name)
+    if cut is not None:
+        state[name] = whole.narrow(cut, 0, 1).clone()
+    write_file(Path("cut.pth"), state)
+    assert message in told("convert-weights", "cut.pth", "out.pth", "--height", "128", "--patch", "8", code=1)
+    assert not Path("out.pth").exists()
+
+
+@pytest.mark.parametrize("name", [name for name, each in FAMILIES.items() if each.kind in LAYOUTS])
+def test_every_family_has_the_shapes_of_its_own_model(name):
+    with torch.device("meta"):
+        model = build_backbone(BackboneSettings(name=name, patch_size=16), 14)
+    published = model.layout.to_original(model.state_dict())
+    state, facts = foundation.recognise_backbone(published, name)
+    assert facts.name == name
+    foundation.require_family(state, facts, name)
