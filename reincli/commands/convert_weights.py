@@ -123,7 +123,7 @@ def convert_raw(
         raise ReinError(
             f"'{source}' is {facts.name}, not {kind}.", "Leave --kind out: the file tells.", usage=True
         )
-    foundation.require_family(state, facts, str(source))
+    foundation.require_whole(state, facts, str(source))
     require_finite(state, f"'{source}'")
     target = target or CHECKPOINTS / default_name(facts.name.replace(" ", "_"), height, width)
     grid = (height // patch, width // patch)

@@ -87,21 +87,10 @@ def _require_floats(state: State, layout: Layout, path: str) -> None:
 def _facts(state: State, layout: Layout, path: str, prefer: tuple[int, int] | None) -> BackboneFacts:
     pattern = re.compile(re.escape(layout.block).replace(r"\#", r"\d+"))
     blocks = {found.group() for found in map(pattern.match, state) if found}
-    width, kernel = state[layout.width].shape[0], state[layout.kernel].shape
-    patch = kernel[-1]
-    if len(kernel) != 4 or kernel[-2] != patch:
-        raise ReinError(
-            f"'{path}' does not hold together: {layout.kernel} has the shape {list(kernel)}.", AGAIN
-        )
+    width, patch = state[layout.width].shape[0], state[layout.kernel].shape[-1]
     grid = None
     if layout.positions is not None:
         table = state[layout.positions]
-        if table.shape[-1] != width:
-            raise ReinError(
-                f"'{path}' does not hold together: {layout.positions} has {table.shape[-1]} channels, "
-                f"{layout.width} {width}.",
-                AGAIN,
-            )
         if table.ndim == 4:
             grid = (table.shape[1], table.shape[2])
         else:
@@ -212,23 +201,35 @@ def _grid_of_likeness(cells: Tensor) -> tuple[int, int] | None:
     return None
 
 
-def require_family(state: State, facts: BackboneFacts, path: str) -> None:
-    """Compare names and shapes with those of the family that a file is of.
+def require_whole(state: State, facts: BackboneFacts, path: str) -> None:
+    """Compare names and shapes with each other, and with those of the family that a file is of.
 
     Args:
-        state, facts: from `recognise_backbone`; a model of no known family is not looked at.
+        state, facts: from `recognise_backbone`; of no known family, patch kernel and positions alone are looked at.
         path: for the message.
 
     Raises:
         ReinError: tensors missing, left over or of another shape.
     """
+    layout, kernel = facts.layout, state[facts.layout.kernel].shape
+    if len(kernel) != 4 or kernel[-2] != kernel[-1]:
+        raise ReinError(
+            f"'{path}' does not hold together: {layout.kernel} has the shape {list(kernel)}.", AGAIN
+        )
+    channels = facts.width if layout.positions is None else state[layout.positions].shape[-1]
+    if channels != facts.width:
+        raise ReinError(
+            f"'{path}' does not hold together: {layout.positions} has {channels} channels, {layout.width} "
+            f"{facts.width}.",
+            AGAIN,
+        )
     if facts.name not in FAMILIES:
         return
     settings = BackboneSettings(name=facts.name, patch_size=facts.patch)
     with torch.device("meta"):
         model = build_backbone(settings, SOME_GRID, with_norm=False)
     fitted = convert_backbone(state, facts, (SOME_GRID, SOME_GRID), facts.patch)
-    require_fit(model, facts.layout.to_ours(fitted), f"'{path}' is {facts.name}, but", AGAIN)
+    require_fit(model, layout.to_ours(fitted), f"'{path}' is {facts.name}, but", AGAIN)
 
 
 def convert_backbone(

@@ -79,8 +79,9 @@ def warnings(first: Seen, now: Seen, names: Sequence[str]) -> dict[str, str]:
     if now.weight < IDLE:
         said["idle"] = (
             f"The target teaches next to nothing: {now.weight:.1%} of the pixels reach adapt.threshold (mean "
-            f"confidence {now.confidence:.2f}). Lower it: --set adapt.threshold=0.9; with 0 every pseudo-label "
-            "counts in full."
+            f"confidence {now.confidence:.2f}). A model that is so unsure is a poor teacher: train it longer first. A "
+            "lower threshold (--set adapt.threshold=0.9) lets it teach all the same; score that on labelled images of "
+            "the target (data.val) before you trust it."
         )
     return said
 

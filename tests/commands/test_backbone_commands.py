@@ -127,4 +127,4 @@ def test_every_family_has_the_shapes_of_its_own_model(name):
     published = model.layout.to_original(model.state_dict())
     state, facts = foundation.recognise_backbone(published, name)
     assert facts.name == name
-    foundation.require_family(state, facts, name)
+    foundation.require_whole(state, facts, name)

@@ -50,6 +50,7 @@ from reincli.media.workers import in_order, threads
 from reincli.prediction.stream import ahead, mapped
 
 faulthandler.dump_traceback_later(60, exit=True)  # locks that nobody gives back
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell began the tests in the background
 
 
 def pooled():
