@@ -12,7 +12,7 @@ from test_readme import shell_lines
 
 SOURCE = Path(__file__).parents[1]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def typed(line: str, folder: Path, **variables: str) -> str:

@@ -88,6 +88,7 @@ def test_sliding_windows(oracle, variant, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_bf16_agrees_with_fp32_on_the_sliding_case():
     """Generated weights give many near ties, where rounding decides: trained ones agree in far more pixels."""
     settings = build_settings(read_preset("gta2citys-vit_s"))
