@@ -134,7 +134,8 @@ def _inspected(
 ) -> list[Findings]:
     """What every pair of every split holds, looked at with a progress line."""
     findings = []
-    with progress(f"Checking {dataset}", total=sum(len(r.pairs.samples) for r in reports)) as advance:
+    total = sum(sample.label is not None for report in reports for sample in report.pairs.samples)
+    with progress(f"Checking {dataset}", total=total) as advance:
         for report in reports:
             pairs = [sample for sample in report.pairs.samples if sample.label is not None]
             found = Findings(
