@@ -23,7 +23,7 @@ from reincli.model.wrappers import plain_backbone as plain_backbone
 from reincli.model.wrappers import unwrap as unwrap
 from reincli.ops.resample import resize_grid, resize_kernel, resize_positions
 
-AGAIN = "It is damaged, or was changed: fetch it again."
+AGAIN = "It is damaged, or of a model that was changed: give the published file."
 SOME_GRID = 32
 """Side of the grid of positions for which shapes are compared."""
 
@@ -87,6 +87,12 @@ def _require_floats(state: State, layout: Layout, path: str) -> None:
 def _facts(state: State, layout: Layout, path: str, prefer: tuple[int, int] | None) -> BackboneFacts:
     pattern = re.compile(re.escape(layout.block).replace(r"\#", r"\d+"))
     blocks = {found.group() for found in map(pattern.match, state) if found}
+    tables = {layout.width: 4, layout.kernel: 4} | ({layout.positions: 2} if layout.positions else {})
+    for name, dimensions in tables.items():
+        if state[name].ndim < dimensions or not state[name].numel():
+            raise ReinError(
+                f"'{path}' does not hold together: {name} has the shape {list(state[name].shape)}.", AGAIN
+            )
     width, patch = state[layout.width].shape[0], state[layout.kernel].shape[-1]
     grid = None
     if layout.positions is not None:

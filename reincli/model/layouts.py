@@ -21,7 +21,8 @@ from reincli.ops.resample import resize_grid, resize_kernel, resize_positions
 State = Mapping[str, Tensor]
 Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
-HEADS = ("head.", "head_dist.", "norm.", "fc_norm.", "attn_pool.")
+CLASSIFIERS = ("head.", "head_dist.")
+HEADS = (*CLASSIFIERS, "norm.", "fc_norm.", "attn_pool.")
 """Parts of timm's classifiers behind the last block: nothing here reads them."""
 
 
@@ -123,7 +124,8 @@ class Layout:
             state = {rename(name, self.aliases) or name: value for name, value in state.items()}
         if not all(sign in state for sign in self.signs):
             return None
-        return {name: v.float() if v.dtype == torch.float16 else v for name, v in state.items()}
+        kept = {name: v for name, v in state.items() if not name.startswith(CLASSIFIERS)}
+        return _counted({name: v.float() if v.dtype == torch.float16 else v for name, v in kept.items()})
 
     def resample(
         self, state: State, stored: tuple[int, int], grid: tuple[int, int], patch: int
@@ -146,6 +148,14 @@ class Layout:
 
 
 # --- what renaming cannot do -------------------------------------------------------------------------------
+
+
+def _counted(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Counters of batch norms as whole numbers: some files lack them, some hold them in half precision."""
+    for name in [name for name in state if name.endswith(".running_mean")]:
+        counter = name.removesuffix("running_mean") + "num_batches_tracked"
+        state[counter] = state.get(counter, torch.zeros(())).long()
+    return state
 
 
 def _clip_read(state: dict[str, Tensor]) -> dict[str, Tensor]:

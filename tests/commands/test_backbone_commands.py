@@ -128,3 +128,32 @@ def test_every_family_has_the_shapes_of_its_own_model(name):
     state, facts = foundation.recognise_backbone(published, name)
     assert facts.name == name
     foundation.require_whole(state, facts, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("dinov2_s", lambda state: state | {"head.weight": torch.empty(9, 384), "head.bias": torch.empty(9)}),
+        ("resnet50", lambda state: {n: v for n, v in state.items() if not n.endswith("num_batches_tracked")}),
+        ("resnet50", lambda state: {n: v.half() for n, v in state.items()}),
+    ],
+    ids=["classifier", "no counters", "all in half precision"],
+)
+def test_what_files_have_more_or_less_of_is_no_fault(name, change):
+    with torch.device("meta"):
+        model = build_backbone(BackboneSettings(name=name, patch_size=14), 14)
+        state, facts = foundation.recognise_backbone(
+            change(model.layout.to_original(model.state_dict())), name
+        )
+    assert facts.name == name
+    foundation.require_whole(state, facts, name)
+
+
+@pytest.mark.parametrize("name", ["patch_embed.proj.weight", "pos_embed"])
+@pytest.mark.parametrize("shape", [(), (0, 3, 8, 8), (192, 3, 0, 0), (1, 0, 192)])
+def test_a_tensor_without_content_is_one_sentence(tmp_path, monkeypatch, name, shape):
+    monkeypatch.chdir(tmp_path)
+    write_file(Path("cut.pth"), dict(read_file(shipped_path(FAMILIES["mini"]))) | {name: torch.zeros(shape)})
+    said = told("convert-weights", "cut.pth", "out.pth", "--height", "128", "--patch", "8", code=1)
+    assert f"{name} has the shape {list(shape)}." in said
+    assert "Traceback" not in said
