@@ -67,7 +67,7 @@ def interrupts_later() -> Iterator[None]:
                 signal.signal(number, hold)
         yield
     finally:
-        for number, answer in before.items():
+        for number, answer in reversed(before.items()):  # Ctrl-C last: from then on it may come at once
             if signal.getsignal(number) is hold:
                 signal.signal(number, answer)
         if len(held) == 1:
@@ -148,7 +148,8 @@ def processes(count: int) -> Iterator[ProcessPoolExecutor]:
                 pool.submit(_nothing)
         yield pool
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        with _deaf():  # interrupted here, the pool forgets to tell its processes, and Python waits for them
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def in_order(pool: Executor, work: Callable[[T], R], things: Iterable[T], *, group: int = 1) -> Generator[R]:

@@ -76,8 +76,10 @@ def recognise_backbone(
 
 def _require_floats(state: State, layout: Layout, path: str) -> None:
     """ReinError where the weights were quantised: what their numbers stand for is not in the tensors themselves."""
-    dtype = state[layout.width].dtype
-    if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+    known = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    others = [each.dtype for each in state.values() if each.is_floating_point() and each.dtype not in known]
+    dtype = others[0] if others else state[layout.width].dtype
+    if dtype not in known:
         raise ReinError(
             f"'{path}' holds its weights as {str(dtype).removeprefix('torch.')}: they were quantised.",
             "Give the file of the same weights in 32 or 16 bits.",
@@ -103,6 +105,12 @@ def _facts(state: State, layout: Layout, path: str, prefer: tuple[int, int] | No
             cells = table.reshape(-1, table.shape[-1])[layout.prefix :]
             grid = grid_of(len(cells), path, prefer, cells)
     return BackboneFacts(name_of(layout, width, len(blocks)), layout, width, len(blocks), patch, grid)
+
+
+def _number(layout: Layout) -> re.Pattern[str]:
+    """The pattern of a block's names, its (last) number a group."""
+    before, _, after = layout.block.rpartition("#")
+    return re.compile(re.escape(before).replace(r"\#", "0") + r"(\d+)" + re.escape(after))
 
 
 def name_of(layout: Layout, width: int, blocks: int) -> str:
@@ -187,7 +195,7 @@ def grid_of(
         return half, 2 * half
     raise ReinError(
         f"'{path}' stores {count} positions, which is no square grid, and they do not show its shape.",
-        "Convert the raw file for the size you need.",
+        "Give the published file, or one that was converted from it: rein convert-weights",
     )
 
 
@@ -227,6 +235,13 @@ def require_whole(state: State, facts: BackboneFacts, path: str) -> None:
         raise ReinError(
             f"'{path}' does not hold together: {layout.positions} has {channels} channels, {layout.width} "
             f"{facts.width}.",
+            AGAIN,
+        )
+    numbers = {int(found.group(1)) for found in map(_number(layout).match, state) if found}
+    if numbers != set(range(len(numbers))):
+        absent = min(set(range(max(numbers))) - numbers)
+        raise ReinError(
+            f"'{path}' does not hold together: of its blocks, {layout.block.replace('#', str(absent))}* is missing.",
             AGAIN,
         )
     if facts.name not in FAMILIES:

@@ -105,6 +105,7 @@ def test_what_cannot_be_converted(tmp_path, monkeypatch, words, code, message):
         ("patch_embed.proj.weight", 0, "patch_embed.proj.weight 1."),
         ("pos_embed", 1, "'cut.pth' stores 0 positions"),
         ("blocks.1.mlp.fc1.bias", None, "1 missing: body.blocks.1.mlp.fc1.bias"),
+        ("blocks.1.", None, "of its blocks, blocks.1.* is missing."),
     ],
 )
 def test_a_file_whose_tensors_do_not_belong_together_is_not_converted(
@@ -112,8 +113,12 @@ def test_a_file_whose_tensors_do_not_belong_together_is_not_converted(
 ):
     monkeypatch.chdir(tmp_path)
     state = dict(read_file(shipped_path(FAMILIES["mini"])))
-    whole = state.pop(name)
-    if cut is not None:
+    if name.endswith("."):
+        state = {each: value for each, value in state.items() if not each.startswith(name)}
+    elif cut is None:
+        del state[name]
+    else:
+        whole = state[name]
         state[name] = whole.narrow(cut, 0, 1).clone()
     write_file(Path("cut.pth"), state)
     assert message in told("convert-weights", "cut.pth", "out.pth", "--height", "128", "--patch", "8", code=1)

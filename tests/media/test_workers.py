@@ -147,3 +147,33 @@ def test_results_come_in_order_by_groups_and_an_error_where_it_belongs():
         assert [next(results) for _ in range(7)] == [0, 2, 4, 6, 8, 10, 12]
         with pytest.raises(ValueError, match="seven"):
             next(results)
+
+
+TWICE = """
+import os, signal, threading, time
+
+from reincli.media.workers import in_order, processes
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def twice():
+    begun.wait()
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+
+
+begun = threading.Event()
+threading.Thread(target=twice, daemon=True).start()
+with processes(2) as pool:
+    for _ in in_order(pool, time.sleep, [0.25] * 60):
+        begun.set()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signal can be sent to oneself")
+def test_two_interrupts_do_not_leave_a_pool_of_processes_waiting():
+    done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=40)
+    assert done.returncode in (1, 130, -signal.SIGINT), done.stderr[-2000:]
+    assert "KeyboardInterrupt" in done.stderr
