@@ -320,7 +320,7 @@ def test_a_submission_that_is_interrupted_tells_how_far_it_was(berlin, monkeypat
 
     def stops_after_two(self, sample, label):
         add(self, sample, label)
-        if self.collected() == 2:
+        if self.collected() >= 2:  # writers are several: another may have added the third
             raise KeyboardInterrupt
 
     monkeypatch.setattr(submission.Submission, "add", stops_after_two)
