@@ -184,13 +184,14 @@ def grid_of(
     """
     if prefer is not None and prefer[0] * prefer[1] == count:
         return prefer
-    side = math.isqrt(max(count, 0))
+    count = max(count, 0)
+    side = math.isqrt(count)
     if side * side == count > 0:
         return side, side
     found = _grid_of_likeness(cells) if cells is not None else None
     if found is not None:
         return found
-    half = math.isqrt(max(count, 0) // 2)
+    half = math.isqrt(count // 2)
     if half * half * 2 == count > 0:
         return half, 2 * half
     raise ReinError(
@@ -219,7 +220,7 @@ def require_whole(state: State, facts: BackboneFacts, path: str) -> None:
     """Compare names and shapes with each other, and with those of the family that a file is of.
 
     Args:
-        state, facts: from `recognise_backbone`; of no known family, patch kernel and positions alone are looked at.
+        state, facts: from `recognise_backbone`; of no known family, kernel, positions and numbers of blocks alone.
         path: for the message.
 
     Raises:
@@ -248,7 +249,7 @@ def require_whole(state: State, facts: BackboneFacts, path: str) -> None:
         return
     settings = BackboneSettings(name=facts.name, patch_size=facts.patch)
     with torch.device("meta"):
-        model = build_backbone(settings, SOME_GRID, with_norm=False)
+        model = build_backbone(settings, SOME_GRID)
     fitted = convert_backbone(state, facts, (SOME_GRID, SOME_GRID), facts.patch)
     require_fit(model, layout.to_ours(fitted), f"'{path}' is {facts.name}, but", AGAIN)
 
